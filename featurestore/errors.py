@@ -1,0 +1,139 @@
+"""Every error a user can meet, in one tree.
+
+    FeatureStoreError
+    ├── DefinitionError        mistakes in definitions, all of them at once
+    ├── ConfigError            a mistake in fs.toml or in FS_… variables
+    ├── NotFound               a name nobody declared, with the nearest one that exists
+    ├── Unsupported            an engine cannot say this, with the closest thing that works
+    ├── SourceError            a source that is missing, empty, or no longer what was applied
+    ├── SpineError             rows to enrich that lack a key or a readable time
+    ├── RequestError           an online request that does not fit the service
+    ├── RegistryError
+    │   ├── RegistryCorrupt    unreadable, or not written by this product
+    │   ├── PlanConflict       somebody applied in between
+    │   └── ServiceImmutable   a breaking edit to a service that has served
+    └── OnlineStoreError
+        ├── StoreCorrupt       bytes that do not decode
+        ├── StoreUnavailable   no answer
+        └── StoreFull          nothing more fits; what was there is untouched
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Where:
+    """The line of a definition: what an editor can jump to. `line` counts from 1; 0 is the whole file."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake: where it is, what is wrong, and lines that say what would work."""
+
+    what: str
+    where: Where | None = None
+    help: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return "\n".join([head, *(f"  {line}" for line in self.help)])
+
+
+class FeatureStoreError(Exception):
+    """The root: `except FeatureStoreError` catches whatever this package raises on purpose."""
+
+
+class DefinitionError(FeatureStoreError):
+    """The mistakes found in one load, none left out."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n\n".join(map(str, self.problems)))
+
+
+class ConfigError(FeatureStoreError):
+    """A setting that cannot be read or does not exist."""
+
+
+class NotFound(FeatureStoreError):
+    """Nothing of this kind has that name."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], where: str = "") -> None:
+        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
+        within = f" in {where}" if where else ""
+        lines = [f"no {kind} '{name}'{within}", *nearest(name, self.known)]
+        super().__init__("\n  ".join(lines))
+
+
+class Unsupported(FeatureStoreError):
+    """A dialect or store cannot express a thing; a wrong number would be worse than none."""
+
+    def __init__(self, who: str, what: str, instead: str) -> None:
+        super().__init__(f"{who} cannot {what}\n  what works: {instead}")
+
+
+class SourceError(FeatureStoreError):
+    """A source is missing, empty where rows are needed, or its schema is no longer what was applied."""
+
+
+class SpineError(FeatureStoreError):
+    """The rows to enrich lack a column, or hold a time that cannot be read."""
+
+
+class RequestError(FeatureStoreError):
+    """An online request lacks a key, names an unknown one, or has a value of a wrong type."""
+
+
+class RegistryError(FeatureStoreError):
+    """The registry refused."""
+
+
+class RegistryCorrupt(RegistryError):
+    """The registry cannot be read as one."""
+
+
+class PlanConflict(RegistryError):
+    """The registry changed between plan and apply; nothing was written."""
+
+
+class ServiceImmutable(RegistryError):
+    """A service that has served would change its meaning."""
+
+
+class OnlineStoreError(FeatureStoreError):
+    """The online store refused."""
+
+
+class StoreCorrupt(OnlineStoreError):
+    """Stored bytes do not decode."""
+
+
+class StoreUnavailable(OnlineStoreError):
+    """The store did not answer in time."""
+
+
+class StoreFull(OnlineStoreError):
+    """The store has no room; the batch that did not fit left nothing behind."""
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Help lines for a wrong name: the nearest right one, or all of them when none is near.
+
+    >>> nearest("amonut", ["amount", "card_id"])
+    ["did you mean 'amount'?"]
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return [f"did you mean '{close[0]}'?"]
+    return [f"there is {', '.join(names)}"] if names else ["there is none yet"]

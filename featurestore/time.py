@@ -1,0 +1,110 @@
+"""Time: UTC instants in integer microseconds, durations as a type, and who is inside a window, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MICROSECOND = 1
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+HOPS = (DAY, HOUR, 5 * MINUTE, MINUTE, SECOND)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Duration:
+    """A length of time in whole microseconds, at least one.
+
+    >>> str(days(7)), str(minutes(90)), str(seconds(0.5))
+    ('7d', '90m', '500000us')
+    """
+
+    microseconds: int
+
+    def __post_init__(self) -> None:
+        if self.microseconds <= 0:
+            raise ValueError(f"a duration is longer than zero, not {self.microseconds} microseconds")
+
+    def __str__(self) -> str:
+        return duration_text(self.microseconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """All time before the moment of asking: a window without a tail."""
+
+    def __str__(self) -> str:
+        return "lifetime"
+
+
+lifetime = Lifetime()
+
+
+def seconds(n: float) -> Duration:
+    """A duration of `n` seconds."""
+    return _duration(n, SECOND)
+
+
+def minutes(n: float) -> Duration:
+    """A duration of `n` minutes."""
+    return _duration(n, MINUTE)
+
+
+def hours(n: float) -> Duration:
+    """A duration of `n` hours."""
+    return _duration(n, HOUR)
+
+
+def days(n: float) -> Duration:
+    """A duration of `n` times 24 hours, whatever a calendar says."""
+    return _duration(n, DAY)
+
+
+def _duration(n: float, unit: int) -> Duration:
+    whole = round(n * unit)
+    if whole != n * unit:
+        raise ValueError(f"{n} is not a whole number of microseconds")
+    return Duration(whole)
+
+
+def duration_text(microseconds: int) -> str:
+    """The shortest exact text: `7d`, `36h`, `5m`, `1s`, `1us`. Whole days are days, so 24 h is `1d`."""
+    for size, unit in ((DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (SECOND, "s")):
+        if microseconds % size == 0:
+            return f"{microseconds // size}{unit}"
+    return f"{microseconds}us"
+
+
+def default_hop(size: int) -> int:
+    """The hop of a window of `size` microseconds that names none.
+
+    The largest of 1 d, 1 h, 5 min, 1 min, 1 s that divides the window and is at most a tenth of it, else 1 s.
+    """
+    return next((hop for hop in HOPS if size % hop == 0 and hop * 10 <= size), SECOND)
+
+
+def floor(instant: int, hop: int) -> int:
+    """The start of the hop that holds `instant`: a true floor, also before 1970.
+
+    >>> floor(-1, 10), floor(0, 10), floor(19, 10)
+    (-10, 0, 10)
+    """
+    return instant - instant % hop
+
+
+def tail(asked: int, size: int, hop: int) -> int:
+    """The earliest event time inside a window of `size` asked for at `asked`. It moves in steps of `hop`."""
+    return floor(asked, hop) - size
+
+
+def inside(event: int, asked: int, size: int | None, hop: int) -> bool:
+    """Whether an event counts: `tail(asked) <= event < asked`; `size` None is a lifetime, which has no tail.
+
+    An event at the very moment of asking is not yet known.
+
+    >>> inside(100, 100, 60, 10), inside(99, 100, 60, 10), inside(40, 105, 60, 10), inside(39, 105, 60, 10)
+    (False, True, True, False)
+    """
+    return event < asked and (size is None or tail(asked, size, hop) <= event)
