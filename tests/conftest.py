@@ -1,0 +1,55 @@
+"""What all tests share: real servers, Hypothesis' settings, and a summary that hides nothing."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+
+from tests.services import (
+    MISSING,
+    fresh_postgres,
+    fresh_redis,
+    postgres_server,
+    postgres_url,
+    redis_server,
+    redis_unix_url,
+    redis_url,
+)
+
+__all__ = [
+    "fresh_postgres",
+    "fresh_redis",
+    "postgres_server",
+    "postgres_url",
+    "redis_server",
+    "redis_unix_url",
+    "redis_url",
+]
+
+# No deadline: a shared machine may stop for a second. In CI the same examples every time.
+settings.register_profile(
+    "shared", deadline=None, print_blob=True, derandomize=os.environ.get("CI") == "true"
+)
+settings.load_profile("shared")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever asks for a server's fixture is marked with the server: `-m "not redis and not postgres"`."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        for server in ("redis", "postgres"):
+            if f"{server}_server" in fixtures:
+                item.add_marker(server)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Repeats what was not there, with the number of tests that it cost."""
+    reasons = [str(report.longrepr[2]) for report in terminalreporter.getreports("skipped")]
+    lost = Counter(reason.partition(MISSING)[2] for reason in reasons if MISSING in reason)
+    if lost:
+        terminalreporter.section("NOT TESTED: parts that are not installed", red=True, bold=True)
+        for what, tests in sorted(lost.items()):
+            terminalreporter.line(f"{tests} tests skipped: no {what}", red=True)
