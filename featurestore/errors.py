@@ -21,6 +21,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,9 @@ class Where:
     line: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.line else self.file
+        near = os.path.relpath(self.file) if os.path.isabs(self.file) else self.file
+        file = self.file if near.startswith("..") else near
+        return f"{file}:{self.line}" if self.line else file
 
 
 @dataclass(frozen=True, slots=True)

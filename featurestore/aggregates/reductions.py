@@ -1,0 +1,121 @@
+"""Reductions: the partials a tile can hold, as a closed set.
+
+A reduction says what is kept of the rows of one tile. How SQL makes it, how NumPy lifts, merges and stores it are
+walks over this union; a new member shows up in each of them as a type error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+import numpy as np
+
+from featurestore.expr import Column, Expr, substitute
+from featurestore.types import DecimalType, DType, is_float, is_integer, numpy_dtype
+
+X = Column("x")
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many rows there are, or how many have a non-null `arg`. Never null; 0 of no rows."""
+
+    arg: Expr | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """The sum of the non-null values: 128 bits in two limbs for whole numbers, sum and compensation for floats."""
+
+    arg: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Minimum:
+    """The least non-null value."""
+
+    arg: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Maximum:
+    """The greatest non-null value."""
+
+    arg: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Count, mean (hi + lo) and the sum of squared differences from the mean, of the non-null values."""
+
+    arg: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """The non-null value that comes first in the order of events, and its event time."""
+
+    arg: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """The non-null value that comes last in the order of events, and its event time."""
+
+    arg: Expr
+
+
+Reduction = Count | Sum | Minimum | Maximum | Moments | First | Last
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One number (or string) of a partial, in NumPy's terms."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+
+
+def ordered(reduction: Reduction) -> bool:
+    """Whether the outcome depends on the order of events, so that ties must be broken."""
+    return isinstance(reduction, First | Last)
+
+
+def fields(reduction: Reduction, dtype: DType | None) -> tuple[Field, ...]:
+    """What a partial of this reduction over values of `dtype` consists of.
+
+    Each partial has a null bit besides, except Count and Moments, whose count says it.
+    """
+    i8, u8, f8 = np.dtype(np.int64), np.dtype(np.uint64), np.dtype(np.float64)
+    match reduction:
+        case Count():
+            return (Field("n", i8),)
+        case Sum():
+            assert dtype is not None
+            if is_float(dtype):
+                return (Field("s", f8), Field("c", f8))
+            assert is_integer(dtype) or isinstance(dtype, DecimalType)
+            return (Field("lo", u8), Field("hi", i8))
+        case Minimum() | Maximum():
+            assert dtype is not None
+            return (Field("v", numpy_dtype(dtype)),)
+        case Moments():
+            return (Field("n", i8), Field("mean", f8), Field("low", f8), Field("m2", f8))
+        case First() | Last():
+            assert dtype is not None
+            return (Field("at", i8), Field("v", numpy_dtype(dtype)))
+        case _:
+            assert_never(reduction)
+
+
+def has_null_bit(reduction: Reduction) -> bool:
+    """Whether a partial can be null: nothing was reduced, and no count among its fields says so."""
+    return not isinstance(reduction, Count | Moments)
+
+
+def bind(reduction: Reduction, inputs: dict[str, Expr]) -> Reduction:
+    """The reduction over a feature's own inputs instead of the placeholders `x` (and `by`)."""
+    if reduction.arg is None:
+        return reduction
+    return type(reduction)(substitute(reduction.arg, inputs))

@@ -1,0 +1,157 @@
+"""`fs.toml`: where things are kept. Values may hold `${VARIABLE}`; `FS_SECTION_KEY` in the environment wins over the file."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featurestore.errors import ConfigError, Problem, Where, nearest
+
+FILE = "fs.toml"
+
+_TEXT, _LIST = "a text", "a list of texts"
+_KNOWN: dict[str, dict[str, str]] = {
+    "project": {"name": _TEXT, "definitions": _LIST},
+    "registry": {"url": _TEXT},
+    "online": {"url": _TEXT},
+    "offline": {"path": _TEXT, "memory_limit": _TEXT, "threads": "a whole number"},
+}
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings of one project. Paths in URLs are relative to `root`, the folder of `fs.toml`.
+
+    `definitions` are globs below `root` of the files to load. `memory_limit` bounds DuckDB (`"2GB"`; None is DuckDB's own
+    bound, 80 % of the machine); `threads` its cores (None is all).
+    """
+
+    root: Path
+    name: str
+    definitions: tuple[str, ...] = ("**/*.py",)
+    registry_url: str = "sqlite:///.fs/registry.db"
+    online_url: str = "lmdb://.fs/online"
+    offline_path: str = ".fs/offline"
+    memory_limit: str | None = None
+    threads: int | None = None
+    environment: str | None = None
+
+    @property
+    def offline(self) -> Path:
+        return self.root / self.offline_path
+
+
+def load_config(root: Path, environment: str | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """Reads `root/fs.toml`, applies `[env.NAME]` and the environment. All mistakes at once, as a ConfigError."""
+    variables = os.environ if environ is None else environ
+    path = root / FILE
+    if not path.is_file():
+        raise ConfigError(f"{root}: there is no {FILE} here\n  `fs init {root}` makes a project, or name its folder")
+    text = path.read_text(encoding="utf-8")
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    problems: list[Problem] = []
+    environments = raw.pop("env", {})
+    merged = _checked(raw, text, path, problems)
+    if environment is not None:
+        if environment not in environments:
+            known = nearest(environment, environments)
+            problems.append(Problem(f"no [env.{environment}]", Where(str(path), 0), tuple(known)))
+        else:
+            for section, values in _checked(environments[environment], text, path, problems).items():
+                merged.setdefault(section, {}).update(values)
+    for section, keys in _KNOWN.items():
+        for key in keys:
+            value = variables.get(f"FS_{section}_{key}".upper())
+            if value is not None:
+                merged.setdefault(section, {})[key] = _from_environment(value, keys[key])
+    settings = {f"{s}.{k}": _expand(v, variables, path, problems) for s, kv in merged.items() for k, v in kv.items()}
+    if problems:
+        raise ConfigError("\n\n".join(map(str, problems)))
+    defaults = Config(root, root.resolve().name)
+    return Config(
+        root=root,
+        name=settings.get("project.name", defaults.name),
+        definitions=tuple(settings.get("project.definitions", defaults.definitions)),
+        registry_url=settings.get("registry.url", defaults.registry_url),
+        online_url=settings.get("online.url", defaults.online_url),
+        offline_path=settings.get("offline.path", defaults.offline_path),
+        memory_limit=settings.get("offline.memory_limit"),
+        threads=settings.get("offline.threads"),
+        environment=environment,
+    )
+
+
+def expand(text: str, environ: Mapping[str, str] | None = None) -> str:
+    """`text` with each `${VARIABLE}` replaced. Raises ConfigError naming a variable that is not set."""
+    variables = os.environ if environ is None else environ
+    missing = [name for name in _VARIABLE.findall(text) if name not in variables]
+    if missing:
+        raise ConfigError(f"environment variable {missing[0]} is not set\n  it is named in {text!r}")
+    return _VARIABLE.sub(lambda m: variables[m.group(1)], text)
+
+
+def _checked(raw: Mapping[str, Any], text: str, path: Path, problems: list[Problem]) -> dict[str, dict[str, Any]]:
+    kept: dict[str, dict[str, Any]] = {}
+    for section, values in raw.items():
+        if section not in _KNOWN or not isinstance(values, dict):
+            line = Where(str(path), _line_of(text, rf"\[?{re.escape(section)}\b"))
+            problems.append(Problem(f"unknown section [{section}]", line, tuple(nearest(section, _KNOWN))))
+            continue
+        for key, value in values.items():
+            line = Where(str(path), _line_of(text, rf"{re.escape(key)}\s*="))
+            wanted = _KNOWN[section].get(key)
+            if wanted is None:
+                help = tuple(nearest(key, _KNOWN[section]))
+                problems.append(Problem(f"unknown setting '{key}' in [{section}]", line, help))
+            elif not _fits(value, wanted):
+                problems.append(Problem(f"'{key}' in [{section}] is {value!r}, which is not {wanted}", line))
+            else:
+                kept.setdefault(section, {})[key] = value
+    return kept
+
+
+def _fits(value: object, wanted: str) -> bool:
+    if wanted == _TEXT:
+        return isinstance(value, str)
+    if wanted == _LIST:
+        return isinstance(value, list) and all(isinstance(v, str) for v in value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _from_environment(value: str, wanted: str) -> Any:
+    if wanted == _TEXT:
+        return value
+    if wanted == _LIST:
+        return value.split(",")
+    try:
+        return int(value)
+    except ValueError as error:
+        raise ConfigError(f"an FS_… variable holds {value!r}, which is not {wanted}") from error
+
+
+def _expand(value: Any, variables: Mapping[str, str], path: Path, problems: list[Problem]) -> Any:
+    if isinstance(value, list):
+        return [_expand(v, variables, path, problems) for v in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        return expand(value, variables)
+    except ConfigError as error:
+        problems.append(Problem(str(error).splitlines()[0], Where(str(path), 0), (f"it is named in {value!r}",)))
+        return value
+
+
+def _line_of(text: str, pattern: str) -> int:
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(rf"\s*{pattern}", line):
+            return number
+    return 0

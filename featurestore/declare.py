@@ -1,0 +1,392 @@
+"""What a user writes: plain values with explicit names, each remembering the line it was written on.
+
+Nothing is checked here beyond what Python itself refuses; `lower` reads the whole folder and reports every mistake at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from featurestore.errors import Where
+from featurestore.expr import Expression, col
+from featurestore.time import Duration, Lifetime, hours, lifetime
+from featurestore.types import DType
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+def _here() -> Where:
+    """The line outside this package that is being executed."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and (
+        frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename == "<string>"
+    ):
+        frame = frame.f_back
+    return Where(frame.f_code.co_filename, frame.f_lineno)
+
+
+def _where() -> Any:
+    return field(default_factory=_here, compare=False, repr=False, kw_only=True)
+
+
+Input = str | Expression
+
+
+# ---------------------------------------------------------------------------------------------------- where rows lie
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """Parquet files: a path or glob, relative to the folder of `fs.toml`."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Csv:
+    """CSV files with a header: a path or glob, relative to the folder of `fs.toml`."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Json:
+    """Files of newline-delimited JSON objects: a path or glob, relative to the folder of `fs.toml`."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A Delta Lake table; wants DuckDB's `delta` extension."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Iceberg:
+    """An Iceberg table; wants DuckDB's `iceberg` extension."""
+
+    table: str
+
+
+@dataclass(frozen=True)
+class Sql:
+    """A query on another database: `postgresql://…` or `sqlite:///…`. The rows of `query` are the source."""
+
+    dsn: str
+    query: str
+
+
+@dataclass(frozen=True)
+class Files:
+    """A directory that event files arrive in."""
+
+    dir: str
+
+
+@dataclass(frozen=True)
+class Kafka:
+    """A topic of events."""
+
+    topic: str
+    bootstrap: str = "${KAFKA_BOOTSTRAP}"
+    format: Literal["json", "avro"] = "json"
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+At = Parquet | Csv | Json | Delta | Iceberg | Sql
+Wire = Files | Kafka
+
+
+# ------------------------------------------------------------------------------------------------ entities and sources
+
+
+@dataclass(frozen=True)
+class Entity:
+    """Who features are about: a name and its join keys. The types of the keys come from the sources.
+
+    `key` names one join key, `keys` several; exactly one of the two is given.
+    """
+
+    name: str
+    key: str | None = None
+    keys: tuple[str, ...] = ()
+    description: str = ""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
+    line: Where = _where()
+
+    @property
+    def join_keys(self) -> tuple[str, ...]:
+        return (self.key,) if self.key is not None else tuple(self.keys)
+
+
+class _Steps:
+    """What batch and stream sources share: columns by name, filtering and widening."""
+
+    def where(self, condition: Expression) -> Derived:
+        """The events for which `condition` is true (NULL is not)."""
+        return Derived(self, (condition,))  # type: ignore[arg-type]
+
+    def with_columns(self, **columns: Expression) -> Derived:
+        """The same events with more columns."""
+        return Derived(self, (columns,))  # type: ignore[arg-type]
+
+    def __getitem__(self, column: str) -> Expression:
+        return col(column)
+
+
+@dataclass(frozen=True)
+class BatchSource(_Steps):
+    """Events (or, without `event_time`, static rows) in files or a table.
+
+    Without `columns` they are inferred from the files and pinned when applied. `tiebreak` columns, then `event_id`, order
+    events of one microsecond; `event_id` also marks duplicates.
+    """
+
+    name: str
+    batch: At
+    event_time: str | None = None
+    columns: Mapping[str, DType] | None = None
+    arrival_time: str | None = None
+    event_id: str | None = None
+    tiebreak: Sequence[str] = ()
+    description: str = ""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
+    line: Where = _where()
+
+
+@dataclass(frozen=True)
+class StreamSource(_Steps):
+    """One logical event source in its two places: at rest (`batch`) and on the wire (`stream`)."""
+
+    name: str
+    batch: At
+    stream: Wire
+    event_time: str
+    columns: Mapping[str, DType]
+    arrival_time: str | None = None
+    event_id: str | None = None
+    tiebreak: Sequence[str] = ()
+    lateness: Duration = field(default_factory=lambda: hours(1))
+    description: str = ""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
+    line: Where = _where()
+
+
+@dataclass(frozen=True)
+class Derived(_Steps):
+    """A source after `where` and `with_columns`: the steps so far, in order."""
+
+    base: BatchSource | StreamSource | Derived
+    steps: tuple[Expression | Mapping[str, Expression], ...]
+    line: Where = _where()
+
+
+AnySource = BatchSource | StreamSource | Derived
+
+
+# ------------------------------------------------------------------------------------------------------------ features
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """An aggregate of inputs: `.over(…)` windows, for the rows `.where(…)`, with a `.default(…)`, `.named(…)`."""
+
+    aggregate: str
+    inputs: tuple[Input, ...] = ()
+    windows: tuple[Duration | Lifetime, ...] = ()
+    hop: Duration | None = None
+    condition: Expression | None = None
+    fallback: bool | int | float | str | None = None
+    label: str | None = None
+    line: Where = _where()
+
+    def over(self, *windows: Duration | Lifetime, hop: Duration | None = None) -> Aggregation:
+        """One feature for each window. Without `hop` each window has the default one."""
+        return replace(self, windows=windows, hop=hop)
+
+    def where(self, condition: Expression) -> Aggregation:
+        """Only the events for which `condition` is true (NULL is not). Conditions add up."""
+        both = condition if self.condition is None else self.condition & condition
+        return replace(self, condition=both)
+
+    def default(self, value: bool | int | float | str) -> Aggregation:
+        """The value in place of NULL, in training and serving alike."""
+        return replace(self, fallback=value)
+
+    def named(self, name: str) -> Aggregation:
+        """The whole name with one window, the stem with several."""
+        return replace(self, label=name)
+
+
+def count(x: Input | None = None) -> Aggregation:
+    """How many events, or how many with a non-null `x`. 0 of none."""
+    return Aggregation("count", () if x is None else (x,))
+
+
+def sum(x: Input) -> Aggregation:
+    """The sum of `x`. NULL of none; whole numbers exactly, or NULL with status OVERFLOW past 64 bits."""
+    return Aggregation("sum", (x,))
+
+
+def mean(x: Input) -> Aggregation:
+    """The mean of `x` as Float64. NULL of none."""
+    return Aggregation("mean", (x,))
+
+
+def min(x: Input) -> Aggregation:
+    """The least `x`. NULL of none."""
+    return Aggregation("min", (x,))
+
+
+def max(x: Input) -> Aggregation:
+    """The greatest `x`. NULL of none."""
+    return Aggregation("max", (x,))
+
+
+def var_pop(x: Input) -> Aggregation:
+    """The variance of `x`, divided by n. NULL of none."""
+    return Aggregation("var_pop", (x,))
+
+
+def var_samp(x: Input) -> Aggregation:
+    """The variance of `x`, divided by n - 1. NULL of fewer than two."""
+    return Aggregation("var_samp", (x,))
+
+
+def stddev_pop(x: Input) -> Aggregation:
+    """The square root of `var_pop`."""
+    return Aggregation("stddev_pop", (x,))
+
+
+def stddev_samp(x: Input) -> Aggregation:
+    """The square root of `var_samp`."""
+    return Aggregation("stddev_samp", (x,))
+
+
+def first(x: Input) -> Aggregation:
+    """The first non-null `x` in the window."""
+    return Aggregation("first", (x,))
+
+
+def last(x: Input) -> Aggregation:
+    """The last non-null `x` in the window."""
+    return Aggregation("last", (x,))
+
+
+def latest(x: Input) -> Aggregation:
+    """The `x` of the latest event before the moment asked for, NULL included."""
+    return Aggregation("latest", (x,))
+
+
+# --------------------------------------------------------------------------------------------------- views and services
+
+
+@dataclass(frozen=True)
+class FeatureView:
+    """Features of one entity from one source. `ttl` bounds how old a latest value may be."""
+
+    name: str
+    entity: Entity
+    source: AnySource
+    features: Sequence[Aggregation]
+    ttl: Duration | None = None
+    description: str = ""
+    owner: str = ""
+    tags: Sequence[str] = ()
+    expectations: Sequence[object] = ()
+    line: Where = _where()
+
+    def on(self, prefix: str = "", **columns: str) -> ViewOn:
+        """This view looked up by other columns: `view.on(airport="dest", prefix="dest_")`.
+
+        `columns` names, for a join key, the column of the spine or request that holds it; `prefix` goes before the
+        names of the features.
+        """
+        return ViewOn(self, tuple(columns.items()), prefix)
+
+    def __getitem__(self, features: str | tuple[str, ...]) -> ViewOn:
+        return self.on()[features]
+
+
+@dataclass(frozen=True)
+class ViewOn:
+    """A view, or some of its features, with the columns its join keys are looked up by."""
+
+    view: FeatureView
+    columns: tuple[tuple[str, str], ...] = ()
+    prefix: str = ""
+    features: tuple[str, ...] | None = None
+    line: Where = _where()
+
+    def __getitem__(self, features: str | tuple[str, ...]) -> ViewOn:
+        return replace(self, features=(features,) if isinstance(features, str) else tuple(features))
+
+
+@dataclass(frozen=True)
+class FeatureService:
+    """What one model reads, in this order. Immutable once it has served; an edit becomes the next version."""
+
+    name: str
+    features: Sequence[FeatureView | ViewOn]
+    label: object | None = None
+    scale: object | None = None
+    capture: object | None = None
+    expectations: Sequence[object] = ()
+    max_staleness: Duration | None = None
+    deadline: Duration | None = None
+    on_unavailable: Literal["fail", "last_known", "default"] = "fail"
+    description: str = ""
+    owner: str = ""
+    tags: Sequence[str] = ()
+    line: Where = _where()
+
+
+Declaration = Entity | BatchSource | StreamSource | FeatureView | FeatureService
+
+
+def declarations_in(values: Iterable[object]) -> list[Declaration]:
+    """The declarations among values of a module, each once, with the sources and entities that views refer to."""
+    found: dict[int, Declaration] = {}
+
+    def add(value: object) -> None:
+        match value:
+            case Entity() | BatchSource() | StreamSource():
+                found.setdefault(id(value), value)
+            case Derived(base=base):
+                add(base)
+            case FeatureView(entity=entity, source=source):
+                add(entity)
+                add(source)
+                found.setdefault(id(value), value)
+            case ViewOn(view=view):
+                add(view)
+            case FeatureService(features=features):
+                for item in features:
+                    add(item)
+                found.setdefault(id(value), value)
+            case list() | tuple():
+                for item in value:
+                    add(item)
+            case _:
+                pass
+
+    for value in values:
+        add(value)
+    return list(found.values())
+
+
+__all__ = [
+    "Aggregation", "AnySource", "At", "BatchSource", "Csv", "Declaration", "Delta", "Derived", "Entity", "FeatureService",
+    "FeatureView", "Files", "Iceberg", "Json", "Kafka", "Parquet", "Sql", "StreamSource", "ViewOn", "Wire", "count",
+    "declarations_in", "first", "last", "latest", "lifetime", "max", "mean", "min", "stddev_pop", "stddev_samp", "sum",
+    "var_pop", "var_samp",
+]

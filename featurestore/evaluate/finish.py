@@ -1,0 +1,136 @@
+"""From merged partials to values, defaults and statuses: written once, run over training rows and online reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.aggregates import AGGREGATES, Finish, Part, Ratio, Root, Variance
+from featurestore.evaluate.partials import Array, Mask, Partial
+from featurestore.ir import Feature
+from featurestore.status import Status
+from featurestore.types import DecimalType, is_float, is_integer, numpy_dtype
+
+Statuses = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """One feature for many rows: values in the feature's physical type, which of them are not NULL, and why.
+
+    Values under a false `valid` are zero (None for strings), never left over from a computation.
+    """
+
+    values: Array
+    valid: Mask
+    status: Statuses
+
+
+def finish(feature: Feature, partials: Mapping[str, Partial], found: Mask) -> Cells:
+    """The cells of a windowed feature from its merged partials, by their names in the aggregate.
+
+    `found` says for each row whether the view has any visible event of the entity.
+    """
+    with np.errstate(all="ignore"):
+        values, valid = _value(AGGREGATES[feature.aggregate].finish, partials, feature)
+    overflow = valid & ~_fits(values, feature)
+    if isinstance(values, tuple):
+        values = values[0].view(np.int64)
+    return settle(feature, values, valid & ~overflow, found, overflow=overflow)
+
+
+def settle(
+    feature: Feature,
+    values: Array,
+    valid: Mask,
+    found: Mask,
+    *,
+    expired: Mask | None = None,
+    overflow: Mask | None = None,
+) -> Cells:
+    """Cells from values before defaults: puts the default in, and gives each cell the first status that holds."""
+    dtype = numpy_dtype(feature.dtype)
+    status = np.where(valid, np.uint8(Status.PRESENT), np.uint8(Status.NULL))
+    status[~found] = Status.NOT_FOUND
+    if expired is not None:
+        status[expired] = Status.EXPIRED
+    filled = np.array(values, dtype)
+    if filled.dtype.kind == "f":
+        filled += 0
+    if feature.default is not None:
+        filled[~valid] = feature.default
+        status[~valid] = Status.DEFAULT
+        valid = np.ones_like(valid)
+    else:
+        filled[~valid] = None if dtype.kind == "O" else 0
+    if overflow is not None:
+        status[overflow] = Status.OVERFLOW
+    return Cells(filled, valid, status)
+
+
+Limbs = tuple[Array, Array]
+
+
+def _value(node: Finish, partials: Mapping[str, Partial], feature: Feature) -> tuple[Any, Mask]:
+    match node:
+        case Part(name):
+            return _part(partials[name])
+        case Ratio(top, bottom):
+            total, valid = _part(partials[top.name])
+            n, _ = _part(partials[bottom.name])
+            dtype = feature.input_types[0]
+            scale = 10.0**dtype.scale if isinstance(dtype, DecimalType) else 1.0
+            whole = _to_double(total) if isinstance(total, tuple) else total
+            return np.divide(whole, n * scale, out=np.zeros(len(n)), where=n != 0), valid & (n != 0)
+        case Variance(name, ddof):
+            n, m2 = partials[name]["n"], partials[name]["m2"]
+            valid = n > ddof
+            return np.divide(m2, n - ddof, out=np.zeros(len(n)), where=valid), valid
+        case Root(of):
+            values, valid = _value(of, partials, feature)
+            return np.sqrt(values), valid
+        case _:
+            assert_never(node)
+
+
+def _part(partial: Partial) -> tuple[Array | Limbs, Mask]:
+    if "lo" in partial:
+        return (partial["lo"], partial["hi"]), partial["valid"]
+    if "s" in partial:
+        return partial["s"] + partial["c"], partial["valid"]
+    if "v" in partial:
+        return partial["v"], partial["valid"]
+    return partial["n"], np.ones(len(partial["n"]), np.bool_)
+
+
+def _narrow(limbs: Limbs) -> Mask:
+    """Which 128-bit numbers are 64-bit ones: the upper limb is all sign."""
+    lo, hi = limbs
+    return hi == lo.view(np.int64) >> 63
+
+
+def _to_double(limbs: Limbs) -> Array:
+    """Each 128-bit whole number rounded once to a double, half to even."""
+    lo, hi = limbs
+    doubles = lo.view(np.int64).astype(np.float64)
+    for i in np.flatnonzero(~_narrow(limbs)):
+        doubles[i] = float((int(hi[i]) << 64) + int(lo[i]))
+    return doubles
+
+
+def _fits(values: Array | Limbs, feature: Feature) -> Mask:
+    if isinstance(values, tuple):
+        narrow = _narrow(values)
+        if isinstance(feature.dtype, DecimalType):
+            bound = 10**feature.dtype.precision
+            whole = values[0].view(np.int64)
+            return narrow & (whole < bound) & (whole > -bound)
+        return narrow
+    if is_float(feature.dtype):
+        return np.isfinite(values)
+    assert is_integer(feature.dtype) or values.dtype.kind in "iObu"
+    return np.ones(len(values), np.bool_)

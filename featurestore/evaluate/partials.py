@@ -1,0 +1,145 @@
+"""Partials in NumPy: made of raw events, or merged from tiles; the same partials come out.
+
+A merged partial is a dict of arrays, one for each field of its reduction, with one entry for each range; reductions with
+a null bit have a boolean array `valid` besides.
+"""
+
+from __future__ import annotations
+
+from typing import Any, assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.aggregates import Count, First, Last, Maximum, Minimum, Moments, Sum
+from featurestore.evaluate.ranges import Ranges
+from featurestore.layout import Slot
+from featurestore.types import Bool, DecimalType, is_float
+
+Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
+Partial = dict[str, Array]
+
+_LOW = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+
+
+def reduce_events(slot: Slot, x: Array | None, keep: Mask | None, times: Array, ranges: Ranges) -> Partial:
+    """The slot's partial over each range of events.
+
+    `x` holds the input of each event, `keep` which of them count (not null, and the filter is true; None is all), `times`
+    their event times. Values of `x` where `keep` is false are never looked at.
+    """
+    match slot.reduction:
+        case Count():
+            return {"n": _count(keep, ranges)}
+        case Sum():
+            assert x is not None
+            valid = _count(keep, ranges) > 0
+            kept = _where(keep, x, 0)
+            assert slot.dtype is not None
+            if is_float(slot.dtype):
+                total = ranges.reduce(np.add, kept.astype(np.float64, copy=False), 0.0)
+                return {"s": total, "c": np.zeros_like(total), "valid": valid}
+            return {**_integer_sums(kept.astype(np.int64, copy=False), ranges), "valid": valid}
+        case Minimum():
+            return _extreme(slot, x, keep, ranges, np.minimum, least=False)
+        case Maximum():
+            return _extreme(slot, x, keep, ranges, np.maximum, least=True)
+        case Moments():
+            assert x is not None
+            n, mean, low, m2 = ranges.moments_of_values(_doubles(slot, x), keep)
+            return {"n": n, "mean": mean, "low": low, "m2": m2}
+        case First():
+            return _picked(x, times, ranges.first_true(keep))
+        case Last():
+            return _picked(x, times, ranges.last_true(keep))
+        case _:
+            assert_never(slot.reduction)
+
+
+def merge_tiles(slot: Slot, tiles: Partial, ranges: Ranges) -> Partial:
+    """The slot's partial over each range of tiles. Tiles of one range are in order of time."""
+    match slot.reduction:
+        case Count():
+            return {"n": ranges.reduce(np.add, tiles["n"], 0)}
+        case Sum():
+            valid = ranges.reduce(np.logical_or, tiles["valid"], False)
+            if "s" in tiles:
+                s = ranges.reduce(np.add, np.where(tiles["valid"], tiles["s"], 0.0), 0.0)
+                c = ranges.reduce(np.add, np.where(tiles["valid"], tiles["c"], 0.0), 0.0)
+                return {"s": s, "c": c, "valid": valid}
+            lo, hi = np.where(tiles["valid"], tiles["lo"], np.uint64(0)), np.where(tiles["valid"], tiles["hi"], 0)
+            small = ranges.reduce(np.add, lo & _LOW, np.uint64(0))
+            large = ranges.reduce(np.add, lo >> _32, np.uint64(0))
+            return {**_limbs(small, large, ranges.reduce(np.add, hi, 0)), "valid": valid}
+        case Minimum():
+            return _extreme(slot, tiles["v"], tiles["valid"], ranges, np.minimum, least=False)
+        case Maximum():
+            return _extreme(slot, tiles["v"], tiles["valid"], ranges, np.maximum, least=True)
+        case Moments():
+            n, mean, low, m2 = ranges.moments(tiles["n"], tiles["mean"], tiles["low"], tiles["m2"])
+            return {"n": n, "mean": mean, "low": low, "m2": m2}
+        case First():
+            return _picked(tiles["v"], tiles["at"], ranges.first_true(tiles["valid"]))
+        case Last():
+            return _picked(tiles["v"], tiles["at"], ranges.last_true(tiles["valid"]))
+        case _:
+            assert_never(slot.reduction)
+
+
+def _count(keep: Mask | None, ranges: Ranges) -> Array:
+    return ranges.lengths if keep is None else ranges.reduce(np.add, keep, 0)
+
+
+def _where(keep: Mask | None, x: Array, fill: Any) -> Array:
+    return x if keep is None else np.where(keep, x, np.asarray(fill, x.dtype))
+
+
+def _integer_sums(x: Array, ranges: Ranges) -> Partial:
+    """128-bit sums of int64 values. One running sum where 64 bits surely hold it, else one for each half."""
+    largest = int(max(x.max(initial=0), -int(x.min(initial=0))))
+    if largest * int(ranges.lengths.max(initial=0)) < 2**62:
+        total = ranges.reduce(np.add, x, 0)
+        return {"lo": total.view(np.uint64), "hi": total >> 63}
+    small = ranges.reduce(np.add, x.view(np.uint64) & _LOW, np.uint64(0))
+    upper = ranges.reduce(np.add, x >> 32, 0)
+    return _limbs(small, upper.view(np.uint64) & _LOW, upper >> 32)
+
+
+def _limbs(small: Array, large: Array, hi: Array) -> Partial:
+    """`small + large x 2^32 + hi x 2^64` as two limbs; `small` and `large` are unsigned sums of 32-bit halves."""
+    low = large << _32
+    lo = small + low
+    carry = (lo < low).astype(np.int64)
+    return {"lo": lo, "hi": hi + (large >> _32).astype(np.int64) + carry}
+
+
+def _extreme(slot: Slot, x: Array | None, keep: Mask | None, ranges: Ranges, ufunc: np.ufunc, *, least: bool) -> Partial:
+    assert x is not None
+    values = x.astype(np.int8) if slot.dtype == Bool else x
+    identity = _edge(values.dtype, least=least)
+    merged = ranges.reduce(ufunc, _where(keep, values, identity), identity)
+    valid = _count(keep, ranges) > 0
+    return {"v": np.where(valid, merged, 0).astype(x.dtype), "valid": valid}
+
+
+def _edge(dtype: np.dtype[Any], *, least: bool) -> Any:
+    if dtype.kind == "f":
+        return dtype.type(-np.inf if least else np.inf)
+    info = np.iinfo(dtype)
+    return dtype.type(info.min if least else info.max)
+
+
+def _picked(x: Array | None, times: Array, index: Array) -> Partial:
+    assert x is not None
+    valid = index >= 0
+    if len(x) == 0:
+        return {"at": np.zeros(len(index), np.int64), "v": np.zeros(len(index), x.dtype), "valid": valid}
+    safe = np.where(valid, index, 0)
+    return {"at": np.where(valid, times[safe], 0), "v": x[safe], "valid": valid}
+
+
+def _doubles(slot: Slot, x: Array) -> Array:
+    values = x.astype(np.float64, copy=False)
+    return values / 10.0**slot.dtype.scale if isinstance(slot.dtype, DecimalType) else values

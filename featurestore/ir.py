@@ -1,0 +1,272 @@
+"""The plan: what definitions mean, frozen, in canonical JSON, with a fingerprint for each meaning.
+
+Expressions in a plan are written over the source's own columns: `where` and `with_columns` of a source are folded into
+them, so two ways to write one meaning are one plan. Times are integer microseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from featurestore.aggregates import AGGREGATES, ordered
+from featurestore.expr import Expr, columns_of
+from featurestore.expr import from_json as expr_from_json
+from featurestore.expr import to_json as expr_to_json
+from featurestore.types import DecimalType, DType, ListType, Scalar, VectorType, type_from_json, type_to_json
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where rows lie: `kind` is parquet, csv, json, delta, iceberg, sql, files or kafka; `path` a glob, table or topic.
+
+    Text may hold `${VARIABLE}`, which is read from the environment when rows are read, never before.
+    """
+
+    kind: str
+    path: str
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is said of a thing without changing a value: it takes no part in fingerprints."""
+
+    description: str = ""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """Who features are about. `keys` are the join keys with their types, in declared order."""
+
+    name: str
+    keys: tuple[tuple[str, DType], ...]
+    about: About = About()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One logical table of events, or, without `event_time`, a static one."""
+
+    name: str
+    location: Location
+    columns: tuple[tuple[str, DType], ...]
+    event_time: str | None = None
+    arrival_time: str | None = None
+    event_id: str | None = None
+    tiebreak: tuple[str, ...] = ()
+    stream: Location | None = None
+    lateness: int | None = None
+    about: About = About()
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        return dict(self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """`size` and `hop` in microseconds; size None is a lifetime."""
+
+    size: int | None
+    hop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One join key of a view and the expression that gives it for an event."""
+
+    name: str
+    dtype: DType
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One feature: an aggregate over a window, or, with `window` None, the latest value of its one input."""
+
+    name: str
+    aggregate: str
+    inputs: tuple[Expr, ...]
+    input_types: tuple[DType, ...]
+    dtype: DType
+    window: Window | None = None
+    where: Expr | None = None
+    default: bool | int | float | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Features of one entity from one source. Features are in declared order; `ttl` in microseconds."""
+
+    name: str
+    entity: str
+    keys: tuple[Key, ...]
+    source: Source
+    features: tuple[Feature, ...]
+    filter: Expr | None = None
+    ttl: int | None = None
+    about: About = About()
+
+    def feature(self, name: str) -> Feature:
+        return next(f for f in self.features if f.name == name)
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The columns that break ties of event time, in order: tiebreak, event id, then what the view reads, by name."""
+        source = self.source
+        named = [*source.tiebreak, *([source.event_id] if source.event_id else [])]
+        rest = sorted(self.reads - {*named, source.event_time})
+        return (*dict.fromkeys(named), *rest)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The source columns whose values this view's features, filter and keys are made of."""
+        exprs = [key.value for key in self.keys]
+        exprs += [self.filter] if self.filter is not None else []
+        for f in self.features:
+            exprs += [*f.inputs, *([f.where] if f.where is not None else [])]
+        return frozenset().union(*(columns_of(e) for e in exprs))
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One column a service reads: a view's feature under an output name.
+
+    `keys` pairs each join key of the view with the column of the spine or request that holds it.
+    """
+
+    view: str
+    feature: str
+    output: str
+    keys: tuple[tuple[str, str], ...]
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What one model reads, in this order."""
+
+    name: str
+    reads: tuple[Read, ...]
+    max_staleness: int | None = None
+    about: About = About()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything one folder of definitions means, by name."""
+
+    entities: tuple[Entity, ...] = ()
+    sources: tuple[Source, ...] = ()
+    views: tuple[View, ...] = ()
+    services: tuple[Service, ...] = ()
+
+    def view(self, name: str) -> View:
+        return next(v for v in self.views if v.name == name)
+
+    def service(self, name: str) -> Service:
+        return next(s for s in self.services if s.name == name)
+
+
+Node = Location | About | Entity | Source | Window | Key | Feature | View | Read | Service | Plan
+_NODES: dict[str, type[Any]] = {
+    c.__name__: c
+    for c in (Location, About, Entity, Source, Window, Key, Feature, View, Read, Service, Plan)
+}
+
+
+def to_json(node: Node) -> dict[str, Any]:
+    """A node as plain JSON values; `from_json` gives an equal node back."""
+    encoded = _encode(node)
+    assert isinstance(encoded, dict)
+    return encoded
+
+
+def from_json(value: Any) -> Any:
+    """The node that `to_json` wrote."""
+    if isinstance(value, list):
+        return tuple(from_json(v) for v in value)
+    if isinstance(value, dict):
+        if "expr" in value:
+            return expr_from_json(value["expr"])
+        if "type" in value:
+            return type_from_json(value["type"])
+        return _NODES[value["node"]](**{k: from_json(v) for k, v in value.items() if k != "node"})
+    return value
+
+
+def _encode(value: object) -> Any:
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case tuple():
+            return [_encode(v) for v in value]
+        case Scalar() | DecimalType() | ListType() | VectorType():
+            return {"type": type_to_json(value)}
+        case _ if type(value).__name__ in _NODES and is_dataclass(value):
+            encoded = {f.name: _encode(getattr(value, f.name)) for f in fields(value)}
+            return {"node": type(value).__name__, **encoded}
+        case _:
+            return {"expr": expr_to_json(value)}  # type: ignore[arg-type]
+
+
+def canonical(value: Any) -> str:
+    """The one text of a JSON value: keys sorted, no spaces, no ASCII escapes, shortest floats."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """32 hex digits of the canonical text."""
+    return hashlib.blake2b(canonical(value).encode(), digest_size=16).hexdigest()
+
+
+def feature_meaning(view: View, feature: Feature) -> Mapping[str, Any]:
+    """All that decides the values of one feature, and nothing that does not: the feature's fingerprint is its digest."""
+    source = view.source
+    schema = source.schema
+    ties = feature.window is None or any(map(ordered, AGGREGATES[feature.aggregate].partials.values()))
+    exprs = [*feature.inputs, *(e for e in (feature.where, view.filter) if e), *(k.value for k in view.keys)]
+    read = frozenset().union(*map(columns_of, exprs))
+    marked = {"event_time": source.event_time, "event_id": source.event_id, "arrival_time": source.arrival_time}
+    # Copies of an event are told apart by every column the view reads, and so is the order of ties.
+    order = view.order if ties or source.event_id else ()
+    columns = sorted(read | set(order) | {c for c in marked.values() if c})
+    return {
+        "location": _encode(source.location),
+        "stream": _encode(source.stream),
+        "lateness": source.lateness if source.stream else None,
+        "columns": [[c, type_to_json(schema[c])] for c in columns],
+        **marked,
+        "order": list(order),
+        "filter": _encode(view.filter),
+        "keys": [_encode(k) for k in view.keys],
+        "aggregate": feature.aggregate,
+        "inputs": _encode(feature.inputs),
+        "where": _encode(feature.where),
+        "window": _encode(feature.window),
+        "ttl": view.ttl if feature.window is None else None,
+        "default": feature.default,
+        "dtype": _encode(feature.dtype),
+    }
+
+
+def view_fingerprint(view: View) -> str:
+    """Changes exactly when a value of the view can: not with names of files, order of features, owners or comments."""
+    return digest({f.name: digest(feature_meaning(view, f)) for f in view.features})
+
+
+def service_fingerprint(service: Service, views: Mapping[str, View]) -> str:
+    """Changes exactly when a vector of the service can: its columns, their order, or the meaning of one."""
+    reads = [
+        [r.output, [list(k) for k in r.keys], digest(feature_meaning(views[r.view], views[r.view].feature(r.feature)))]
+        for r in service.reads
+    ]
+    return digest({"reads": reads, "max_staleness": service.max_staleness})

@@ -1,0 +1,520 @@
+"""From declarations to a plan: every mistake found and reported at once, each with its line and what would work."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar, assert_never
+
+from featurestore import declare as d
+from featurestore import ir
+from featurestore.aggregates import AGGREGATES
+from featurestore.errors import DefinitionError, Problem, SourceError, Where, nearest
+from featurestore.expr import Column, Expr, Expression, ExprError, columns_of, describe, infer, substitute
+from featurestore.time import Duration, Lifetime, default_hop, duration_text
+from featurestore.types import (
+    Bool,
+    DecimalType,
+    DType,
+    Int32,
+    Int64,
+    String,
+    Timestamp,
+    is_float,
+    is_integer,
+)
+
+Schema = Mapping[str, DType]
+SchemaOf = Callable[[d.BatchSource | d.StreamSource], Schema]
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+_KEY_TYPES = (Int64, Int32, String)
+
+
+def lower(declarations: Sequence[d.Declaration], schema_of: SchemaOf) -> ir.Plan:
+    """The plan that the declarations mean.
+
+    `schema_of` gives the columns of a source that declares none. Raises DefinitionError with all problems, in the order
+    of files and lines.
+    """
+    return _Lowering(schema_of).plan(declarations)
+
+
+@dataclass
+class _Lowering:
+    """One load: what was found so far, and what was wrong with it."""
+
+    schema_of: SchemaOf
+    problems: list[Problem] = field(default_factory=list)
+    schemas: dict[str, Schema | None] = field(default_factory=dict)
+
+    def plan(self, declarations: Sequence[d.Declaration]) -> ir.Plan:
+        entities = [x for x in declarations if isinstance(x, d.Entity)]
+        sources = [x for x in declarations if isinstance(x, d.BatchSource | d.StreamSource)]
+        views = [x for x in declarations if isinstance(x, d.FeatureView)]
+        services = [x for x in declarations if isinstance(x, d.FeatureService)]
+        for kind, named in (
+            ("entity", entities), ("source", sources), ("feature view", views), ("feature service", services),
+        ):
+            self._names(kind, [(x.name, x.line) for x in named])  # type: ignore[attr-defined]
+        for entity in entities:
+            self._entity(entity)
+        lowered_sources = {s.name: self._source(s) for s in sources}
+        lowered_views = {v.name: self._view(v, lowered_sources) for v in views}
+        lowered_services = [self._service(s, lowered_views) for s in services]
+        lowered_entities = [self._typed_entity(e, views, lowered_views) for e in entities]
+        if self.problems:
+            raise DefinitionError(sorted(set(self.problems), key=_by_line))
+        return ir.Plan(
+            entities=_sorted(lowered_entities),
+            sources=_sorted(lowered_sources.values()),
+            views=_sorted(lowered_views.values()),
+            services=_sorted(lowered_services),
+        )
+
+    def wrong(self, line: Where, what: str, *help: str) -> None:
+        self.problems.append(Problem(what, line, help))
+
+    def _names(self, kind: str, named: Sequence[tuple[str, Where]]) -> None:
+        seen: dict[str, Where] = {}
+        for name, line in named:
+            if not isinstance(name, str) or not _NAME.match(name) or "__" in name:
+                self.wrong(line, f"{kind} name {name!r} is not a name",
+                           "a name is letters, digits and single underscores, and begins with a letter")
+            if name in seen:
+                self.wrong(line, f"{kind} '{name}' is declared twice", f"the first is at {seen[name]}")
+            seen.setdefault(name, line)
+
+    # ------------------------------------------------------------------------------------------ entities and sources
+
+    def _entity(self, entity: d.Entity) -> None:
+        if (entity.key is None) == (not entity.keys):
+            self.wrong(entity.line, f"entity '{entity.name}' needs its join key",
+                       "give key=\"card_id\", or keys=(\"origin\", \"dest\") for several; one of the two")
+        if len(set(entity.join_keys)) != len(entity.join_keys):
+            self.wrong(entity.line, f"entity '{entity.name}' names a join key twice")
+
+    def _typed_entity(
+        self, entity: d.Entity, views: Sequence[d.FeatureView], lowered: Mapping[str, ir.View | None]
+    ) -> ir.Entity | None:
+        """The entity with the types its views give its keys, which have to agree."""
+        types: dict[str, tuple[DType, str]] = {}
+        for view in views:
+            plan = lowered.get(view.name)
+            if view.entity is not entity or plan is None:
+                continue
+            for key in plan.keys:
+                known, by = types.setdefault(key.name, (key.dtype, view.name))
+                if known != key.dtype:
+                    self.wrong(view.line, f"join key '{key.name}' of entity '{entity.name}' has two types",
+                               f"feature view '{by}' reads {known}, '{view.name}' reads {key.dtype}",
+                               "cast one of them with source.with_columns(…)")
+        keys = tuple((k, types[k][0]) for k in entity.join_keys if k in types)
+        return ir.Entity(entity.name, keys, _about(entity))
+
+    def _schema(self, source: d.BatchSource | d.StreamSource) -> Schema | None:
+        if source.name not in self.schemas:
+            try:
+                self.schemas[source.name] = source.columns if source.columns is not None else self.schema_of(source)
+            except SourceError as error:
+                head, *rest = str(error).splitlines()
+                self.wrong(source.line, f"source '{source.name}': {head}", *(line.strip() for line in rest))
+                self.schemas[source.name] = None
+        return self.schemas[source.name]
+
+    def _source(self, source: d.BatchSource | d.StreamSource) -> ir.Source | None:
+        schema = self._schema(source)
+        if schema is None:
+            return None
+        before = len(self.problems)
+        for role in ("event_time", "arrival_time"):
+            column = getattr(source, role)
+            if column is not None and self._column(source.line, column, schema, f"source '{source.name}' has it as {role}"):
+                if schema[column] != Timestamp:
+                    self.wrong(source.line, f"{role} '{column}' of source '{source.name}' is {schema[column]}, not Timestamp",
+                               "declare it so in columns={…}, or write the files with a timestamp type")
+        for column in [*source.tiebreak, *([source.event_id] if source.event_id else [])]:
+            self._column(source.line, column, schema, f"source '{source.name}' orders events by it")
+        if source.event_time is None and source.arrival_time is not None:
+            self.wrong(source.line, f"source '{source.name}' has an arrival time but no event time",
+                       "name the event_time, or drop arrival_time: a static source is visible always")
+        if len(self.problems) > before:
+            return None
+        stream, lateness = None, None
+        if isinstance(source, d.StreamSource):
+            stream, lateness = _location(source.stream), source.lateness.microseconds
+        return ir.Source(
+            name=source.name, location=_location(source.batch), columns=tuple(sorted(schema.items())),
+            event_time=source.event_time, arrival_time=source.arrival_time, event_id=source.event_id,
+            tiebreak=tuple(source.tiebreak), stream=stream, lateness=lateness, about=_about(source),
+        )
+
+    def _column(self, line: Where, name: str, schema: Schema, why: str) -> bool:
+        if name in schema:
+            return True
+        self.wrong(line, f"unknown column '{name}'", f"{why}, but there is {', '.join(sorted(schema))}",
+                   *(h for h in nearest(name, schema) if h.startswith("did")))
+        return False
+
+    # ------------------------------------------------------------------------------------------------------- views
+
+    def _view(self, view: d.FeatureView, sources: Mapping[str, ir.Source | None]) -> ir.View | None:
+        steps, base = _steps(view.source)
+        source = sources.get(base.name)
+        if source is None:
+            return None
+        before = len(self.problems)
+        scope = _Scope(dict(source.schema), {})
+        filters: list[Expr] = []
+        who = f"feature view '{view.name}'"
+        for step in steps:
+            if isinstance(step, Expression):
+                condition = self._expression(view.line, step, scope, f"{who} filters source '{source.name}' by it")
+                if condition is not None and self._is_bool(view.line, condition, scope, f"the filter of {who}"):
+                    filters.append(substitute(condition, scope.derived))
+                continue
+            new: dict[str, tuple[Expr, DType]] = {}
+            for name, expression in step.items():
+                node = self._expression(view.line, expression, scope, f"{who} reads column '{name}' made of it")
+                if node is not None:
+                    new[name] = (substitute(node, scope.derived), infer(node, scope.schema))
+            scope = scope.wider(new)
+        keys = [self._key(view, name, scope) for name in view.entity.join_keys]
+        features = [f for spec in view.features for f in self._features(view, spec, scope, source)]
+        self._feature_names(view, features)
+        if view.expectations:
+            self._later(view.line, who, "expectations")
+        if view.ttl is not None and any(f.window is not None for _, f in features):
+            self.wrong(view.line, f"{who} has a ttl, and windows, which forget by themselves",
+                       "put latest(…) values with a ttl into a view of their own")
+        if not features and not view.features:
+            self.wrong(view.line, f"{who} has no features", "give it at least one, such as count().over(days(7))")
+        if len(self.problems) > before:
+            return None
+        both = filters[0] if filters else None
+        for more in filters[1:]:
+            assert both is not None
+            both = (Expression(both) & Expression(more)).node
+        ttl = None if view.ttl is None else view.ttl.microseconds
+        return ir.View(
+            name=view.name, entity=view.entity.name, keys=tuple(k for k in keys if k), source=source,
+            features=tuple(f for _, f in features), filter=both, ttl=ttl, about=_about(view),
+        )
+
+    def _key(self, view: d.FeatureView, name: str, scope: _Scope) -> ir.Key | None:
+        why = f"feature view '{view.name}' looks entity '{view.entity.name}' up by it"
+        if not self._column(view.line, name, scope.schema, why):
+            return None
+        dtype = scope.schema[name]
+        if dtype not in _KEY_TYPES:
+            self.wrong(view.line, f"join key '{name}' of feature view '{view.name}' is {dtype}",
+                       "a join key is Int64, Int32 or String; cast it with source.with_columns(…)")
+            return None
+        return ir.Key(name, Int64 if is_integer(dtype) else dtype, substitute(Column(name), scope.derived))
+
+    def _features(
+        self, view: d.FeatureView, spec: d.Aggregation, scope: _Scope, source: ir.Source
+    ) -> Iterable[tuple[Where, ir.Feature]]:
+        if not isinstance(spec, d.Aggregation):
+            self.wrong(view.line, f"feature view '{view.name}' holds {spec!r}, which is not a feature",
+                       "features are written as count().over(days(7)) or latest(\"seats\")")
+            return
+        who = f"feature view '{view.name}'"
+        aggregate = spec.aggregate
+        inputs: list[Expr] = []
+        for x in spec.inputs:
+            node = self._expression(spec.line, x, scope, f"{who} takes the {aggregate} of it")
+            if node is None:
+                return
+            inputs.append(node)
+        types = tuple(infer(x, scope.schema) for x in inputs)
+        dtype = self._result(spec, types, who)
+        condition = self._condition(spec, scope, who)
+        if dtype is None or not self._shape(spec, source, who):
+            return
+        stem = self._stem(spec, inputs, who)
+        if stem is None:
+            return
+        default = self._default(spec, dtype)
+        folded = tuple(substitute(x, scope.derived) for x in inputs)
+        where = None if condition is None else substitute(condition, scope.derived)
+        if aggregate == ir.LATEST:
+            yield spec.line, ir.Feature(stem, aggregate, folded, types, dtype, None, None, default)
+            return
+        for window in spec.windows:
+            lowered = self._window(spec, window)
+            if lowered is None:
+                continue
+            whole = spec.label is not None and len(spec.windows) == 1
+            text = "lifetime" if lowered.size is None else duration_text(lowered.size)
+            name = stem if whole else f"{stem}_{text}"
+            yield spec.line, ir.Feature(name, aggregate, folded, types, dtype, lowered, where, default)
+
+    def _result(self, spec: d.Aggregation, types: tuple[DType, ...], who: str) -> DType | None:
+        if spec.aggregate == ir.LATEST:
+            (x,) = types
+            if x == String or not isinstance(AGGREGATES["last"].accepts(types), str):
+                return x
+            self.wrong(spec.line, f"{who} keeps the latest of a {x}", "latest takes scalars and strings")
+            return None
+        result = AGGREGATES[spec.aggregate].accepts(types)
+        if isinstance(result, str):
+            self.wrong(spec.line, f"{who} takes the {spec.aggregate} of {', '.join(map(repr, types))}",
+                       f"{spec.aggregate} takes {result}")
+            return None
+        return result
+
+    def _shape(self, spec: d.Aggregation, source: ir.Source, who: str) -> bool:
+        """Whether windows, filters and the kind of source fit the kind of feature."""
+        if spec.aggregate == ir.LATEST:
+            if spec.windows:
+                self.wrong(spec.line, f"{who}: latest(…) has no window",
+                           "drop .over(…), and bound its age by ttl= of the view; last(…).over(…) is the windowed one")
+            if spec.condition is not None:
+                self.wrong(spec.line, f"{who}: latest(…) has no filter of its own",
+                           "filter the source: source.where(…), in a view of its own")
+            return not spec.windows and spec.condition is None
+        if source.event_time is None:
+            self.wrong(spec.line, f"{who}: {spec.aggregate} needs events, and source '{source.name}' is static",
+                       "name its event_time, or read it by latest(…)")
+            return False
+        if not spec.windows:
+            self.wrong(spec.line, f"{who}: {spec.aggregate} has no window", "add .over(days(7)) or .over(lifetime)")
+            return False
+        return True
+
+    def _window(self, spec: d.Aggregation, window: Duration | Lifetime) -> ir.Window | None:
+        hop = None if spec.hop is None else spec.hop.microseconds
+        if isinstance(window, Lifetime):
+            return ir.Window(None, hop if hop is not None else default_hop(10 * 86_400_000_000))
+        if not isinstance(window, Duration):
+            self.wrong(spec.line, f"{window!r} is not a window", "a window is days(7), hours(1), … or lifetime")
+            return None
+        size = window.microseconds
+        chosen = hop if hop is not None else default_hop(size)
+        if size % chosen:
+            fits = [h for h in (chosen, default_hop(size)) if size % h == 0]
+            works = f"hop={duration_text(fits[0])} divides it" if fits else "name a hop that divides it"
+            self.wrong(spec.line, f"a window of {window} is not a whole number of hops of {duration_text(chosen)}", works)
+            return None
+        return ir.Window(size, chosen)
+
+    def _stem(self, spec: d.Aggregation, inputs: Sequence[Expr], who: str) -> str | None:
+        if spec.label is not None:
+            if _NAME.match(spec.label) and "__" not in spec.label:
+                return spec.label
+            self.wrong(spec.line, f"{spec.label!r} is not a name",
+                       "a name is letters, digits and single underscores, and begins with a letter")
+            return None
+        if not inputs:
+            return spec.aggregate
+        if len(inputs) == 1 and isinstance(inputs[0], Column):
+            name = inputs[0].name
+            return name if spec.aggregate == ir.LATEST else f"{name}_{spec.aggregate}"
+        self.wrong(spec.line, f"{who}: the {spec.aggregate} of {describe(inputs[0])} needs a name", "add .named(\"…\")")
+        return None
+
+    def _default(self, spec: d.Aggregation, dtype: DType) -> bool | int | float | str | None:
+        value = spec.fallback
+        match value:
+            case None:
+                return None
+            case bool() if dtype == Bool:
+                return value
+            case bool():
+                pass
+            case int() if is_integer(dtype) and -(2**63) <= value < 2**63:
+                return value
+            case int() | float() if is_float(dtype) and math.isfinite(value):
+                return float(value) + 0.0
+            case int() | float() if isinstance(dtype, DecimalType) and value * 10**dtype.scale == int(value * 10**dtype.scale):
+                return int(value * 10**dtype.scale)
+            case str() if dtype == String:
+                return value
+            case _:
+                pass
+        self.wrong(spec.line, f"default {value!r} does not fit a {dtype}", f"give a {dtype}, or no default")
+        return None
+
+    def _condition(self, spec: d.Aggregation, scope: _Scope, who: str) -> Expr | None:
+        if spec.condition is None:
+            return None
+        node = self._expression(spec.line, spec.condition, scope, f"{who} filters the {spec.aggregate} by it")
+        if node is None or not self._is_bool(spec.line, node, scope, f"the filter of {spec.aggregate} in {who}"):
+            return None
+        return node
+
+    def _expression(self, line: Where, x: d.Input, scope: _Scope, why: str) -> Expr | None:
+        """The node of a column name or expression when it is well typed, else None after reporting."""
+        if isinstance(x, str):
+            return Column(x) if self._column(line, x, scope.schema, why) else None
+        if not isinstance(x, Expression):
+            self.wrong(line, f"{x!r} is neither a column name nor an expression", "write \"amount\" or col(\"amount\") * 2")
+            return None
+        missing = [c for c in sorted(columns_of(x.node)) if c not in scope.schema]
+        for name in missing:
+            self._column(line, name, scope.schema, why)
+        if missing:
+            return None
+        try:
+            infer(x.node, scope.schema)
+        except ExprError as error:
+            for problem in error.problems:
+                head, *rest = str(problem).splitlines()
+                self.wrong(line, head, *(r.strip() for r in rest), why)
+            return None
+        return x.node
+
+    def _is_bool(self, line: Where, node: Expr, scope: _Scope, what: str) -> bool:
+        dtype = infer(node, scope.schema)
+        if dtype == Bool:
+            return True
+        self.wrong(line, f"{what} is {dtype}, not Bool", "compare it with something: col(\"amount\") > 0")
+        return False
+
+    def _feature_names(self, view: d.FeatureView, features: Sequence[tuple[Where, ir.Feature]]) -> None:
+        seen: dict[str, Where] = {}
+        for line, feature in features:
+            if feature.name in seen:
+                self.wrong(line, f"feature view '{view.name}' has two features named '{feature.name}'",
+                           f"the first is at {seen[feature.name]}", "tell them apart with .named(\"…\")")
+            seen.setdefault(feature.name, line)
+
+    # ---------------------------------------------------------------------------------------------------- services
+
+    def _service(self, service: d.FeatureService, views: Mapping[str, ir.View | None]) -> ir.Service | None:
+        before = len(self.problems)
+        who = f"feature service '{service.name}'"
+        for setting in ("label", "scale", "capture", "deadline"):
+            if getattr(service, setting) is not None:
+                self._later(service.line, who, setting)
+        if service.expectations:
+            self._later(service.line, who, "expectations")
+        if service.on_unavailable != "fail":
+            self._later(service.line, who, f"on_unavailable={service.on_unavailable!r}")
+        reads: list[tuple[str, ir.Read]] = []
+        for item in service.features:
+            match item:
+                case d.FeatureView():
+                    reads += self._reads(service, item.on(), views)
+                case d.ViewOn():
+                    reads += self._reads(service, item, views)
+                case _:
+                    self.wrong(service.line, f"{who} reads {item!r}, which is neither a view nor a feature of one",
+                               "give views, view[\"feature\"] or view.on(key=\"column\")")
+        if not service.features:
+            self.wrong(service.line, f"{who} reads nothing", "give it at least one view")
+        named = _output_names(reads)
+        for name, count in _counts(r.output for r in named).items():
+            if count > 1:
+                self.wrong(service.line, f"{who} reads two columns named '{name}'",
+                           "tell them apart with view.on(…, prefix=\"…\")")
+        if len(self.problems) > before or len(reads) == 0:
+            return None
+        stale = None if service.max_staleness is None else service.max_staleness.microseconds
+        return ir.Service(service.name, tuple(named), stale, _about(service))
+
+    def _reads(
+        self, service: d.FeatureService, item: d.ViewOn, views: Mapping[str, ir.View | None]
+    ) -> list[tuple[str, ir.Read]]:
+        view = views.get(item.view.name)
+        if view is None:
+            return []  # the view's own problems are reported where it stands
+        joined = [k.name for k in view.keys]
+        for name, _ in item.columns:
+            if name not in joined:
+                self.wrong(item.line, f"feature view '{view.name}' has no join key '{name}'", *nearest(name, joined))
+        keys = tuple((k, dict(item.columns).get(k, k)) for k in joined)
+        features = {f.name: f for f in view.features}
+        chosen = item.features if item.features is not None else tuple(features)
+        for name in chosen:
+            if name not in features:
+                self.wrong(item.line, f"feature view '{view.name}' has no feature '{name}'", *nearest(name, features))
+        return [
+            (item.prefix, ir.Read(view.name, name, item.prefix + name, keys, features[name].dtype))
+            for name in chosen
+            if name in features
+        ]
+
+    def _later(self, line: Where, who: str, what: str) -> None:
+        self.wrong(line, f"{who} asks for {what}, which this version cannot do yet", "leave it out")
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """The columns an expression may name: their types, and what the derived ones are made of."""
+
+    schema: dict[str, DType]
+    derived: dict[str, Expr]
+
+    def wider(self, new: Mapping[str, tuple[Expr, DType]]) -> _Scope:
+        types = {name: dtype for name, (_, dtype) in new.items()}
+        nodes = {name: node for name, (node, _) in new.items()}
+        return _Scope({**self.schema, **types}, {**self.derived, **nodes})
+
+
+def _steps(source: d.AnySource) -> tuple[list[Expression | Mapping[str, Expression]], d.BatchSource | d.StreamSource]:
+    steps: list[Expression | Mapping[str, Expression]] = []
+    while isinstance(source, d.Derived):
+        steps[:0] = source.steps
+        source = source.base
+    return steps, source
+
+
+def _output_names(reads: Sequence[tuple[str, ir.Read]]) -> list[ir.Read]:
+    """`feature`, or `view__feature` when two views of the service would share the name."""
+    owners: dict[str, set[str]] = {}
+    for _, read in reads:
+        owners.setdefault(read.output, set()).add(read.view)
+    return [
+        read if len(owners[read.output]) == 1
+        else ir.Read(read.view, read.feature, f"{read.view}__{read.output}", read.keys, read.dtype)
+        for _, read in reads
+    ]
+
+
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def _location(at: d.At | d.Wire) -> ir.Location:
+    match at:
+        case d.Parquet(path=path):
+            return ir.Location("parquet", path)
+        case d.Csv(path=path):
+            return ir.Location("csv", path)
+        case d.Json(path=path):
+            return ir.Location("json", path)
+        case d.Delta(path=path):
+            return ir.Location("delta", path)
+        case d.Iceberg(table=table):
+            return ir.Location("iceberg", table)
+        case d.Sql(dsn=dsn, query=query):
+            return ir.Location("sql", query, (("dsn", dsn),))
+        case d.Files(dir=directory):
+            return ir.Location("files", directory)
+        case d.Kafka(topic=topic, bootstrap=bootstrap, format=fmt, properties=properties):
+            options = {"bootstrap": bootstrap, "format": fmt, **{f"property.{k}": v for k, v in properties.items()}}
+            return ir.Location("kafka", topic, tuple(sorted(options.items())))
+        case _:
+            assert_never(at)
+
+
+def _about(x: d.Entity | d.BatchSource | d.StreamSource | d.FeatureView | d.FeatureService) -> ir.About:
+    return ir.About(x.description, x.owner, tuple(x.tags))
+
+
+_Named = TypeVar("_Named", ir.Entity, ir.Source, ir.View, ir.Service)
+
+
+def _sorted(nodes: Iterable[_Named | None]) -> tuple[_Named, ...]:
+    return tuple(sorted((n for n in nodes if n is not None), key=lambda n: n.name))
+
+
+def _by_line(problem: Problem) -> tuple[str, int, str]:
+    return (problem.where.file, problem.where.line, problem.what) if problem.where else ("", 0, problem.what)
