@@ -1,0 +1,117 @@
+"""The events of a view as one SELECT: what tiles, training joins and materialisation all read from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from featurestore.compile.duckdb import DUCKDB
+from featurestore.compile.sources import Connection, source_sql
+from featurestore.compile.sql import expr_sql, ident
+from featurestore.expr import Expr, infer
+from featurestore.ir import View
+from featurestore.types import Date, DType, Timestamp
+
+
+@dataclass
+class EventColumns:
+    """Columns to select of a view's events: equal expressions share one. Values come out physical, decimals as such."""
+
+    view: View
+    prefix: str = "x"
+    names: dict[Expr, str] = field(default_factory=dict)
+
+    def add(self, node: Expr) -> str:
+        """The name under which the value of `node` is selected."""
+        return self.names.setdefault(node, f"{self.prefix}{len(self.names)}")
+
+    def dtype(self, node: Expr) -> DType:
+        return infer(node, self.view.source.schema)
+
+    def select(self) -> list[str]:
+        return [f"{physical_sql(node, self.view)} AS {name}" for node, name in self.names.items()]
+
+
+def physical_sql(node: Expr, view: View) -> str:
+    """An expression over the source's columns, instants and dates as whole numbers."""
+    schema = view.source.schema
+    text = expr_sql(node, schema, DUCKDB)
+    dtype = infer(node, schema)
+    if dtype == Timestamp:
+        return f"epoch_us({text})"
+    return f"({text} - DATE '1970-01-01')::INTEGER" if dtype == Date else text
+
+
+def key_names(view: View) -> list[str]:
+    """The names of the key columns in the SELECT of `events_sql`."""
+    return [f"k{i}" for i in range(len(view.keys))]
+
+
+def order_names(view: View) -> list[str]:
+    """The names of the columns that break ties, in order."""
+    return [f"o{i}" for i in range(len(view.order))]
+
+
+def order_row(view: View, names: Sequence[str], time: str | None) -> str:
+    """A ROW that compares as the order of events does. NULL is least, said by a flag before each column."""
+    parts = [time] if time is not None else []
+    for name in names:
+        parts += [f"{name} IS NOT NULL", name]
+    return f"ROW({', '.join(parts)})"
+
+
+def order_by(names: Iterable[str]) -> list[str]:
+    """Sort keys for the columns that break ties."""
+    return [f"{name} NULLS FIRST" for name in names]
+
+
+def events_sql(
+    con: Connection,
+    view: View,
+    root: Path,
+    columns: EventColumns,
+    *,
+    ordered: bool,
+    start: int | None = None,
+    end: int | None = None,
+) -> str:
+    """SELECT of key columns `k0…`, event time `t` (absent for a static source), the wanted columns, and tie-breakers.
+
+    Events without a time or with a NULL part of the key are left out, as are those the view's filter does not keep, and all
+    but one of the copies of an event. `start` and `end` bound event time, end exclusive. `ordered` adds `o0…`.
+    """
+    source = view.source
+    wanted = set(view.reads)
+    roles = [c for c in (source.event_time, source.event_id) if c is not None]
+    wanted.update(roles)
+    if ordered or source.event_id:
+        wanted.update(view.order)
+    if source.event_id and source.arrival_time:
+        wanted.add(source.arrival_time)
+    src = source_sql(con, source, sorted(wanted), root)
+    keys = [f"{expr_sql(k.value, source.schema, DUCKDB)} AS k{i}" for i, k in enumerate(view.keys)]
+    time = [f"epoch_us({ident(source.event_time, DUCKDB)}) AS t"] if source.event_time is not None else []
+    ties = [f"{ident(c, DUCKDB)} AS o{i}" for i, c in enumerate(view.order)] if ordered else []
+    where = [f"{expr_sql(k.value, source.schema, DUCKDB)} IS NOT NULL" for k in view.keys]
+    if source.event_time is not None:
+        at = ident(source.event_time, DUCKDB)
+        where.append(f"{at} IS NOT NULL")
+        where += [f"{at} >= make_timestamp({start})"] if start is not None else []
+        where += [f"{at} < make_timestamp({end})"] if end is not None else []
+    if view.filter is not None:
+        where.append(expr_sql(view.filter, source.schema, DUCKDB))
+    once = f" QUALIFY {_first_copy(view)}" if source.event_id is not None else ""
+    select = ", ".join([*keys, *time, *columns.select(), *ties])
+    return f"SELECT {select} FROM ({src}) WHERE {' AND '.join(f'({w})' for w in where)}{once}"
+
+
+def _first_copy(view: View) -> str:
+    """Copies of an event share key, time and id; the one that arrived first stays, or the least when no arrival is known."""
+    source = view.source
+    assert source.event_id is not None
+    same = [expr_sql(k.value, source.schema, DUCKDB) for k in view.keys]
+    same += [ident(c, DUCKDB) for c in (source.event_time, source.event_id) if c is not None]
+    order = [source.arrival_time] if source.arrival_time is not None else []
+    by = order_by(ident(c, DUCKDB) for c in [*order, *view.order])
+    return f"row_number() OVER (PARTITION BY {', '.join(same)} ORDER BY {', '.join(by)}) = 1"

@@ -1,0 +1,227 @@
+"""Sources as DuckDB reads them: a relation whose columns have the plan's types, or a typed error that says why not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, assert_never
+
+import duckdb
+
+from featurestore.compile.duckdb import DUCKDB
+from featurestore.compile.sql import ident, literal
+from featurestore.config import expand
+from featurestore.errors import SourceError, Unsupported, nearest
+from featurestore.ir import Location, Source
+from featurestore.types import (
+    Bool,
+    Date,
+    DecimalType,
+    DType,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    ListType,
+    Scalar,
+    String,
+    Timestamp,
+    VectorType,
+)
+
+Connection = duckdb.DuckDBPyConnection
+
+_TYPES: dict[str, DType] = {
+    "BIGINT": Int64,
+    "UINTEGER": Int64,
+    "INTEGER": Int32,
+    "SMALLINT": Int32,
+    "TINYINT": Int32,
+    "USMALLINT": Int32,
+    "UTINYINT": Int32,
+    "DOUBLE": Float64,
+    "FLOAT": Float32,
+    "BOOLEAN": Bool,
+    "VARCHAR": String,
+    "UUID": String,
+    "DATE": Date,
+    "TIMESTAMP": Timestamp,
+    "TIMESTAMP_S": Timestamp,
+    "TIMESTAMP_MS": Timestamp,
+    "TIMESTAMP_NS": Timestamp,
+    "TIMESTAMP WITH TIME ZONE": Timestamp,
+}
+_WIDER = {(Int32, Int64), (Float32, Float64), (Int32, Float64)}
+
+
+def connect(memory_limit: str | None = None, threads: int | None = None, spill: Path | None = None) -> Connection:
+    """A DuckDB in memory, in UTC. `spill` is where it writes what does not fit into `memory_limit`."""
+    settings: dict[str, Any] = {"TimeZone": "UTC", "preserve_insertion_order": True}
+    if memory_limit is not None:
+        settings["memory_limit"] = memory_limit
+    if threads is not None:
+        settings["threads"] = threads
+    if spill is not None:
+        settings["temp_directory"] = str(spill)
+    con = duckdb.connect(config={k: v for k, v in settings.items() if k != "TimeZone"})
+    con.execute("SET TimeZone = 'UTC'")
+    con.execute("SET enable_progress_bar = false")
+    return con
+
+
+def location_sql(con: Connection, location: Location, root: Path) -> str:
+    """A table expression for where rows lie. Raises SourceError when nothing is there."""
+    match location.kind:
+        case "parquet" | "csv" | "json":
+            path = expand(location.path)
+            full = path if re.match(r"[a-z0-9]+://", path) else str(root / path)
+            if "://" not in full and not _any_file(full):
+                raise SourceError(f"no file matches {path}\n  looked in {root.resolve()}\n  a path is relative to the folder of fs.toml")
+            reader = {"parquet": "read_parquet", "csv": "read_csv", "json": "read_json"}[location.kind]
+            return f"{reader}({_text(full)})"
+        case "delta" | "iceberg":
+            _extension(con, location.kind)
+            return f"{location.kind}_scan({_text(expand(location.path))})"
+        case "sql":
+            return _query(con, location)
+        case _:
+            raise Unsupported("batch reading", f"read a location of kind '{location.kind}'", "Parquet, Csv, Json or Sql")
+
+
+def inspect(con: Connection, location: Location, root: Path) -> dict[str, DType]:
+    """The columns a location has, with types; those of a type no feature can hold are left out."""
+    return {n: t for n, t in ((n, duck_type(s)) for n, s in _describe(con, location, root).items()) if t is not None}
+
+
+def duck_type(text: str) -> DType | None:
+    """The type for DuckDB's name of one, None if there is none."""
+    if text in _TYPES:
+        return _TYPES[text]
+    if text.startswith("ENUM("):
+        return String
+    if match := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", text):
+        return DecimalType(int(match[1]), int(match[2]))
+    if match := re.fullmatch(r"FLOAT\[(\d+)\]", text):
+        return VectorType(int(match[1]))
+    if text.endswith("[]"):
+        item = duck_type(text[:-2])
+        return None if item is None else ListType(item)
+    return None
+
+
+def source_sql(con: Connection, source: Source, columns: Sequence[str], root: Path) -> str:
+    """A SELECT of `columns` in the plan's types: naive times read as UTC, floats that are not finite as NULL, −0 as 0.
+
+    Raises SourceError if a column is gone or of another type than the plan's.
+    """
+    actual = _describe(con, source.location, root)
+    schema = source.schema
+    wrong: list[str] = []
+    select: list[str] = []
+    for name in columns:
+        if name not in actual:
+            wrong.append(f"column '{name}' is gone; there is {', '.join(sorted(actual))}")
+            wrong += [h for h in nearest(name, actual) if h.startswith("did")]
+            continue
+        found = duck_type(actual[name])
+        if found != schema[name] and not _readable(found, schema[name]):
+            wrong.append(f"column '{name}' is {actual[name]}, and {schema[name]} in the plan")
+            continue
+        select.append(f"{_column(name, actual[name], schema[name])} AS {_ident(name)}")
+    if wrong:
+        what = "\n  ".join([f"source '{source.name}' has changed: {source.location.path}", *wrong])
+        raise SourceError(f"{what}\n  `fs plan` shows what taking the new schema over would change")
+    return f"SELECT {', '.join(select) or '1 AS one'} FROM {location_sql(con, source.location, root)}"
+
+
+def _readable(found: DType | None, wanted: DType) -> bool:
+    if found is None:
+        return False
+    if (found, wanted) in _WIDER or (found == Date and wanted == Timestamp):
+        return True
+    if isinstance(found, DecimalType) and isinstance(wanted, DecimalType):
+        return found.scale <= wanted.scale and found.precision - found.scale <= wanted.precision - wanted.scale
+    return isinstance(wanted, DecimalType) and found in (Int32, Int64)
+
+
+def _column(name: str, actual: str, wanted: DType) -> str:
+    column = _ident(name)
+    match wanted:
+        case Scalar(name="Float64" | "Float32"):
+            cast = f"CAST({column} AS {'DOUBLE' if wanted == Float64 else 'FLOAT'})"
+            return f"CASE WHEN isfinite({column}) THEN {cast} + 0 END" if actual in ("DOUBLE", "FLOAT") else cast
+        case Scalar(name="Timestamp"):
+            return column if actual == "TIMESTAMP" else f"CAST({column} AS TIMESTAMP)"
+        case DecimalType(precision=p, scale=s):
+            return f"CAST({column} AS DECIMAL({p}, {s}))"
+        case Scalar():
+            sql = {Int64: "BIGINT", Int32: "INTEGER", Bool: "BOOLEAN", String: "VARCHAR", Date: "DATE"}[wanted]
+            return column if actual == sql else f"CAST({column} AS {sql})"
+        case ListType() | VectorType():
+            return column
+        case _:
+            assert_never(wanted)
+
+
+def _describe(con: Connection, location: Location, root: Path) -> Mapping[str, str]:
+    table = location_sql(con, location, root)
+    try:
+        rows = con.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()
+    except duckdb.Error as error:
+        raise SourceError(f"cannot read {location.path}\n  {str(error).splitlines()[0]}") from error
+    return {name: kind for name, kind, *_ in rows}
+
+
+def _any_file(pattern: str) -> bool:
+    path = Path(pattern)
+    if not any(c in pattern for c in "*?["):
+        return path.exists()
+    return bool(duckdb.sql(f"SELECT 1 FROM glob({_text(pattern)}) LIMIT 1").fetchall())
+
+
+def _extension(con: Connection, name: str) -> None:
+    try:
+        con.execute(f"LOAD {name}")
+    except duckdb.Error as error:
+        raise SourceError(
+            f"DuckDB's extension '{name}' is not installed\n  run `INSTALL {name}` once in DuckDB on a connected machine"
+        ) from error
+
+
+def _query(con: Connection, location: Location) -> str:
+    """The rows of a query on another database, copied into a temporary table."""
+    import pyarrow as pa
+
+    dsn, query = expand(dict(location.options)["dsn"]), expand(location.path)
+    if dsn.startswith("sqlite:///"):
+        import sqlite3
+
+        with sqlite3.connect(f"file:{dsn.removeprefix('sqlite:///')}?mode=ro", uri=True) as db:
+            cursor = db.execute(query)
+            names, rows = [c[0] for c in cursor.description], cursor.fetchall()
+    elif dsn.startswith(("postgresql://", "postgres://")):
+        try:
+            import psycopg
+        except ImportError as error:
+            raise SourceError("reading PostgreSQL wants psycopg\n  pip install 'featurestore[postgres]'") from error
+        try:
+            with psycopg.connect(dsn) as pg:
+                done = pg.execute(query)  # type: ignore[arg-type]
+                names, rows = [c.name for c in done.description or ()], done.fetchall()
+        except psycopg.Error as error:
+            raise SourceError(f"the query failed: {str(error).splitlines()[0]}") from error
+    else:
+        raise Unsupported("Sql(…)", f"read from {dsn.split(':')[0]}://", "postgresql://… and sqlite:///…")
+    table = pa.table({n: [r[i] for r in rows] for i, n in enumerate(names)})
+    name = f"query_{abs(hash((dsn, query)))}"
+    con.register(name, table)
+    return name
+
+
+def _ident(name: str) -> str:
+    return ident(name, DUCKDB)
+
+
+def _text(value: str) -> str:
+    return literal(value, String, DUCKDB)

@@ -1,0 +1,102 @@
+"""Tiles by SQL: one GROUP BY over key and tile, one column for each field of each slot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import assert_never
+
+from featurestore.aggregates import Count, First, Last, Maximum, Minimum, Moments, Sum
+from featurestore.compile.events import EventColumns, events_sql, key_names, order_names, order_row
+from featurestore.compile.sources import Connection
+from featurestore.ir import View
+from featurestore.layout import Level, Slot
+from featurestore.types import DecimalType, is_float
+
+
+def tiles_sql(
+    con: Connection,
+    view: View,
+    level: Level,
+    root: Path,
+    *,
+    start: int | None = None,
+    end: int | None = None,
+    whole: bool = False,
+) -> str:
+    """SELECT of `k0…`, `tile` (its start in microseconds), `rows`, and the fields of every slot, one row for each tile.
+
+    Rows are sorted by key and tile. With `whole`, all events from `start` to `end` make one tile: the fold of a lifetime.
+    """
+    inputs, filters = EventColumns(view, "x"), EventColumns(view, "w")
+    for slot in level.slots:
+        if slot.reduction.arg is not None:
+            inputs.add(slot.reduction.arg)
+        if slot.where is not None:
+            filters.add(slot.where)
+    ties = any(isinstance(s.reduction, First | Last) for s in level.slots)
+    both = EventColumns(view, "x", {**inputs.names, **filters.names})
+    events = events_sql(con, view, root, both, ordered=ties, start=start, end=end)
+    keys = ", ".join(key_names(view))
+    # A true floor, also before 1970: DuckDB's % has the sign of the dividend.
+    tile = "0" if whole else f"t - ((t % {level.hop}) + {level.hop}) % {level.hop}"
+    select = [", ".join(_slot_sql(s, view, both)) for s in level.slots]
+    shifted = {both.names[s.reduction.arg]: s for s in level.slots if isinstance(s.reduction, Moments)}
+    ctes = [f"ev AS (SELECT *, {tile} AS tile FROM ({events}))"]
+    rows = "ev"
+    if shifted:
+        # Sums of squares are taken about a value of the tile itself. About 0, or a running mean in one double, a
+        # variance near 1e-6 of values near 1e9 has no right digit.
+        least = ", ".join(f"min({_double(x, s)}) AS {x}_0" for x, s in shifted.items())
+        ctes[0] = f"ev AS MATERIALIZED (SELECT *, {tile} AS tile FROM ({events}))"
+        ctes.append(f"least AS (SELECT {keys}, tile, {least} FROM ev GROUP BY ALL)")
+        rows = f"ev JOIN least USING ({keys}, tile)"
+    return (
+        f"WITH {', '.join(ctes)} SELECT {keys}, tile, count(*) AS rows, min(t) AS first_at, max(t) AS last_at, "
+        f"{', '.join(select)} FROM {rows} GROUP BY {keys}, tile ORDER BY {keys}, tile"
+    )
+
+
+def _slot_sql(slot: Slot, view: View, columns: EventColumns) -> list[str]:
+    """The fields of one slot as aggregates, named `slot_field`. Sums of whole numbers are one 128-bit column, `slot_total`."""
+    reduction = slot.reduction
+    x = "" if reduction.arg is None else columns.names[reduction.arg]
+    conditions = [columns.names[slot.where]] if slot.where is not None else []
+    only = f" FILTER ({' AND '.join(conditions)})" if conditions else ""
+    name = slot.name
+    match reduction:
+        case Count():
+            return [f"count({x or '*'}){only} AS {name}_n"]
+        case Sum():
+            assert slot.dtype is not None
+            if is_float(slot.dtype):
+                return [f"fsum(CAST({x} AS DOUBLE)){only} AS {name}_s"]
+            total = f"sum({x}){only}"
+            scaled = f"CAST({total} AS DECIMAL(38, {slot.dtype.scale}))" if isinstance(slot.dtype, DecimalType) else total
+            return [f"{scaled} AS {name}_total"]
+        case Minimum():
+            return [f"min({x}){only} AS {name}_v"]
+        case Maximum():
+            return [f"max({x}){only} AS {name}_v"]
+        case Moments():
+            d = f"({_double(x, slot)} - {x}_0)"
+            return [
+                f"count({x}){only} AS {name}_n",
+                f"any_value({x}_0) AS {name}_shift",
+                f"fsum({d}){only} AS {name}_s1",
+                f"fsum({d} * {d}){only} AS {name}_s2",
+            ]
+        case First() | Last():
+            pick = "arg_min" if isinstance(reduction, First) else "arg_max"
+            known = " AND ".join([*conditions, f"{x} IS NOT NULL"])
+            by = order_row(view, order_names(view), "t")
+            at = f"{'min' if isinstance(reduction, First) else 'max'}(t) FILTER ({known})"
+            return [f"{pick}({x}, {by}) FILTER ({known}) AS {name}_v", f"{at} AS {name}_at"]
+        case _:
+            assert_never(reduction)
+
+
+def _double(x: str, slot: Slot) -> str:
+    """The double a moment is made of: a decimal by one division of its digits, as everywhere."""
+    if isinstance(slot.dtype, DecimalType):
+        return f"(CAST(CAST({x} * {10**slot.dtype.scale} AS HUGEINT) AS DOUBLE) / {10**slot.dtype.scale})"
+    return f"CAST({x} AS DOUBLE)"

@@ -1,0 +1,111 @@
+"""Between Arrow columns and the physical form of values: NumPy arrays and a mask of what is not NULL."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.evaluate.partials import Array, Mask
+from featurestore.types import (
+    Bool,
+    Date,
+    DecimalType,
+    DType,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    ListType,
+    Scalar,
+    String,
+    Timestamp,
+    VectorType,
+    numpy_dtype,
+)
+
+_ARROW = {
+    String: pa.string(),
+    Int64: pa.int64(),
+    Int32: pa.int32(),
+    Float64: pa.float64(),
+    Float32: pa.float32(),
+    Bool: pa.bool_(),
+    Timestamp: pa.timestamp("us", tz="UTC"),
+    Date: pa.date32(),
+}
+
+
+def arrow_type(dtype: DType) -> pa.DataType:
+    """The Arrow type a column of this type has in training sets and online results."""
+    match dtype:
+        case Scalar():
+            return _ARROW[dtype]
+        case DecimalType():
+            return pa.decimal128(dtype.precision, dtype.scale)
+        case ListType():
+            return pa.list_(arrow_type(dtype.item))
+        case VectorType():
+            return pa.list_(pa.float32(), dtype.size)
+        case _:
+            assert_never(dtype)
+
+
+def to_physical(column: pa.Array | pa.ChunkedArray, dtype: DType) -> tuple[Array, Mask | None]:
+    """Values and mask of a column that holds `dtype`; the mask is None where nothing is NULL.
+
+    Values under NULL are zero. The column's own Arrow type may be any that holds the same values (a timestamp of another
+    unit, a dictionary of strings); a value that would change raises pyarrow.ArrowInvalid.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    valid = None if array.null_count == 0 else np.asarray(array.is_valid())
+    if isinstance(dtype, DecimalType):
+        return _unscaled(array.cast(pa.decimal128(38, dtype.scale))), valid
+    array = array.cast(_ARROW[dtype] if isinstance(dtype, Scalar) else arrow_type(dtype))
+    if dtype == String:
+        return array.to_numpy(zero_copy_only=False), valid
+    if dtype == Timestamp:
+        array = array.view(pa.int64())
+    elif dtype == Date:
+        array = array.view(pa.int32())
+    if valid is not None:
+        array = pc.fill_null(array, False if dtype == Bool else pa.scalar(0, array.type))
+    return array.to_numpy(zero_copy_only=False), valid
+
+
+def limbs(column: pa.Array) -> tuple[Array, Array]:
+    """The two limbs (uint64 low, int64 high) of 128-bit whole numbers; those under NULL are zero."""
+    words = np.frombuffer(column.buffers()[1], np.int64)
+    words = words[2 * column.offset : 2 * (column.offset + len(column))].reshape(-1, 2)
+    lo, hi = words[:, 0].copy(), words[:, 1].copy()
+    if column.null_count:
+        empty = ~np.asarray(column.is_valid())
+        lo[empty] = hi[empty] = 0
+    return lo.view(np.uint64), hi
+
+
+def _unscaled(column: pa.Array) -> Array:
+    lo, hi = limbs(column)
+    assert bool(np.all(hi == lo.view(np.int64) >> 63)), "a decimal of more than 18 digits"
+    return lo.view(np.int64)
+
+
+def from_physical(values: Array, valid: Mask, dtype: DType) -> pa.Array:
+    """The Arrow column of physical values; NULL where `valid` is false."""
+    null = ~valid
+    some = bool(null.any())
+    if isinstance(dtype, DecimalType):
+        lo = np.ascontiguousarray(values, np.int64)
+        words = np.column_stack([lo, lo >> 63])
+        bits = pa.py_buffer(np.packbits(valid, bitorder="little").tobytes()) if some else None
+        return pa.Array.from_buffers(arrow_type(dtype), len(values), [bits, pa.py_buffer(words.tobytes())])
+    if dtype == String:
+        return pa.array(values, pa.string(), mask=null if some else None)
+    raw = pa.array(values.astype(numpy_dtype(dtype), copy=False), mask=null if some else None)
+    return raw.view(_ARROW[dtype]) if dtype in (Timestamp, Date) else raw

@@ -1,0 +1,140 @@
+"""The rows to enrich: any table-like thing or path, read in order as Arrow, its times and keys made physical."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.compile.sources import Connection
+from featurestore.errors import SpineError, nearest
+from featurestore.evaluate.arrow import to_physical
+from featurestore.evaluate.partials import Array, Mask
+from featurestore.types import DType, Int64, Timestamp
+
+
+def spine_batches(con: Connection, spine: Any, rows: int) -> Iterator[pa.Table]:
+    """The spine as tables of at most `rows` rows, in its own order; one empty table for an empty spine.
+
+    `spine` is Arrow, pandas, polars, a DuckDB relation, anything with the Arrow C stream, or a path to Parquet or CSV.
+    """
+    reader = _reader(con, spine, rows)
+    pending: list[pa.RecordBatch] = []
+    held, given = 0, False
+    for batch in reader:
+        while batch.num_rows:
+            part = batch.slice(0, rows - held)
+            batch = batch.slice(part.num_rows)
+            pending.append(part)
+            held += part.num_rows
+            if held == rows:
+                yield pa.Table.from_batches(pending, reader.schema)
+                pending, held, given = [], 0, True
+    if pending or not given:
+        yield pa.Table.from_batches(pending, reader.schema)
+
+
+def _reader(con: Connection, spine: Any, rows: int) -> pa.RecordBatchReader:
+    if isinstance(spine, str | Path):
+        path = Path(spine)
+        if not path.exists() and not any(c in str(spine) for c in "*?["):
+            raise SpineError(f"spine {spine} does not exist\n  give a path to Parquet or CSV files, or a table")
+        scan = "read_csv" if path.suffix in (".csv", ".tsv") else "read_parquet"
+        cursor = con.cursor()
+        cursor.execute("SET preserve_insertion_order = true")
+        return cursor.execute(f"SELECT * FROM {scan}(?)", [str(spine)]).to_arrow_reader(min(rows, 1_000_000))
+    if isinstance(spine, pa.Table | pa.RecordBatch):
+        return pa.RecordBatchReader.from_batches(
+            spine.schema, spine.to_batches() if isinstance(spine, pa.Table) else [spine]
+        )
+    if hasattr(spine, "__arrow_c_stream__"):
+        return pa.RecordBatchReader.from_stream(spine)
+    if isinstance(spine, dict | list):
+        table = pa.table(spine) if isinstance(spine, dict) else pa.Table.from_pylist(spine)
+        return pa.RecordBatchReader.from_batches(table.schema, table.to_batches())
+    raise SpineError(
+        f"a spine cannot be a {type(spine).__name__}\n"
+        "  give an Arrow table, a pandas or polars frame, a DuckDB relation, a dict of columns, or a path"
+    )
+
+
+def times_of(table: pa.Table, column: str) -> Array:
+    """The moments asked for, in microseconds. Naive times are UTC; texts are ISO 8601.
+
+    Raises SpineError for a missing column, a NULL, or a time that cannot be read, naming the first such row.
+    """
+    values = _column(table, column, "the moments asked for")
+    kind = values.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        raise SpineError(
+            f"spine column '{column}' is {kind}, not a time\n  the unit of a number is anybody's guess: cast it to a timestamp"
+        )
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        values = _parsed(values.cast(pa.string()), column)
+    if values.null_count:
+        row = int(np.flatnonzero(np.asarray(values.is_null()))[0])
+        raise SpineError(f"spine column '{column}' is NULL in row {row}\n  every row needs the moment it is asked at")
+    try:
+        times, _ = to_physical(_microseconds(values), Timestamp)
+    except pa.ArrowInvalid as error:
+        raise SpineError(f"spine column '{column}' is {kind}, which is not a time: {error}") from error
+    return times
+
+
+def keys_of(table: pa.Table, column: str, dtype: DType, view: str) -> tuple[Array, Mask | None]:
+    """A join key for each row; NULL is an unknown entity. Raises SpineError if it is missing or of another type."""
+    values = _column(table, column, f"a join key of feature view '{view}'")
+    whole = pa.types.is_integer(values.type)
+    if pa.types.is_null(values.type):
+        values = values.cast(pa.int64() if dtype == Int64 else pa.string())
+    elif whole != (dtype == Int64) or not (whole or _is_text(values.type)):
+        raise SpineError(f"spine column '{column}' is {values.type}, and the join key of view '{view}' is {dtype}")
+    return to_physical(values, dtype)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _column(table: pa.Table, name: str, why: str) -> pa.ChunkedArray:
+    if name in table.column_names:
+        return table.column(name)
+    known = table.column_names
+    near = [h for h in nearest(name, known) if h.startswith("did")]
+    raise SpineError("\n  ".join([f"the spine has no column '{name}', {why}", f"it has {', '.join(known)}", *near]))
+
+
+def _parsed(values: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
+    """Texts as instants. Some may end in Z or an offset and some not: those without are UTC."""
+    try:
+        zoned = pc.match_substring_regex(values, r"(Z|[+-]\d\d:?\d\d)$")
+        aware = pc.if_else(zoned, values, pc.binary_join_element_wise(values, pa.scalar("Z"), ""))
+        return aware.cast(pa.timestamp("us", tz="UTC"))
+    except pa.ArrowInvalid:
+        for row, text in enumerate(values.to_pylist()):
+            try:
+                suffix = "" if text is None or text[-1:] == "Z" or text[-6:-5] in "+-" else "Z"
+                pa.array([None if text is None else text + suffix]).cast(pa.timestamp("us", tz="UTC"))
+            except pa.ArrowInvalid as error:
+                raise SpineError(
+                    f"spine column '{column}' has {text!r} in row {row}, which is not a time\n"
+                    "  a time is written 2013-07-01T12:00:00, in UTC unless it says otherwise"
+                ) from error
+        raise
+
+
+def _microseconds(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Instants in microseconds; a nanosecond past the microsecond is still before the next, so this is a floor."""
+    kind = values.type
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        floor = pc.floor_temporal(values, unit="microsecond")
+        return floor.cast(pa.timestamp("us", tz=kind.tz))
+    if pa.types.is_date(kind):
+        return values.cast(pa.timestamp("us"))
+    return values
