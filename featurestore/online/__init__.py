@@ -1,0 +1,1 @@
+"""Online stores: where the latest bytes of every entity lie, and how they are read in one round trip."""
