@@ -150,6 +150,18 @@ def _arithmetic(operator: str) -> Leaf:
     return leaf
 
 
+def _mul(site: Site) -> str:
+    a, b = site.args
+    if isinstance(site.types[0], DecimalType):
+        return _fit(f"{_wide(a, site.types[0])} * {b}", site.result)
+    return _arithmetic("*")(site)
+
+
+def _wide(value: str, dtype: DecimalType) -> str:
+    """A decimal in 128 bits: of two decimals in 64 bits the product is in 64 bits too, and raises."""
+    return f"CAST({value} AS DECIMAL(19, {dtype.scale}))" if dtype.precision < 19 else value
+
+
 def _divide(site: Site) -> str:
     return finite(f"({site.args[0]} / {site.args[1]})")
 
@@ -264,7 +276,7 @@ def _seconds_between(site: Site) -> str:
 FUNCTIONS: dict[str, Leaf] = {
     "add": _arithmetic("+"),
     "sub": _arithmetic("-"),
-    "mul": _arithmetic("*"),
+    "mul": _mul,
     "div": _divide,
     "floordiv": _floordiv,
     "mod": _mod,
@@ -348,7 +360,8 @@ def _from_decimal(value: str, source: DecimalType, target: DType) -> str:
         return _fit(f"trunc({value})", target)
     if target == Float64 and source.precision > 15:
         # beyond 2^53 DuckDB adds the doubles of both sides of the point; we divide the unscaled integer once
-        unscaled = f"CAST({value} * CAST(1{'0' * source.scale} AS DECIMAL({source.scale + 1}, 0)) AS BIGINT)"
+        power = f"CAST(1{'0' * source.scale} AS DECIMAL({source.scale + 1}, 0))"
+        unscaled = f"CAST({_wide(value, source)} * {power} AS BIGINT)"
         return f"(CAST({unscaled} AS DOUBLE) / 1e{source.scale})"
     return _fit(value, target)
 

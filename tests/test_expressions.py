@@ -1,0 +1,604 @@
+"""The row-expression language: one meaning in plain Python and in DuckDB, and every mistake reported."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal as D
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from featurestore.compile import rowwise
+from featurestore.compile.duckdb import DUCKDB
+from featurestore.compile.sql import clean_sql, expr_sql, ident, literal
+from featurestore.errors import Unsupported
+from featurestore.expr import (
+    FUNCTIONS,
+    Call,
+    Case,
+    Cast,
+    Column,
+    Expr,
+    ExprError,
+    Expression,
+    Literal,
+    as_expr,
+    as_of,
+    coalesce,
+    col,
+    column_or_expression,
+    columns_of,
+    concat,
+    describe,
+    from_json,
+    greatest,
+    hash_bucket,
+    infer,
+    least,
+    lit,
+    seconds_between,
+    sqrt,
+    substitute,
+    to_json,
+    when,
+)
+from featurestore.expr.functions import row_functions
+from featurestore.time import DAY, days, hours, seconds
+from featurestore.types import (
+    Bool,
+    Date,
+    Decimal,
+    DecimalType,
+    DType,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    List,
+    String,
+    Timestamp,
+)
+
+Physical = int | float | bool | str | None
+
+# ── the two engines ─────────────────────────────────────────────────────────────────────────────────────────
+
+ARROW = {
+    String: pa.string(),
+    Int64: pa.int64(),
+    Int32: pa.int32(),
+    Float64: pa.float64(),
+    Float32: pa.float32(),
+    Bool: pa.bool_(),
+    Timestamp: pa.timestamp("us"),
+    Date: pa.date32(),
+}
+
+
+def to_arrow(values: Sequence[Physical], dtype: DType) -> pa.Array:
+    if isinstance(dtype, DecimalType):
+        scaled = [None if v is None else D(v).scaleb(-dtype.scale) for v in values]
+        return pa.array(scaled, pa.decimal128(dtype.precision, dtype.scale))
+    return pa.array(values, ARROW[dtype])  # type: ignore[index]
+
+
+def from_arrow(values: pa.ChunkedArray, dtype: DType) -> list[Any]:
+    """Physical values; the Arrow type must be exactly the one of `dtype`."""
+    if isinstance(dtype, DecimalType):
+        assert values.type == pa.decimal128(dtype.precision, dtype.scale)
+        return [None if v is None else int(v.scaleb(dtype.scale)) for v in values.to_pylist()]
+    assert values.type == ARROW[dtype]  # type: ignore[index]
+    if dtype == Timestamp:
+        values = values.cast(pa.int64())
+    if dtype == Date:
+        values = values.cast(pa.int32())
+    return values.to_pylist()
+
+
+@pytest.fixture(scope="module")
+def connection() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"threads": 1})
+
+
+def in_duckdb(
+    connection: duckdb.DuckDBPyConnection,
+    node: Expr,
+    schema: Mapping[str, DType],
+    rows: Sequence[Mapping[str, Physical]],
+) -> list[Any]:
+    """The value of `node` in each raw row, cleaned on the way in."""
+    arrays = {name: to_arrow([row[name] for row in rows], dtype) for name, dtype in schema.items()}
+    raw = pa.table({"row number": pa.array(range(len(rows))), **arrays})
+    columns = [
+        f"{clean_sql(ident(name, DUCKDB), dtype, DUCKDB)} AS {ident(name, DUCKDB)}"
+        for name, dtype in schema.items()
+    ]
+    cleaned = ", ".join(['"row number"', *columns])
+    value = expr_sql(node, schema, DUCKDB)
+    query = f'SELECT {value} AS value FROM (SELECT {cleaned} FROM raw) ORDER BY "row number"'
+    connection.register("raw", raw)
+    try:
+        return from_arrow(connection.sql(query).to_arrow_table()["value"], infer(node, schema))
+    finally:
+        connection.unregister("raw")
+
+
+def in_python(node: Expr, schema: Mapping[str, DType], rows: Sequence[Mapping[str, Physical]]) -> list[Any]:
+    value = rowwise.evaluator(node, schema)
+    return [value({name: rowwise.clean(row[name], dtype) for name, dtype in schema.items()}) for row in rows]
+
+
+def bits(values: Sequence[Any]) -> list[str]:
+    """Values told apart by type and bit: 1, 1.0 and True differ, and so do 0.0 and −0.0."""
+    return [f"{type(v).__name__} {v.hex() if isinstance(v, float) else v!r}" for v in values]
+
+
+# ── one behaviour, one row, both engines ────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Case_:
+    name: str
+    expression: Expression
+    want: Any
+    columns: tuple[tuple[str, DType, Physical], ...] = ()
+
+
+def case(name: str, expression: Expression, want: Any, **columns: tuple[DType, Physical]) -> Case_:
+    return Case_(name, expression, want, tuple((n, t, v) for n, (t, v) in columns.items()))
+
+
+MAX, MIN = 2**63 - 1, -(2**63)
+a, b, x, s, t, d, m = (col(name) for name in "abxstdm")
+
+
+def i64(value: int | None) -> tuple[DType, Physical]:
+    return Int64, value
+
+
+def f64(value: float | None) -> tuple[DType, Physical]:
+    return Float64, value
+
+
+def text(value: str | None) -> tuple[DType, Physical]:
+    return String, value
+
+
+def truth(value: bool | None) -> tuple[DType, Physical]:
+    return Bool, value
+
+
+def money(unscaled: int | None) -> tuple[DType, Physical]:
+    return Decimal(12, 2), unscaled
+
+
+def at(moment: str) -> tuple[DType, Physical]:
+    return Timestamp, (dt.datetime.fromisoformat(moment) - dt.datetime(1970, 1, 1)) // dt.timedelta(microseconds=1)
+
+
+def on(day: str) -> tuple[DType, Physical]:
+    return Date, (dt.date.fromisoformat(day) - dt.date(1970, 1, 1)).days
+
+
+CASES = [
+    case("a sum beyond 64 bits is NULL", a + 1, None, a=i64(MAX)),
+    case("a sum at the edge of 64 bits is not", a + 1, MAX, a=i64(MAX - 1)),
+    case("a difference beyond 64 bits is NULL", a - 1, None, a=i64(MIN)),
+    case("a product beyond 64 bits is NULL", a * 2, None, a=i64(2**62)),
+    case("the negative of the least integer is NULL", -a, None, a=i64(MIN)),
+    case("so is its absolute value", a.abs(), None, a=i64(MIN)),
+    case("32-bit integers add in 64 bits", a + a, 2**32 - 2, a=(Int32, 2**31 - 1)),
+    case("a NULL operand makes NULL", a + 1, None, a=i64(None)),
+    case("integers divide to a double", a / 2, 2.5, a=i64(5)),
+    case("division by zero is NULL", a / 0, None, a=i64(5)),
+    case("zero by zero is NULL", x / 0.0, None, x=f64(0.0)),
+    case("integer division rounds down below zero", a // 2, -3, a=i64(-5)),
+    case("integer division rounds down by a negative", a // b, -3, a=i64(5), b=i64(-2)),
+    case("of two negatives it is positive", a // b, 2, a=i64(-5), b=i64(-2)),
+    case("integer division by zero is NULL", a // b, None, a=i64(5), b=i64(0)),
+    case("the least integer over minus one is NULL", a // b, None, a=i64(MIN), b=i64(-1)),
+    case("the least integer over the least is one", a // b, 1, a=i64(MIN), b=i64(MIN)),
+    case("the greatest integer over the least rounds down to minus one", a // b, -1, a=i64(MAX), b=i64(MIN)),
+    case("the remainder has the sign of the divisor", a % 3, 1, a=i64(-5)),
+    case("the remainder by a negative is negative", a % -3, -1, a=i64(5)),
+    case("the remainder by zero is NULL", a % b, None, a=i64(5), b=i64(0)),
+    case("the least integer leaves nothing over minus one", a % b, 0, a=i64(MIN), b=i64(-1)),
+    case("a double beyond range is NULL", x * 10.0, None, x=f64(1e308)),
+    case("and stays NULL in what follows", lit(1.0) / (x * 10.0), None, x=f64(1e308)),
+    case("NaN in a column is NULL", x.is_null(), True, x=f64(math.nan)),
+    case("infinity in a column is NULL", x.is_null(), True, x=f64(-math.inf)),
+    case("minus zero in a column is zero", x, 0.0, x=f64(-0.0)),
+    case("minus zero from a product is zero", x * -1.0, 0.0, x=f64(0.0)),
+    case("minus zero from a negation is zero", -x, 0.0, x=f64(0.0)),
+    case("minus zero from an underflow is zero", x * 1e-300, 0.0, x=f64(-1e-300)),
+    case("a 32-bit float computes in 64 bits", x + 0.1, 0.1 + 0.10000000149011612, x=(Float32, 0.10000000149011612)),
+    case("decimals add exactly", m + D("0.005"), 15, m=(Decimal(4, 2), 1)),
+    case("a decimal and an integer add exactly", m + 1, 110, m=money(10)),
+    case("a decimal sum beyond 18 digits is NULL", m + m, None, m=(Decimal(18, 0), 10**18 - 1)),
+    case("a decimal times an integer is exact", m * 3, 30, m=money(10)),
+    case("decimals multiply exactly", m * m, 2_2500, m=money(150)),
+    case("a product of decimals beyond 18 digits is NULL", m * m, None, m=(Decimal(18, 2), 10**18 - 1)),
+    case("decimals divide in doubles", m / 3, 0.1 / 3, m=money(10)),
+    case("a decimal and a double make a double", m * 0.5, 0.05, m=money(10)),
+    case("a decimal of 18 digits becomes a double by one division", m.cast(Float64), 123456789012345678 / 10**7,
+         m=(Decimal(18, 7), 123456789012345678)),
+    case("a decimal equals an integer exactly", m == 2**53 + 1, False, m=(Decimal(18, 1), (2**53 + 2) * 10)),
+    case("a large decimal and a large integer compare exactly", m < a, True,
+         m=(Decimal(18, 18), 10**18 - 1), a=i64(MAX)),
+    case("an integer and a double compare as doubles", a == x, True, a=i64(2**53 + 1), x=f64(2.0**53)),
+    case("text compares by its UTF-8 bytes", s < "\U0001f600", True, s=text("\uffee")),
+    case("capitals come before small letters", s < "a", True, s=text("B")),
+    case("false is less than true", col("p") < lit(value=True), True, p=truth(False)),
+    case("comparing with NULL gives NULL", a == 1, None, a=i64(None)),
+    case("false and NULL is false", col("p") & col("q"), False, p=truth(False), q=truth(None)),
+    case("true and NULL is NULL", col("p") & col("q"), None, p=truth(True), q=truth(None)),
+    case("true or NULL is true", col("p") | col("q"), True, p=truth(True), q=truth(None)),
+    case("false or NULL is NULL", col("p") | col("q"), None, p=truth(False), q=truth(None)),
+    case("not NULL is NULL", ~col("p"), None, p=truth(None)),
+    case("is_null is never NULL", a.is_null(), True, a=i64(None)),
+    case("an empty text is not NULL", s.is_null(), False, s=text("")),
+    case("fill_null puts a value for NULL", a.fill_null(7), 7, a=i64(None)),
+    case("fill_null leaves what is there", a.fill_null(7), 1, a=i64(1)),
+    case("fill_null keeps a decimal a decimal", m.fill_null(0), 10, m=money(10)),
+    case("is_in finds", a.is_in([1, 2]), True, a=i64(2)),
+    case("is_in of NULL is NULL", a.is_in([1, 2]), None, a=i64(None)),
+    case("is_in nothing is false", a.is_in([]), False, a=i64(2)),
+    case("is_in mixes numbers as doubles", a.is_in([1.5, 2]), True, a=i64(2)),
+    case("between includes its ends", a.between(1, 2), True, a=i64(2)),
+    case("when takes the first that is true", when(a > 1).then("x").when(a > 0).then("y").otherwise("z"), "x", a=i64(5)),
+    case("a NULL condition is not true", when(a > 1).then("x").otherwise("z"), "z", a=i64(None)),
+    case("otherwise NULL takes the type of the rest", when(a > 1).then(2.5).otherwise(None), None, a=i64(0)),
+    case("branches meet in one type", when(a > 1).then(2.5).otherwise(a), 0.0, a=i64(0)),
+    case("coalesce takes the first that is there", coalesce(a, b, 3), 2, a=i64(None), b=i64(2)),
+    case("least skips NULL", least(a, b), 2, a=i64(None), b=i64(2)),
+    case("greatest of nothing is NULL", greatest(a, b), None, a=i64(None), b=i64(None)),
+    case("greatest mixes numbers as doubles", greatest(a, 1.5), 2.0, a=i64(2)),
+    case("half rounds away from zero", x.round(), 3.0, x=f64(2.5)),
+    case("below zero too", x.round(), -3.0, x=f64(-2.5)),
+    case("a small negative rounds to zero, not minus zero", x.round(), 0.0, x=f64(-0.4)),
+    case("rounding is a product, a floor and a quotient in doubles", x.round(2), 1.0, x=f64(1.005)),
+    case("rounding that leaves the range on the way is NULL", x.round(2), None, x=f64(1e307)),
+    case("a decimal rounds exactly", m.round(1), 2, m=money(15)),
+    case("a negative decimal rounds away from zero", m.round(1), -2, m=money(-15)),
+    case("a decimal of fewer digits stays", m.round(3), 15, m=money(15)),
+    case("an integer rounds to itself", a.round(2), MAX, a=i64(MAX)),
+    case("floor goes down", x.floor(), -2.0, x=f64(-1.5)),
+    case("ceil of minus a half is zero", x.ceil(), 0.0, x=f64(-0.5)),
+    case("floor of a decimal is a decimal", m.floor(), -2, m=money(-150)),
+    case("ceil of a decimal may need a digit more", m.ceil(), 10, m=(Decimal(2, 1), 95)),
+    case("lower knows A to Z alone", s.lower(), "abÉ", s=text("ABÉ")),
+    case("upper knows a to z alone", s.upper(), "ABß", s=text("aBß")),
+    case("length counts code points", s.length(), 3, s=text("e\u0301\U0001f600")),
+    case("substring counts from zero", s.substring(1, 2), "bc", s=text("abcd")),
+    case("substring counts code points", s.substring(1, 1), "\u0301", s=text("e\u0301\U0001f600")),
+    case("substring ends where the text ends", s.substring(2, 9), "cd", s=text("abcd")),
+    case("substring beyond the end is empty", s.substring(9, 2), "", s=text("abcd")),
+    case("everything starts with nothing", s.starts_with(""), True, s=text("")),
+    case("ends_with compares letters", s.ends_with("d%"), False, s=text("abcd")),
+    case("contains knows no pattern", s.contains("b_"), False, s=text("abcd")),
+    case("contains looks within", s.contains("bc"), True, s=text("abcd")),
+    case("concat joins", concat(s, "-", s), "ab-ab", s=text("ab")),
+    case("concat with NULL is NULL", s.concat("x"), None, s=text(None)),
+    case("a quote in a constant is a quote", s == "it's", True, s=text("it's")),
+    case("hash_bucket is MD5 of UTF-8", hash_bucket(s, 1000), int("66ddcd97cfdeabb", 16) % 1000, s=text("é")),
+    case("hash_bucket of a number is that of its text", hash_bucket(a, 97), int("6bb61e3b7bce093", 16) % 97, a=i64(-1)),
+    case("year is in UTC", t.year(), 1969, t=at("1969-12-31 23:59:59.999999")),
+    case("hour before 1970 is right", t.hour(), 23, t=at("1969-12-31 23:59:59.999999")),
+    case("minute before 1970 is right", t.minute(), 59, t=at("1969-12-31 23:59:59.999999")),
+    case("day before 1970 is right", t.day(), 31, t=at("1969-12-31 23:59:59.999999")),
+    case("month of a date", d.month(), 2, d=on("1900-02-28")),
+    case("Monday is 1", d.day_of_week(), 1, d=on("2013-01-07")),
+    case("Sunday is 7", t.day_of_week(), 7, t=at("2013-01-06 23:00:00")),
+    case("epoch seconds have a fraction", t.epoch_seconds(), -0.5, t=at("1969-12-31 23:59:59.500000")),
+    case("seconds between counts forwards", seconds_between(t, dt.datetime(2013, 1, 1)), 0.25,
+         t=at("2012-12-31 23:59:59.750000")),
+    case("a time zone in a constant is honoured", t == dt.datetime.fromisoformat("2013-01-01T01:00:00+01:00"), True,
+         t=at("2013-01-01 00:00:00")),
+    case("a duration is added", t + hours(1), 0, t=at("1969-12-31 23:00:00")),
+    case("a duration is taken away", t - days(1), -DAY, t=at("1970-01-01 00:00:00")),
+    case("time beyond the year 9999 is NULL", t + seconds(1), None, t=at("9999-12-31 23:59:59.000001")),
+    case("a column's time beyond the year 9999 is NULL", t.is_null(), True, t=(Timestamp, 253402300800000000)),
+    case("a time becomes its day, before 1970 too", t.cast(Date), -1, t=at("1969-12-31 23:59:59")),
+    case("a day becomes its midnight", d.cast(Timestamp), -DAY, d=on("1969-12-31")),
+    case("a cast to integer cuts towards zero", x.cast(Int64), -1, x=f64(-1.9)),
+    case("a double beyond 64 bits is no integer", x.cast(Int64), None, x=f64(2.0**63)),
+    case("the least integer has a double", x.cast(Int64), MIN, x=f64(-(2.0**63))),
+    case("a 64-bit integer may not fit 32", a.cast(Int32), None, a=i64(2**31)),
+    case("a decimal cuts towards zero", m.cast(Int64), -1, m=money(-199)),
+    case("an integer may not fit a decimal", a.cast(Decimal(4, 2)), None, a=i64(100)),
+    case("a double becomes a decimal half away from zero", x.cast(Decimal(4, 1)), -23, x=f64(-2.25)),
+    case("a double that does not fit a decimal is NULL", x.cast(Decimal(18, 2)), None, x=f64(1e300)),
+    case("a decimal loses digits half away from zero", m.cast(Decimal(12, 1)), -2, m=money(-15)),
+    case("a double beyond 32 bits is NULL", x.cast(Float32), None, x=f64(1e39)),
+    case("the greatest double that rounds into 32 bits does", x.cast(Float32), 3.4028234663852886e38,
+         x=f64(3.4028235e38)),
+    case("a 32-bit underflow is zero", x.cast(Float32), 0.0, x=f64(-1e-60)),
+    case("an integer becomes a 32-bit float by way of a double", a.cast(Float32), 2.0**53,
+         a=i64(2**53 + 2**29 + 1)),
+    case("text that is a number is one", s.cast(Int64), -42, s=text("-0042")),
+    case("a plus sign is read", s.cast(Int64), 5, s=text("+5")),
+    case("text with a blank is no number", s.cast(Int64), None, s=text(" 42")),
+    case("text with a line end is no number", s.cast(Int64), None, s=text("42\n")),
+    case("text with a point is no integer", s.cast(Int64), None, s=text("4.0")),
+    case("text with an exponent is no integer", s.cast(Int64), None, s=text("1e3")),
+    case("hexadecimal text is no integer", s.cast(Int64), None, s=text("0x10")),
+    case("text beyond 64 bits is no integer", s.cast(Int64), None, s=text("9223372036854775808")),
+    case("an empty text is no number", s.cast(Float64), None, s=text("")),
+    case("text becomes the nearest double", s.cast(Float64), 0.1, s=text("+0.1")),
+    case("text with an exponent is a double", s.cast(Float64), -1500.0, s=text("-1.5E+3")),
+    case("text that says inf is no double", s.cast(Float64), None, s=text("inf")),
+    case("text beyond the doubles is NULL", s.cast(Float64), None, s=text("1e999")),
+    case("text below the doubles is zero", s.cast(Float64), 0.0, s=text("-1e-999")),
+    case("text becomes a decimal", s.cast(Decimal(6, 2)), -50, s=text("-0.5")),
+    case("text with digits a decimal has no room for is NULL", s.cast(Decimal(6, 2)), None, s=text("0.125")),
+    case("text becomes a truth", s.cast(Bool), True, s=text("true")),
+    case("other text does not", s.cast(Bool), None, s=text("TRUE")),
+    case("text becomes a time", s.cast(Timestamp), 500_000, s=text("1970-01-01T00:00:00.5Z")),
+    case("30 February is no time", s.cast(Timestamp), None, s=text("1970-02-30 00:00:00")),
+    case("hour 24 is no time", s.cast(Timestamp), None, s=text("1970-01-01 24:00:00")),
+    case("the year 0 is no time", s.cast(Timestamp), None, s=text("0000-01-01 00:00:00")),
+    case("text becomes a date", s.cast(Date), -1, s=text("1969-12-31")),
+    case("a date with a time is no date", s.cast(Date), None, s=text("1969-12-31 00:00:00")),
+    case("an integer becomes text", a.cast(String), str(MIN), a=i64(MIN)),
+    case("a decimal becomes text with all its digits", m.cast(String), "-0.05", m=money(-5)),
+    case("a truth becomes text", col("p").cast(String), "false", p=truth(False)),
+    case("a truth becomes a number", col("p").cast(Int64) + 1, 2, p=truth(True)),
+    case("a column's name may hold quotes", col('a "b"') + 1, 2, **{'a "b"': i64(1)}),
+    case("a column may be called as the inside of a leaf is", (col("v") * 2.0 + col("v") * 3.0) * col("v").abs() / 7.0,
+         (2.0 * 2.0 + 2.0 * 3.0) * 2.0 / 7.0, v=f64(2.0)),
+    case("constants alone are enough", lit(2) * 3, 6),
+    case("a NULL with a type is a value", lit(None, Decimal(4, 2)).is_null(), True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("engine", ["python", "duckdb"])
+def test_every_engine_gives(case: Case_, engine: str, connection: duckdb.DuckDBPyConnection) -> None:
+    schema = {name: dtype for name, dtype, _ in case.columns}
+    row = {name: value for name, _, value in case.columns}
+    node = case.expression.node
+    got = in_python(node, schema, [row]) if engine == "python" else in_duckdb(connection, node, schema, [row])
+    assert bits(got) == bits([case.want])
+
+
+# ── random expressions over random rows ─────────────────────────────────────────────────────────────────────
+
+SCHEMA: dict[str, DType] = {
+    "i": Int64, "j": Int64, "k": Int32,
+    "x": Float64, "y": Float64, "f": Float32,
+    "m": Decimal(12, 2), "w": Decimal(18, 6), "u": Decimal(18, 18), "g": Decimal(17, 0),
+    "s": String, "v": String,
+    "p": Bool, "q": Bool,
+    "t": Timestamp, "o": Timestamp,
+    "d": Date, "e": Date,
+}  # fmt: skip
+
+MIN_T, MAX_T = -62135596800000000, 253402300799999999
+INTS = [0, 1, -1, 2, -2, 3, 7, -7, 10, 2**31 - 1, -(2**31), 2**53, 2**53 + 1, MAX, MIN, MAX - 1, MIN + 1, 10**18]
+FLOATS = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.5, 2.5, -2.5, 0.1, 1.005, 1e15, 2.0**53, 2.0**63, -(2.0**63), 1e18,
+          1e308, -1e308, 5e-324, math.nan, math.inf, -math.inf, 0.49999999999999994, 4503599627370497.5]  # fmt: skip
+TEXTS = ["", "a", "B", "abc", "ABC", "é", "É", "e\u0301", "\U0001f600", "\uffee", "it's", "1", "-1", "+1", "1.5",
+         "1e3", " 1", "0x1", "true", "1970-01-01", "1969-12-31 23:59:59.5", "2013-02-29T00:00:00", "9" * 19, "%_", "NaN",
+         "inf", "1_000", "9007199254740993"]  # fmt: skip
+TIMES = [0, -1, 1, -DAY, DAY - 1, MIN_T, MAX_T, MAX_T + 1, MIN_T - 1, 1357017300000000, -2208988800000001]
+DATES = [0, -1, 1, 59, -719162, 2932896, 2932897, 15706, -25509]
+
+
+def values_of(dtype: DType) -> st.SearchStrategy[Physical]:
+    if isinstance(dtype, DecimalType):
+        most = 10**dtype.precision - 1
+        edges = [0, 1, -1, 5, -5, 15, 50, -50, most, -most, most // 2, 10**dtype.scale]
+        return st.none() | st.sampled_from([e for e in edges if abs(e) <= most]) | st.integers(-most, most)
+    strategies: dict[DType, st.SearchStrategy[Physical]] = {
+        Int64: st.sampled_from(INTS) | st.integers(MIN, MAX),
+        Int32: st.sampled_from([n for n in INTS if -(2**31) <= n < 2**31]),
+        Float64: st.sampled_from(FLOATS) | st.floats(),
+        Float32: st.floats(width=32),
+        String: st.sampled_from(TEXTS) | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6),
+        Bool: st.booleans(),
+        Timestamp: st.sampled_from(TIMES) | st.integers(MIN_T, MAX_T),
+        Date: st.sampled_from(DATES),
+    }
+    return st.none() | strategies[dtype]
+
+
+ROWS = st.lists(st.fixed_dictionaries({n: values_of(t) for n, t in SCHEMA.items()}), min_size=1, max_size=5)
+NUMBER_KINDS = ["int", "float", "decimal"]
+KINDS = [*NUMBER_KINDS, "text", "bool", "time", "date"]
+LEAF_COLUMNS = {"int": "ijk", "float": "xyf", "decimal": "mwug", "text": "sv", "bool": "pq", "time": "to", "date": "de"}
+
+
+@st.composite
+def constants(draw: st.DrawFn, kind: str) -> Expression:
+    match kind:
+        case "int":
+            return lit(draw(st.sampled_from(INTS)))
+        case "float":
+            return lit(draw(st.sampled_from([f for f in FLOATS if math.isfinite(f)]) | st.floats(allow_nan=False, allow_infinity=False)))
+        case "decimal":
+            return lit(draw(st.sampled_from([D("0"), D("0.5"), D("-1.25"), D("100"), D("0.001"), D("99999.99999")])))
+        case "text":
+            return lit(draw(st.sampled_from(TEXTS)))
+        case "bool":
+            return lit(draw(st.booleans()))
+        case "time":
+            return lit(draw(st.datetimes()))
+        case _:
+            return lit(draw(st.dates()))
+
+
+@st.composite
+def expressions(draw: st.DrawFn, kind: str, depth: int) -> Expression:
+    """An expression of that kind of type, well typed but for a decimal that may need too many digits."""
+    if depth == 0 or draw(st.integers(0, 5)) == 0:
+        if draw(st.integers(0, 3)) == 0:
+            return draw(constants(kind))
+        return col(draw(st.sampled_from(LEAF_COLUMNS[kind])))
+
+    def sub(*kinds: str) -> Expression:
+        return draw(expressions(draw(st.sampled_from(kinds)), depth - 1))
+
+    def choice(*options: str) -> str:
+        return draw(st.sampled_from(options))
+
+    general = choice("own", "own", "own", "own", "case", "coalesce", "least", "greatest")
+    match general:
+        case "case":
+            return when(sub("bool")).then(sub(kind)).when(sub("bool")).then(None).otherwise(sub(kind))
+        case "coalesce":
+            return coalesce(sub(kind), sub(kind))
+        case "least":
+            return least(sub(kind), sub(kind), sub(kind))
+        case "greatest":
+            return greatest(sub(kind), sub(kind))
+    match kind:
+        case "int":
+            match choice("+", "-", "*", "//", "%", "neg", "abs", "cast", "part", "dpart", "text", "bucket", "same"):
+                case "+":
+                    return sub("int") + sub("int")
+                case "-":
+                    return sub("int") - sub("int")
+                case "*":
+                    return sub("int") * sub("int")
+                case "//":
+                    return sub("int") // sub("int")
+                case "%":
+                    return sub("int") % sub("int")
+                case "neg":
+                    return -sub("int")
+                case "abs":
+                    return sub("int").abs()
+                case "cast":
+                    return sub("float", "decimal", "text", "bool", "int").cast(draw(st.sampled_from([Int64, Int32])))
+                case "part":
+                    part = choice("year", "month", "day", "hour", "minute", "day_of_week")
+                    return Expression(Call(part, (sub("time").node,)))
+                case "dpart":
+                    return Expression(Call(choice("year", "month", "day", "day_of_week"), (sub("date").node,)))
+                case "text":
+                    return sub("text").length()
+                case "bucket":
+                    return hash_bucket(sub("text", "int"), draw(st.sampled_from([1, 2, 97, 2**31 - 1])))
+                case _:
+                    return Expression(Call(choice("floor", "ceil"), (sub("int").node,))).round(2)
+        case "float":
+            match choice("+", "-", "*", "/", "neg", "abs", "round", "floor", "ceil", "cast", "seconds", "epoch"):
+                case "+":
+                    return sub("float") + sub(*NUMBER_KINDS)
+                case "-":
+                    return sub(*NUMBER_KINDS) - sub("float")
+                case "*":
+                    return sub("float") * sub(*NUMBER_KINDS)
+                case "/":
+                    return sub(*NUMBER_KINDS) / sub(*NUMBER_KINDS)
+                case "neg":
+                    return -sub("float")
+                case "abs":
+                    return sub("float").abs()
+                case "round":
+                    return sub("float").round(draw(st.integers(0, 9)))
+                case "floor":
+                    return sub("float").floor()
+                case "ceil":
+                    return sub("float").ceil()
+                case "cast":
+                    target = draw(st.sampled_from([Float64, Float32]))
+                    return sub("int", "decimal", "text", "bool", "float").cast(target)
+                case "seconds":
+                    return seconds_between(sub("time"), sub("time"))
+                case _:
+                    return sub("time").epoch_seconds()
+        case "decimal":
+            match choice("+", "-", "*", "neg", "abs", "round", "floor", "ceil", "cast"):
+                case "+":
+                    return sub("decimal") + sub("decimal", "int")
+                case "-":
+                    return sub("decimal", "int") - sub("decimal")
+                case "*":
+                    return sub("decimal") * sub("decimal", "int")
+                case "neg":
+                    return -sub("decimal")
+                case "abs":
+                    return sub("decimal").abs()
+                case "round":
+                    return sub("decimal").round(draw(st.integers(0, 9)))
+                case "floor":
+                    return sub("decimal").floor()
+                case "ceil":
+                    return sub("decimal").ceil()
+                case _:
+                    target = draw(st.sampled_from([Decimal(18, 2), Decimal(18, 18), Decimal(5, 1), Decimal(9, 0)]))
+                    return sub("int", "float", "decimal", "text").cast(target)
+        case "text":
+            match choice("lower", "upper", "substring", "concat", "cast"):
+                case "lower":
+                    return sub("text").lower()
+                case "upper":
+                    return sub("text").upper()
+                case "substring":
+                    return sub("text").substring(draw(st.integers(0, 3)), draw(st.integers(0, 3)))
+                case "concat":
+                    return concat(sub("text"), sub("text"))
+                case _:
+                    return sub("int", "decimal", "bool").cast(String)
+        case "bool":
+            match choice("compare", "compare", "and", "or", "not", "null", "in", "between", "text", "cast"):
+                case "compare":
+                    one = choice(*KINDS)
+                    other = choice(*NUMBER_KINDS) if one in NUMBER_KINDS else one
+                    operator = choice("eq", "ne", "lt", "le", "gt", "ge")
+                    return Expression(Call(operator, (sub(one).node, sub(other).node)))
+                case "and":
+                    return sub("bool") & sub("bool")
+                case "or":
+                    return sub("bool") | sub("bool")
+                case "not":
+                    return ~sub("bool")
+                case "null":
+                    return Expression(Call(choice("is_null", "is_not_null"), (sub(*KINDS).node,)))
+                case "in":
+                    one = choice(*KINDS)
+                    items = [draw(constants(one)) for _ in range(draw(st.integers(0, 3)))]
+                    return sub(one).is_in(items)
+                case "between":
+                    one = choice(*KINDS)
+                    return sub(one).between(sub(one), sub(one))
+                case "text":
+                    function = choice("starts_with", "ends_with", "contains")
+                    return Expression(Call(function, (sub("text").node, sub("text").node)))
+                case _:
+                    return sub("text").cast(Bool)
+        case "time":
+            match choice("+", "-", "cast"):
+                case "+":
+                    return sub("time") + draw(st.sampled_from([hours(1), seconds(1), days(36500)]))
+                case "-":
+                    return sub("time") - draw(st.sampled_from([hours(1), seconds(1), days(36500)]))
+                case _:
+                    return sub("date", "text").cast(Timestamp)
+        case _:
+            return sub("time", "text").cast(Date)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(expression=st.sampled_from(KINDS).flatmap(lambda kind: expressions(kind, 3)), rows=ROWS)
+def test_random_expressions_agree_to_the_bit(
+    connection: duckdb.DuckDBPyConnection, expression: Expression, rows: list[dict[str, Physical]]
+) -> None:
+    node = expression.node
+    try:
+        infer(node, SCHEMA)
+    except ExprError:
+        assume(False)
+    assert bits(in_duckdb(connection, node, SCHEMA, rows)) == bits(in_python(node, SCHEMA, rows))
+    assert from_json(json.loads(json.dumps(to_json(node)))) == node
