@@ -1,0 +1,14 @@
+"""What was applied: revisions of the plan, versions of services, who did what; in SQLite or PostgreSQL."""
+
+from featurestore.registry.records import AuditEntry, Revision, RevisionSummary, ServiceVersion
+from featurestore.registry.registry import SCHEMA_VERSION, Registry, open_registry
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AuditEntry",
+    "Registry",
+    "Revision",
+    "RevisionSummary",
+    "ServiceVersion",
+    "open_registry",
+]
