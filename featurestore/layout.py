@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from featurestore.aggregates import AGGREGATES, Field, Reduction, bind, fields, has_null_bit, ordered
 from featurestore.expr import Expr, infer, to_json
 from featurestore.ir import LATEST, Feature, View, canonical, digest, feature_meaning
-from featurestore.types import DType
+from featurestore.types import DType, type_to_json
 
 LAYOUT_VERSION = 1
 
@@ -127,7 +127,11 @@ def storage_fingerprint(view: View) -> str:
     layout = layout_of(view)
     first = feature_meaning(view, view.features[0])
     meaning = {k: first[k] for k in ("location", "stream", "lateness", "filter", "keys", "event_time", "event_id")}
+    # The types of what is read decide the width of a field; which copy of an event stays decides what is in it.
+    meaning["types"] = [[c, type_to_json(view.source.schema[c])] for c in sorted(view.reads | set(view.order))]
+    meaning["arrival_time"] = view.source.arrival_time if view.source.event_id or view.source.stream else None
     ties = bool(layout.latest) or any(ordered(s.reduction) for level in layout.levels for s in level.slots)
+    ties = ties or view.source.event_id is not None
     slots = [[[level.hop, level.lifetime, level.reach], [_slot_text(s.reduction, s.where) for s in level.slots]]
              for level in layout.levels]
     latest = [canonical(to_json(c.value)) for c in layout.latest]
