@@ -135,8 +135,8 @@ class Registry:
     def mark_served(self, name: str, version: int, at: int, fingerprint: str | None = None) -> None:
         """Records that a version begins to serve at `at`; only the first call counts, repeats are free.
 
-        Call it before the first value goes out. With the `fingerprint` of what was loaded it is sure that just
-        this was served: RegistryError when the version was replaced since. Raises NotFound.
+        Call it before the first value goes out. With the `fingerprint` of what was loaded it is sure that
+        just this was served: RegistryError when the version was replaced since. Raises NotFound.
         """
         mark = (name, version, fingerprint)
         if mark in self._served:
@@ -173,10 +173,10 @@ class Registry:
     ) -> Revision:
         """Makes `plan` the next revision: all of it, or after an exception or a crash nothing.
 
-        `service_versions` are added, or take the place of the same version that has not served; every version
-        of the services named in `retire` is retired. `changes` (plain JSON values) go to the audit log. Raises
-        PlanConflict when the registry is no longer at `expected_revision`, and ServiceImmutable when a version
-        to replace has served meanwhile.
+        `service_versions` are added, or take the place of the same version that has not served; every
+        version of the services named in `retire` is retired. `changes` (plain JSON) go to the audit log.
+        Raises PlanConflict when the registry is no longer at `expected_revision`, and ServiceImmutable when
+        a version to replace has served meanwhile.
         """
         number = expected_revision + 1
         with self._writing() as (transaction, current):
