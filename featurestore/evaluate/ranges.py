@@ -37,8 +37,8 @@ class Ranges(Protocol):
     """Aggregates of the rows in each of many ranges; every result has one entry per range, in their order.
 
     `values`, `mask`, `count`, … have one entry per row. Floats must not be NaN: give a NULL the neutral value
-    of what is computed, or name it in a mask. Sums that exceed float64 come out as inf or NaN, without a
-    warning.
+    of what is computed, or name it in a mask. Where a sum or a power exceeds float64 on the way, the answer
+    is inf or NaN, without a warning.
     """
 
     @property
@@ -198,7 +198,7 @@ class _Ranges:
 
 
 class GatheredRanges(_Ranges):
-    """Every range's rows laid end to end, then one `reduceat`. Cost: the total length of the ranges."""
+    """Every range's rows laid end to end, then one `reduceat`: costs grow with their total length."""
 
     def __init__(self, lo: Array, hi: Array, n: int) -> None:
         super().__init__(lo, hi, n)
@@ -393,10 +393,8 @@ class _MomentFold:
             width = 1 << (level - 1)
             starts = np.arange(0, blocks.n, width)
             ends = np.minimum(starts + width, blocks.n) - 1
-            odd = (
-                starts >> (level - 1)
-            ) & 1 == 1  # after the middle of a pair: forwards; before it: backwards
-            self._shift = np.where(odd, blocks.anchor(starts), blocks.anchor_before(ends))
+            after = (starts >> (level - 1)) & 1 == 1  # the middle of its pair; all its pieces share its start
+            self._shift = np.where(after, blocks.anchor(starts), blocks.anchor_before(ends))
             self._table = blocks.accumulate(self._shift, lambda: _level_sheets(blocks.n, level - 1))
 
     def tail_of_block(self, first: Array) -> tuple[Array, ...]:
@@ -514,13 +512,15 @@ def _moments(n: Array, shift: Array, sums: list[Array]) -> Moments:
 
 
 def _merge(a: Moments, b: Moments, *, maybe_empty: bool) -> Moments:
-    """The moments of both together: Chan, Golub and LeVeque (1983); orders 3 and 4 from Pébay (2008)."""
+    """The moments of both together: Chan, Golub and LeVeque (1983); orders 3 and 4 from Pébay (2008).
+
+    An empty side was summed about a value outside it, so its mean is overwritten: it might round or overflow.
+    """
     (na, ha, la, *ma), (nb, hb, lb, *mb) = a, b
     n = na + nb
     if maybe_empty:
-        none = na == 0
-        np.copyto(ha, hb, where=none)
-        np.copyto(la, lb, where=none)
+        np.copyto(ha, hb, where=na == 0)
+        np.copyto(hb, ha, where=nb == 0)
     n_or_1 = np.maximum(n, 1.0) if maybe_empty else n
     rb = nb / n_or_1
     delta = (hb - ha) + (lb - la)
@@ -580,17 +580,16 @@ def _level_sheets(n: int, half: int) -> Iterator[_Sheet]:
     pairs = n // (2 * width)
     end = pairs * 2 * width
     if pairs:
-        yield _Sheet(0, end, 2 * width, slice(0, width), slice(0, 2 * pairs, 2), True)
-        yield _Sheet(0, end, 2 * width, slice(width, None), slice(1, 2 * pairs, 2), False)
+        yield _Sheet(0, end, 2 * width, slice(0, width), slice(0, 2 * pairs, 2), backwards=True)
+        yield _Sheet(0, end, 2 * width, slice(width, None), slice(1, 2 * pairs, 2), backwards=False)
     if n - end > width:
         middle = end + width
-        yield _Sheet(end, middle, width, slice(None), slice(2 * pairs, 2 * pairs + 1), True)
-        yield _Sheet(middle, n, n - middle, slice(None), slice(2 * pairs + 1, 2 * pairs + 2), False)
+        yield _Sheet(end, middle, width, slice(None), slice(2 * pairs, 2 * pairs + 1), backwards=True)
+        yield _Sheet(middle, n, n - middle, slice(None), slice(2 * pairs + 1, 2 * pairs + 2), backwards=False)
 
 
 def _steps(first: Array, last: Array) -> Iterator[tuple[int, int]]:
-    """`(step, i)` for each step after a range's first row: the ranges from `i` on, longer ones, have a row
-    there."""
+    """Walk ranges row by row, shortest first: `(step, i)` where the ranges from `i` on have a row `step`."""
     sizes = last - first
     for step in range(1, int(sizes[-1]) + 1):
         yield step, int(np.searchsorted(sizes, step))
