@@ -30,7 +30,9 @@ mean_low`, and `mk` the sum of `(x - mean) ** k`. All are 0 where the count is 0
 _UFUNCS = (np.add, np.minimum, np.maximum, np.bitwise_or, np.logical_or)
 _SHIFT = 5
 BLOCK = 1 << _SHIFT  # rows whose running aggregates are kept from both ends
-_CHUNK = 1 << 15  # ranges worked on at a time: their temporaries stay in the cache
+_CHUNK = (
+    1 << 16
+)  # ranges worked on at a time: small enough for the cache, large enough for threads to overlap
 
 
 class Ranges(Protocol):
