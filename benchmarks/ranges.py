@@ -9,6 +9,7 @@ gather for the ranges. One thread unless it says two; each figure is the better 
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import sys
@@ -86,6 +87,13 @@ def training(n: int, spine_rows: int) -> None:
     measured("moments_of_values", floor, lambda: ranges.moments_of_values(x, None))
     measured("moments_of_values, 5 % not valid", floor, lambda: ranges.moments_of_values(x, valid))
     print(f"{'':<46}{peak_mb() - before:9,} MB more at the peak")
+    works = [(np.add, 0.0), (np.minimum, np.inf)]
+    with ThreadPoolExecutor(2) as pool:
+        measured(
+            "add and minimum, float64, two threads at once",
+            floor,
+            lambda: list(pool.map(lambda work: ranges.reduce(work[0], x, work[1]), works)),
+        )
     measured(
         "moments_of_values to order 4, 5 % not valid", floor, lambda: ranges.moments_of_values(x, valid, 4)
     )
