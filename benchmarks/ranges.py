@@ -124,9 +124,8 @@ def online(entities: int, tiles: int) -> None:
 
 def main() -> None:
     n, spine_rows = [int(text) for text in sys.argv[1:3]] + [10_000_000, 1_000_000][len(sys.argv) - 1 :]
-    print(
-        f"{platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}, one thread unless it says two"
-    )
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, ", end="")
+    print(f"NumPy {np.__version__}, one thread unless it says two")
     training(n, spine_rows)
     online(100, 60)
 
