@@ -183,7 +183,9 @@ def money(unscaled: int | None) -> tuple[DType, Physical]:
 
 
 def at(moment: str) -> tuple[DType, Physical]:
-    return Timestamp, (dt.datetime.fromisoformat(moment) - dt.datetime(1970, 1, 1)) // dt.timedelta(microseconds=1)
+    return Timestamp, (dt.datetime.fromisoformat(moment) - dt.datetime(1970, 1, 1)) // dt.timedelta(
+        microseconds=1
+    )
 
 
 def on(day: str) -> tuple[DType, Physical]:
@@ -351,6 +353,7 @@ CASES = [
     case("a date with a time is no date", s.cast(Date), None, s=text("1969-12-31 00:00:00")),
     case("an integer becomes text", a.cast(String), str(MIN), a=i64(MIN)),
     case("a decimal becomes text with all its digits", m.cast(String), "-0.05", m=money(-5)),
+    case("a decimal without whole digits has a zero before its point", m.cast(String), "0.5", m=(Decimal(1, 1), 5)),
     case("a truth becomes text", col("p").cast(String), "false", p=truth(False)),
     case("a truth becomes a number", col("p").cast(Int64) + 1, 2, p=truth(True)),
     case("a column's name may hold quotes", col('a "b"') + 1, 2, **{'a "b"': i64(1)}),
@@ -384,7 +387,26 @@ SCHEMA: dict[str, DType] = {
 }  # fmt: skip
 
 MIN_T, MAX_T = -62135596800000000, 253402300799999999
-INTS = [0, 1, -1, 2, -2, 3, 7, -7, 10, 2**31 - 1, -(2**31), 2**53, 2**53 + 1, MAX, MIN, MAX - 1, MIN + 1, 10**18]
+INTS = [
+    0,
+    1,
+    -1,
+    2,
+    -2,
+    3,
+    7,
+    -7,
+    10,
+    2**31 - 1,
+    -(2**31),
+    2**53,
+    2**53 + 1,
+    MAX,
+    MIN,
+    MAX - 1,
+    MIN + 1,
+    10**18,
+]
 FLOATS = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.5, 2.5, -2.5, 0.1, 1.005, 1e15, 2.0**53, 2.0**63, -(2.0**63), 1e18,
           1e308, -1e308, 5e-324, math.nan, math.inf, -math.inf, 0.49999999999999994, 4503599627370497.5]  # fmt: skip
 TEXTS = ["", "a", "B", "abc", "ABC", "é", "É", "e\u0301", "\U0001f600", "\uffee", "it's", "1", "-1", "+1", "1.5",
@@ -404,7 +426,8 @@ def values_of(dtype: DType) -> st.SearchStrategy[Physical]:
         Int32: st.sampled_from([n for n in INTS if -(2**31) <= n < 2**31]),
         Float64: st.sampled_from(FLOATS) | st.floats(),
         Float32: st.floats(width=32),
-        String: st.sampled_from(TEXTS) | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6),
+        String: st.sampled_from(TEXTS)
+        | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6),
         Bool: st.booleans(),
         Timestamp: st.sampled_from(TIMES) | st.integers(MIN_T, MAX_T),
         Date: st.sampled_from(DATES),
@@ -415,7 +438,15 @@ def values_of(dtype: DType) -> st.SearchStrategy[Physical]:
 ROWS = st.lists(st.fixed_dictionaries({n: values_of(t) for n, t in SCHEMA.items()}), min_size=1, max_size=5)
 NUMBER_KINDS = ["int", "float", "decimal"]
 KINDS = [*NUMBER_KINDS, "text", "bool", "time", "date"]
-LEAF_COLUMNS = {"int": "ijk", "float": "xyf", "decimal": "mwug", "text": "sv", "bool": "pq", "time": "to", "date": "de"}
+LEAF_COLUMNS = {
+    "int": "ijk",
+    "float": "xyf",
+    "decimal": "mwug",
+    "text": "sv",
+    "bool": "pq",
+    "time": "to",
+    "date": "de",
+}
 
 
 @st.composite
@@ -424,9 +455,16 @@ def constants(draw: st.DrawFn, kind: str) -> Expression:
         case "int":
             return lit(draw(st.sampled_from(INTS)))
         case "float":
-            return lit(draw(st.sampled_from([f for f in FLOATS if math.isfinite(f)]) | st.floats(allow_nan=False, allow_infinity=False)))
+            return lit(
+                draw(
+                    st.sampled_from([f for f in FLOATS if math.isfinite(f)])
+                    | st.floats(allow_nan=False, allow_infinity=False)
+                )
+            )
         case "decimal":
-            return lit(draw(st.sampled_from([D("0"), D("0.5"), D("-1.25"), D("100"), D("0.001"), D("99999.99999")])))
+            return lit(
+                draw(st.sampled_from([D("0"), D("0.5"), D("-1.25"), D("100"), D("0.001"), D("99999.99999")]))
+            )
         case "text":
             return lit(draw(st.sampled_from(TEXTS)))
         case "bool":
@@ -463,7 +501,9 @@ def expressions(draw: st.DrawFn, kind: str, depth: int) -> Expression:
             return greatest(sub(kind), sub(kind))
     match kind:
         case "int":
-            match choice("+", "-", "*", "//", "%", "neg", "abs", "cast", "part", "dpart", "text", "bucket", "same"):
+            match choice(
+                "+", "-", "*", "//", "%", "neg", "abs", "cast", "part", "dpart", "text", "bucket", "same"
+            ):
                 case "+":
                     return sub("int") + sub("int")
                 case "-":
@@ -479,12 +519,16 @@ def expressions(draw: st.DrawFn, kind: str, depth: int) -> Expression:
                 case "abs":
                     return sub("int").abs()
                 case "cast":
-                    return sub("float", "decimal", "text", "bool", "int").cast(draw(st.sampled_from([Int64, Int32])))
+                    return sub("float", "decimal", "text", "bool", "int").cast(
+                        draw(st.sampled_from([Int64, Int32]))
+                    )
                 case "part":
                     part = choice("year", "month", "day", "hour", "minute", "day_of_week")
                     return Expression(Call(part, (sub("time").node,)))
                 case "dpart":
-                    return Expression(Call(choice("year", "month", "day", "day_of_week"), (sub("date").node,)))
+                    return Expression(
+                        Call(choice("year", "month", "day", "day_of_week"), (sub("date").node,))
+                    )
                 case "text":
                     return sub("text").length()
                 case "bucket":
@@ -492,7 +536,9 @@ def expressions(draw: st.DrawFn, kind: str, depth: int) -> Expression:
                 case _:
                     return Expression(Call(choice("floor", "ceil"), (sub("int").node,))).round(2)
         case "float":
-            match choice("+", "-", "*", "/", "neg", "abs", "round", "floor", "ceil", "cast", "seconds", "epoch"):
+            match choice(
+                "+", "-", "*", "/", "neg", "abs", "round", "floor", "ceil", "cast", "seconds", "epoch"
+            ):
                 case "+":
                     return sub("float") + sub(*NUMBER_KINDS)
                 case "-":
@@ -537,7 +583,9 @@ def expressions(draw: st.DrawFn, kind: str, depth: int) -> Expression:
                 case "ceil":
                     return sub("decimal").ceil()
                 case _:
-                    target = draw(st.sampled_from([Decimal(18, 2), Decimal(18, 18), Decimal(5, 1), Decimal(9, 0)]))
+                    target = draw(
+                        st.sampled_from([Decimal(18, 2), Decimal(18, 18), Decimal(5, 1), Decimal(9, 0)])
+                    )
                     return sub("int", "float", "decimal", "text").cast(target)
         case "text":
             match choice("lower", "upper", "substring", "concat", "cast"):
@@ -590,7 +638,9 @@ def expressions(draw: st.DrawFn, kind: str, depth: int) -> Expression:
             return sub("time", "text").cast(Date)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(expression=st.sampled_from(KINDS).flatmap(lambda kind: expressions(kind, 3)), rows=ROWS)
 def test_random_expressions_agree_to_the_bit(
     connection: duckdb.DuckDBPyConnection, expression: Expression, rows: list[dict[str, Physical]]

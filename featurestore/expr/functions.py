@@ -249,10 +249,14 @@ def _constant(arg: Argument, what: str, low: int, high: int) -> int:
             raise Mismatch(f"{what} must be a plain integer", f"write a number from {low} to {high}")
 
 
-def _compared(types: Sequence[DType]) -> DType:
-    """The type values are compared in."""
+def _compared(args: Sequence[Argument]) -> DType:
+    """The type values are compared in; of Decimals one just wide enough, so that most columns stay as they are."""
+    types = _types(args)
     if all(map(is_numeric, types)):
-        return _domain(types)
+        domain = _domain(types)
+        if isinstance(domain, DecimalType):
+            return DecimalType(max(map(_digits_needed, args)) + domain.scale, domain.scale)
+        return domain
     first = types[0]
     if all(t == first for t in types) and isinstance(first, Scalar):
         return first
@@ -267,7 +271,7 @@ def _compared(types: Sequence[DType]) -> DType:
 
 
 def _compare(args: Sequence[Argument]) -> Signature:
-    common = _compared(_types(args))
+    common = _compared(args)
     return Signature((common,) * len(args), Bool)
 
 
@@ -303,7 +307,7 @@ def common_type(args: Sequence[Argument]) -> DType:
 def _digits_needed(arg: Argument) -> int:
     match arg.node:
         case Literal(int() as value, dtype) if dtype in INT_BOUNDS:
-            return max(len(str(abs(value))), 1)
+            return len(str(abs(value)))
         case _:
             return _whole_digits(arg.dtype)
 

@@ -191,5 +191,9 @@ def coerce(typed: Typed, dtype: DType) -> Typed:
     match typed.node:
         case Literal(int() as value) if is_integer(typed.dtype) and dtype == Float64:
             return Typed(Literal(float(value), Float64), Float64)
+        case Literal(int() as value) if is_integer(typed.dtype) and isinstance(dtype, DecimalType):
+            unscaled = value * 10**dtype.scale
+            kept = unscaled if abs(unscaled) < 10**dtype.precision else None
+            return Typed(Literal(kept, dtype), dtype)
         case _:
             return Typed(Cast(typed.node, dtype), dtype, (typed,))
