@@ -6,6 +6,7 @@ are one slot. Slots are sorted by their canonical text, so the order in which fe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -70,9 +71,12 @@ class Layout:
     parts: Mapping[str, Mapping[str, str]] = field(compare=False, hash=False)
 
     @property
-    def coarsest(self) -> int:
-        """The coarsest hop in microseconds; 1 for a view of latest values alone."""
-        return self.levels[-1].hop if self.levels else 1
+    def grid(self) -> int:
+        """The microseconds a cut between base and head is a multiple of: every tile lies on one side of it.
+
+        The coarsest hop where the hops nest, their least common multiple where not, 1 for latest values alone.
+        """
+        return math.lcm(*(level.hop for level in self.levels))
 
     def level(self, hop: int) -> Level:
         return next(level for level in self.levels if level.hop == hop)
