@@ -1,6 +1,7 @@
 """What was applied: revisions of the plan, versions of services, who did what; in SQLite or PostgreSQL."""
 
-from featurestore.registry.records import AuditEntry, Revision, RevisionSummary, ServiceVersion
+from featurestore.registry.connection import masked
+from featurestore.registry.records import AuditEntry, Revision, RevisionSummary, ServiceVersion, version_of
 from featurestore.registry.registry import SCHEMA_VERSION, Registry, open_registry
 
 __all__ = [
@@ -10,5 +11,7 @@ __all__ = [
     "Revision",
     "RevisionSummary",
     "ServiceVersion",
+    "masked",
     "open_registry",
+    "version_of",
 ]
