@@ -1,0 +1,93 @@
+"""A feature store: one definition, the same value in a training set and in an online read.
+
+Import names one by one, or `import featurestore as fs`, so that `fs.sum`, `fs.min` and `fs.max` shadow nothing. Names
+are loaded when they are first used: importing the package itself costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featurestore.declare import BatchSource as BatchSource
+    from featurestore.declare import Csv as Csv
+    from featurestore.declare import Delta as Delta
+    from featurestore.declare import Entity as Entity
+    from featurestore.declare import FeatureService as FeatureService
+    from featurestore.declare import FeatureView as FeatureView
+    from featurestore.declare import Files as Files
+    from featurestore.declare import Iceberg as Iceberg
+    from featurestore.declare import Json as Json
+    from featurestore.declare import Kafka as Kafka
+    from featurestore.declare import Parquet as Parquet
+    from featurestore.declare import Sql as Sql
+    from featurestore.declare import StreamSource as StreamSource
+    from featurestore.declare import count as count
+    from featurestore.declare import first as first
+    from featurestore.declare import last as last
+    from featurestore.declare import latest as latest
+    from featurestore.declare import max as max
+    from featurestore.declare import mean as mean
+    from featurestore.declare import min as min
+    from featurestore.declare import stddev_pop as stddev_pop
+    from featurestore.declare import stddev_samp as stddev_samp
+    from featurestore.declare import sum as sum
+    from featurestore.declare import var_pop as var_pop
+    from featurestore.declare import var_samp as var_samp
+    from featurestore.errors import FeatureStoreError as FeatureStoreError
+    from featurestore.expr import coalesce as coalesce
+    from featurestore.expr import col as col
+    from featurestore.expr import concat as concat
+    from featurestore.expr import greatest as greatest
+    from featurestore.expr import hash_bucket as hash_bucket
+    from featurestore.expr import least as least
+    from featurestore.expr import lit as lit
+    from featurestore.expr import seconds_between as seconds_between
+    from featurestore.expr import when as when
+    from featurestore.status import Status as Status
+    from featurestore.store import FeatureStore as FeatureStore
+    from featurestore.time import days as days
+    from featurestore.time import hours as hours
+    from featurestore.time import lifetime as lifetime
+    from featurestore.time import minutes as minutes
+    from featurestore.time import seconds as seconds
+    from featurestore.types import Bool as Bool
+    from featurestore.types import Date as Date
+    from featurestore.types import Decimal as Decimal
+    from featurestore.types import Float32 as Float32
+    from featurestore.types import Float64 as Float64
+    from featurestore.types import Int32 as Int32
+    from featurestore.types import Int64 as Int64
+    from featurestore.types import List as List
+    from featurestore.types import String as String
+    from featurestore.types import Timestamp as Timestamp
+    from featurestore.types import Vector as Vector
+
+_HOMES = {
+    "declare": (
+        "BatchSource Csv Delta Entity FeatureService FeatureView Files Iceberg Json Kafka Parquet Sql StreamSource "
+        "count first last latest max mean min stddev_pop stddev_samp sum var_pop var_samp"
+    ),
+    "errors": "FeatureStoreError",
+    "expr": "coalesce col concat greatest hash_bucket least lit seconds_between when",
+    "status": "Status",
+    "store": "FeatureStore",
+    "time": "days hours lifetime minutes seconds",
+    "types": "Bool Date Decimal Float32 Float64 Int32 Int64 List String Timestamp Vector",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = list(_HOME_OF)  # noqa: PLE0605  one list, not two to keep in step
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'featurestore' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"featurestore.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

@@ -144,9 +144,9 @@ class _Lowering:
             return None
         stream, lateness = None, None
         if isinstance(source, d.StreamSource):
-            stream, lateness = _location(source.stream), source.lateness.microseconds
+            stream, lateness = location_of(source.stream), source.lateness.microseconds
         return ir.Source(
-            name=source.name, location=_location(source.batch), columns=tuple(sorted(schema.items())),
+            name=source.name, location=location_of(source.batch), columns=tuple(sorted(schema.items())),
             event_time=source.event_time, arrival_time=source.arrival_time, event_id=source.event_id,
             tiebreak=tuple(source.tiebreak), stream=stream, lateness=lateness, about=_about(source),
         )
@@ -482,7 +482,8 @@ def _counts(names: Iterable[str]) -> dict[str, int]:
     return counts
 
 
-def _location(at: d.At | d.Wire) -> ir.Location:
+def location_of(at: d.At | d.Wire) -> ir.Location:
+    """Where a declared place lies, as the plan says it."""
     match at:
         case d.Parquet(path=path):
             return ir.Location("parquet", path)

@@ -225,3 +225,12 @@ def _ident(name: str) -> str:
 
 def _text(value: str) -> str:
     return literal(value, String, DUCKDB)
+
+
+def row_count(con: Connection, location: Location, root: Path) -> int | None:
+    """How many rows a location holds when its files' metadata says so, None when only reading them would tell."""
+    if location.kind != "parquet":
+        return None
+    table = location_sql(con, location, root)
+    found = con.execute(f"SELECT sum(num_rows) FROM {table.replace('read_parquet', 'parquet_file_metadata', 1)}").fetchone()
+    return None if found is None or found[0] is None else int(found[0])

@@ -1,0 +1,269 @@
+"""`FeatureStore`, the object users know: a thin face, each method one verb of the floor below."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from featurestore import declare as d
+from featurestore import ir, planning
+from featurestore.compile.sources import connect, inspect, row_count
+from featurestore.config import load_config
+from featurestore.errors import NotFound, RequestError, Unsupported
+from featurestore.lower import location_of, lower
+from featurestore.materialize import Materialized, Progress, materialize_view
+from featurestore.online.store import open_store
+from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
+from featurestore.repo import load_declarations
+from featurestore.selection import select_views
+from featurestore.serving import OnlineFeatures, Reader, Rows
+from featurestore.training import TrainingSet
+
+Moment = datetime | str | int
+Asked = str | d.FeatureView | d.ViewOn | d.FeatureService | Sequence["str | d.FeatureView | d.ViewOn"]
+
+
+class FeatureStore:
+    """One project: a folder with `fs.toml` and definitions, its registry and its online store.
+
+    `environment` takes the overrides of `[env.NAME]`. Nothing is opened before it is needed; `close()` or a `with` block
+    lets go of what was.
+    """
+
+    def __init__(self, folder: str | Path = "definitions", environment: str | None = None) -> None:
+        self.config = load_config(Path(folder), environment)
+        self.registry: Registry = open_registry(self.config.registry_url, self.config.root)
+        self._online: Any = None
+        self._readers: dict[str, tuple[Reader, ServiceVersion | None]] = {}
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the online store. The next call opens it again."""
+        with self._lock:
+            if self._online is not None:
+                self._online.close()
+            self._online = None
+            self._readers.clear()
+
+    # ------------------------------------------------------------------------------------------ definitions and plan
+
+    def definitions(self) -> ir.Plan:
+        """What the definitions mean, applied or not. Raises DefinitionError with every mistake in them."""
+        return self._lower(load_declarations(self.config))
+
+    def plan(self) -> planning.ChangePlan:
+        """What applying the definitions would change, and what that costs."""
+        desired = self.definitions()
+        with self._duckdb() as con:
+            return planning.plan(self.registry, desired, lambda s: row_count(con, s.location, self.config.root))
+
+    def apply(self, plan: planning.ChangePlan | None = None, *, who: str | None = None) -> Revision:
+        """Executes exactly `plan`, or the plan of now. Raises PlanConflict if somebody applied in between."""
+        change = self.plan() if plan is None else plan
+        revision = planning.apply(self.registry, change, who or _user(), _now())
+        with self._lock:
+            self._readers.clear()
+        return revision
+
+    # -------------------------------------------------------------------------------------------------- batch to online
+
+    def materialize(
+        self,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        select: str | Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> list[Materialized]:
+        """Writes the applied views to the online store, as of `end` (exclusive, now by default).
+
+        `start` leaves out what came before. `select` names views, services, `tag:…` or `owner:…`.
+        """
+        plan = self.registry.current().plan
+        views = select_views(plan, select)
+        if not views:
+            raise NotFound("applied feature view", "*", (), "the registry; run `fs apply` first")
+        first = None if start is None else _moment(start)
+        last = _now() if end is None else _moment(end)
+        done = []
+        with self._duckdb() as con:
+            for view in views:
+                done.append(
+                    materialize_view(
+                        con, self._store(), view, self.config.root, start=first, end=last, progress=progress
+                    )
+                )
+        with self._lock:
+            for reader, _ in self._readers.values():
+                reader.forget()
+        return done
+
+    # ------------------------------------------------------------------------------------------------------------ reads
+
+    def get_online_features(
+        self,
+        service: Asked,
+        entities: Rows,
+        *,
+        request: Rows | None = None,
+        at: Moment | None = None,
+        timeout: float | None = None,
+        scaled: bool = False,
+        capture: bool = True,
+    ) -> OnlineFeatures:
+        """Feature vectors for entity rows: a dict of columns (scalars broadcast) or a list of row dicts.
+
+        `at` replays a past moment: exact when nothing newer was written, else the status says INEXACT. `timeout` is in
+        seconds. `capture` has no effect on a service that declares none.
+        """
+        if scaled:
+            raise Unsupported("this version", "scale features", "scale=None, and a scaler of the model's own")
+        if request:
+            raise RequestError("no service reads request columns yet\n  leave request= out")
+        reader, version = self._reader(service)
+        result = reader.read(entities, None if at is None else _moment(at), timeout)
+        if version is not None:
+            self.registry.mark_served(version.name, version.version, _now(), version.fingerprint)
+        return result
+
+    async def get_online_features_async(self, service: Asked, entities: Rows, **options: Any) -> OnlineFeatures:
+        """`get_online_features` without blocking the event loop."""
+        return await asyncio.to_thread(self.get_online_features, service, entities, **options)
+
+    def get_historical_features(
+        self,
+        spine: Any,
+        service: Asked,
+        *,
+        timestamp: str = "event_timestamp",
+        knowledge: Literal["corrected", "arrived"] = "corrected",
+        lag: timedelta | Mapping[str, timedelta] | None = None,
+        scaled: bool = False,
+        statuses: bool = False,
+        full_names: bool = False,
+    ) -> TrainingSet:
+        """A point-in-time training set: for each spine row the values as of its `timestamp`, in the spine's order.
+
+        `spine` is Arrow, pandas, polars, a DuckDB relation or a path, with the service's keys. `full_names` names every
+        feature `view__feature`. Nothing is computed before the set is read.
+        """
+        if knowledge != "corrected" or lag is not None:
+            raise Unsupported("this version", "ask what had arrived at a moment", 'knowledge="corrected" without a lag')
+        if scaled:
+            raise Unsupported("this version", "scale features", "scaled=False, and a scaler of the model's own")
+        found, views, _ = self._resolve(service)
+        if full_names:
+            found = _fully_named(found)
+        return TrainingSet(self.config, found, views, spine, timestamp, statuses=statuses)
+
+    # ---------------------------------------------------------------------------------------------------------- inside
+
+    @contextmanager
+    def _duckdb(self) -> Any:
+        con = connect(self.config.memory_limit, self.config.threads, self.config.offline / "spill")
+        try:
+            yield con
+        finally:
+            con.close()
+
+    def _lower(self, declarations: Sequence[d.Declaration]) -> ir.Plan:
+        with self._duckdb() as con:
+            return lower(declarations, lambda s: inspect(con, location_of(s.batch), self.config.root))
+
+    def _store(self) -> Any:
+        with self._lock:
+            if self._online is None:
+                self._online = open_store(self.config.online_url, self.config.root)
+            return self._online
+
+    def _reader(self, asked: Asked) -> tuple[Reader, ServiceVersion | None]:
+        name = asked if isinstance(asked, str) else None
+        with self._lock:
+            if name is not None and name in self._readers:
+                return self._readers[name]
+            service, views, version = self._resolve(asked)
+            found = Reader(self._store(), service, views), version
+            if name is not None:
+                self._readers[name] = found
+            return found
+
+    def _resolve(self, asked: Asked) -> tuple[ir.Service, Mapping[str, ir.View], ServiceVersion | None]:
+        """What is asked for as a service and its views; with the applied version when it is a name that was applied."""
+        if isinstance(asked, str) and ":" not in asked:
+            try:
+                version = self.registry.service(asked)
+            except NotFound:
+                plan = self.definitions()
+                known = [s.name for s in plan.services]
+                if asked not in known:
+                    raise NotFound("feature service", asked, known) from None
+                return plan.service(asked), {v.name: v for v in plan.views}, None
+            service, views = planning.readable(version, self.registry.current().plan)
+            return service, views, version
+        if isinstance(asked, d.FeatureService):
+            wanted = asked
+        else:
+            items = [asked] if isinstance(asked, str | d.FeatureView | d.ViewOn) else list(asked)
+            wanted = d.FeatureService("selection", [self._item(i) for i in items])
+        plan = self._lower(d.declarations_in([wanted]))
+        return plan.service(wanted.name), {v.name: v for v in plan.views}, None
+
+    def _item(self, item: str | d.FeatureView | d.ViewOn) -> d.FeatureView | d.ViewOn:
+        if not isinstance(item, str):
+            return item
+        name, _, feature = item.partition(":")
+        views = {v.name: v for v in load_declarations(self.config) if isinstance(v, d.FeatureView)}
+        if name not in views:
+            raise NotFound("feature view", name, views)
+        return views[name][feature] if feature else views[name]
+
+
+def _fully_named(service: ir.Service) -> ir.Service:
+    reads = tuple(
+        ir.Read(r.view, r.feature, r.output if r.output.startswith(f"{r.view}__") else f"{r.view}__{r.output}", r.keys, r.dtype)
+        for r in service.reads
+    )
+    return ir.Service(service.name, reads, service.max_staleness, service.about)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _moment(value: Moment) -> int:
+    """Microseconds since 1970 of an instant: a datetime or ISO text (UTC unless it says otherwise), or microseconds."""
+    if isinstance(value, bool) or not isinstance(value, int | str | datetime):
+        raise RequestError(f"{value!r} is not a moment\n  give a datetime, ISO text, or microseconds since 1970")
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError as error:
+            raise RequestError(f"{value!r} is not a moment\n  write 2013-07-01T12:00:00, in UTC unless it says otherwise") from error
+    aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
