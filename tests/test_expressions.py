@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal as D
+from decimal import Decimal as D  # noqa: N817
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from featurestore.expr import (
     when,
 )
 from featurestore.expr.functions import row_functions
+from featurestore.expr.literals import EPOCH
 from featurestore.time import DAY, days, hours, seconds
 from featurestore.types import (
     Bool,
@@ -147,15 +149,15 @@ def bits(values: Sequence[Any]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Case_:
+class Sentence:
     name: str
     expression: Expression
     want: Any
     columns: tuple[tuple[str, DType, Physical], ...] = ()
 
 
-def case(name: str, expression: Expression, want: Any, **columns: tuple[DType, Physical]) -> Case_:
-    return Case_(name, expression, want, tuple((n, t, v) for n, (t, v) in columns.items()))
+def case(name: str, expression: Expression, want: Any, **columns: tuple[DType, Physical]) -> Sentence:
+    return Sentence(name, expression, want, tuple((n, t, v) for n, (t, v) in columns.items()))
 
 
 MAX, MIN = 2**63 - 1, -(2**63)
@@ -183,9 +185,7 @@ def money(unscaled: int | None) -> tuple[DType, Physical]:
 
 
 def at(moment: str) -> tuple[DType, Physical]:
-    return Timestamp, (dt.datetime.fromisoformat(moment) - dt.datetime(1970, 1, 1)) // dt.timedelta(
-        microseconds=1
-    )
+    return Timestamp, (dt.datetime.fromisoformat(moment) - EPOCH) // dt.timedelta(microseconds=1)
 
 
 def on(day: str) -> tuple[DType, Physical]:
@@ -223,7 +223,8 @@ CASES = [
     case("minus zero from a product is zero", x * -1.0, 0.0, x=f64(0.0)),
     case("minus zero from a negation is zero", -x, 0.0, x=f64(0.0)),
     case("minus zero from an underflow is zero", x * 1e-300, 0.0, x=f64(-1e-300)),
-    case("a 32-bit float computes in 64 bits", x + 0.1, 0.1 + 0.10000000149011612, x=(Float32, 0.10000000149011612)),
+    case("a 32-bit float computes in 64 bits", x + 0.1, 0.1 + 0.10000000149011612,
+         x=(Float32, 0.10000000149011612)),
     case("decimals add exactly", m + D("0.005"), 15, m=(Decimal(4, 2), 1)),
     case("a decimal and an integer add exactly", m + 1, 110, m=money(10)),
     case("a decimal sum beyond 18 digits is NULL", m + m, None, m=(Decimal(18, 0), 10**18 - 1)),
@@ -232,7 +233,8 @@ CASES = [
     case("a product of decimals beyond 18 digits is NULL", m * m, None, m=(Decimal(18, 2), 10**18 - 1)),
     case("decimals divide in doubles", m / 3, 0.1 / 3, m=money(10)),
     case("a decimal and a double make a double", m * 0.5, 0.05, m=money(10)),
-    case("a decimal of 18 digits becomes a double by one division", m.cast(Float64), 123456789012345678 / 10**7,
+    case("a decimal of 18 digits becomes a double by one division", m.cast(Float64),
+         123456789012345678 / 10**7,
          m=(Decimal(18, 7), 123456789012345678)),
     case("a decimal equals an integer exactly", m == 2**53 + 1, False, m=(Decimal(18, 1), (2**53 + 2) * 10)),
     case("a large decimal and a large integer compare exactly", m < a, True,
@@ -257,7 +259,8 @@ CASES = [
     case("is_in nothing is false", a.is_in([]), False, a=i64(2)),
     case("is_in mixes numbers as doubles", a.is_in([1.5, 2]), True, a=i64(2)),
     case("between includes its ends", a.between(1, 2), True, a=i64(2)),
-    case("when takes the first that is true", when(a > 1).then("x").when(a > 0).then("y").otherwise("z"), "x", a=i64(5)),
+    case("when takes the first that is true", when(a > 1).then("x").when(a > 0).then("y").otherwise("z"), "x",
+         a=i64(5)),
     case("a NULL condition is not true", when(a > 1).then("x").otherwise("z"), "z", a=i64(None)),
     case("otherwise NULL takes the type of the rest", when(a > 1).then(2.5).otherwise(None), None, a=i64(0)),
     case("branches meet in one type", when(a > 1).then(2.5).otherwise(a), 0.0, a=i64(0)),
@@ -293,7 +296,8 @@ CASES = [
     case("concat with NULL is NULL", s.concat("x"), None, s=text(None)),
     case("a quote in a constant is a quote", s == "it's", True, s=text("it's")),
     case("hash_bucket is MD5 of UTF-8", hash_bucket(s, 1000), int("66ddcd97cfdeabb", 16) % 1000, s=text("é")),
-    case("hash_bucket of a number is that of its text", hash_bucket(a, 97), int("6bb61e3b7bce093", 16) % 97, a=i64(-1)),
+    case("hash_bucket of a number is that of its text", hash_bucket(a, 97), int("6bb61e3b7bce093", 16) % 97,
+         a=i64(-1)),
     case("year is in UTC", t.year(), 1969, t=at("1969-12-31 23:59:59.999999")),
     case("hour before 1970 is right", t.hour(), 23, t=at("1969-12-31 23:59:59.999999")),
     case("minute before 1970 is right", t.minute(), 59, t=at("1969-12-31 23:59:59.999999")),
@@ -302,14 +306,16 @@ CASES = [
     case("Monday is 1", d.day_of_week(), 1, d=on("2013-01-07")),
     case("Sunday is 7", t.day_of_week(), 7, t=at("2013-01-06 23:00:00")),
     case("epoch seconds have a fraction", t.epoch_seconds(), -0.5, t=at("1969-12-31 23:59:59.500000")),
-    case("seconds between counts forwards", seconds_between(t, dt.datetime(2013, 1, 1)), 0.25,
+    case("seconds between counts forwards", seconds_between(t, dt.datetime.fromisoformat("2013-01-01")), 0.25,
          t=at("2012-12-31 23:59:59.750000")),
-    case("a time zone in a constant is honoured", t == dt.datetime.fromisoformat("2013-01-01T01:00:00+01:00"), True,
+    case("a time zone in a constant is honoured",
+         t == dt.datetime.fromisoformat("2013-01-01T01:00:00+01:00"), True,
          t=at("2013-01-01 00:00:00")),
     case("a duration is added", t + hours(1), 0, t=at("1969-12-31 23:00:00")),
     case("a duration is taken away", t - days(1), -DAY, t=at("1970-01-01 00:00:00")),
     case("time beyond the year 9999 is NULL", t + seconds(1), None, t=at("9999-12-31 23:59:59.000001")),
-    case("a column's time beyond the year 9999 is NULL", t.is_null(), True, t=(Timestamp, 253402300800000000)),
+    case("a column's time beyond the year 9999 is NULL", t.is_null(), True,
+         t=(Timestamp, 253402300800000000)),
     case("a time becomes its day, before 1970 too", t.cast(Date), -1, t=at("1969-12-31 23:59:59")),
     case("a day becomes its midnight", d.cast(Timestamp), -DAY, d=on("1969-12-31")),
     case("a cast to integer cuts towards zero", x.cast(Int64), -1, x=f64(-1.9)),
@@ -353,11 +359,13 @@ CASES = [
     case("a date with a time is no date", s.cast(Date), None, s=text("1969-12-31 00:00:00")),
     case("an integer becomes text", a.cast(String), str(MIN), a=i64(MIN)),
     case("a decimal becomes text with all its digits", m.cast(String), "-0.05", m=money(-5)),
-    case("a decimal without whole digits has a zero before its point", m.cast(String), "0.5", m=(Decimal(1, 1), 5)),
+    case("a decimal without whole digits has a zero before its point", m.cast(String), "0.5",
+         m=(Decimal(1, 1), 5)),
     case("a truth becomes text", col("p").cast(String), "false", p=truth(False)),
     case("a truth becomes a number", col("p").cast(Int64) + 1, 2, p=truth(True)),
     case("a column's name may hold quotes", col('a "b"') + 1, 2, **{'a "b"': i64(1)}),
-    case("a column may be called as the inside of a leaf is", (col("v") * 2.0 + col("v") * 3.0) * col("v").abs() / 7.0,
+    case("a column may be called as the inside of a leaf is",
+         (col("v") * 2.0 + col("v") * 3.0) * col("v").abs() / 7.0,
          (2.0 * 2.0 + 2.0 * 3.0) * 2.0 / 7.0, v=f64(2.0)),
     case("constants alone are enough", lit(2) * 3, 6),
     case("a NULL with a type is a value", lit(None, Decimal(4, 2)).is_null(), True),
@@ -366,7 +374,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("engine", ["python", "duckdb"])
-def test_every_engine_gives(case: Case_, engine: str, connection: duckdb.DuckDBPyConnection) -> None:
+def test_every_engine_gives(case: Sentence, engine: str, connection: duckdb.DuckDBPyConnection) -> None:
     schema = {name: dtype for name, dtype, _ in case.columns}
     row = {name: value for name, _, value in case.columns}
     node = case.expression.node
@@ -407,10 +415,12 @@ INTS = [
     MIN + 1,
     10**18,
 ]
-FLOATS = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.5, 2.5, -2.5, 0.1, 1.005, 1e15, 2.0**53, 2.0**63, -(2.0**63), 1e18,
-          1e308, -1e308, 5e-324, math.nan, math.inf, -math.inf, 0.49999999999999994, 4503599627370497.5]  # fmt: skip
-TEXTS = ["", "a", "B", "abc", "ABC", "é", "É", "e\u0301", "\U0001f600", "\uffee", "it's", "1", "-1", "+1", "1.5",
-         "1e3", " 1", "0x1", "true", "1970-01-01", "1969-12-31 23:59:59.5", "2013-02-29T00:00:00", "9" * 19, "%_", "NaN",
+FLOATS = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.5, 2.5, -2.5, 0.1, 1.005, 1e15, 2.0**53, 2.0**63, -(2.0**63),
+          1e18, 1e308, -1e308, 5e-324, math.nan, math.inf, -math.inf, 0.49999999999999994,
+          4503599627370497.5]  # fmt: skip
+TEXTS = ["", "a", "B", "abc", "ABC", "é", "É", "e\u0301", "\U0001f600", "\uffee", "it's", "1", "-1", "+1",
+         "1.5", "1e3", " 1", "0x1", "true", "1970-01-01",
+         "1969-12-31 23:59:59.5", "2013-02-29T00:00:00", "9" * 19, "%_", "NaN",
          "inf", "1_000", "9007199254740993"]  # fmt: skip
 TIMES = [0, -1, 1, -DAY, DAY - 1, MIN_T, MAX_T, MAX_T + 1, MIN_T - 1, 1357017300000000, -2208988800000001]
 DATES = [0, -1, 1, 59, -719162, 2932896, 2932897, 15706, -25509]
@@ -463,7 +473,7 @@ def constants(draw: st.DrawFn, kind: str) -> Expression:
             )
         case "decimal":
             return lit(
-                draw(st.sampled_from([D("0"), D("0.5"), D("-1.25"), D("100"), D("0.001"), D("99999.99999")]))
+                draw(st.sampled_from([D(0), D("0.5"), D("-1.25"), D(100), D("0.001"), D("99999.99999")]))
             )
         case "text":
             return lit(draw(st.sampled_from(TEXTS)))
@@ -475,167 +485,109 @@ def constants(draw: st.DrawFn, kind: str) -> Expression:
             return lit(draw(st.dates()))
 
 
+@dataclass(frozen=True)
+class Grow:
+    """Draws the parts of an expression."""
+
+    draw: st.DrawFn
+    depth: int
+
+    def of(self, *kinds: str) -> Expression:
+        return self.draw(expressions(self.any(*kinds), self.depth - 1))
+
+    def any(self, *options: Any) -> Any:
+        return self.draw(st.sampled_from(options))
+
+    def call(self, function: str, *kinds: str) -> Expression:
+        return Expression(Call(function, tuple(self.of(kind).node for kind in kinds)))
+
+    def compared(self) -> Expression:
+        one = self.any(*KINDS)
+        other = self.any(*NUMBER_KINDS) if one in NUMBER_KINDS else one
+        return self.call(self.any("eq", "ne", "lt", "le", "gt", "ge"), one, other)
+
+    def found(self) -> Expression:
+        one = self.any(*KINDS)
+        return self.of(one).is_in([self.draw(constants(one)) for _ in range(self.any(0, 1, 2, 3))])
+
+    def between(self) -> Expression:
+        one = self.any(*KINDS)
+        return self.of(one).between(self.of(one), self.of(one))
+
+
+DURATIONS = (seconds(1), hours(1), days(36500))
+DECIMALS = (Decimal(18, 2), Decimal(18, 18), Decimal(5, 1), Decimal(9, 0))
+
+GROWTHS: dict[str, list[Callable[[Grow], Expression]]] = {
+    "int": [
+        lambda g: g.call(g.any("add", "sub", "mul"), "int", "int"),
+        lambda g: g.call(g.any("floordiv", "mod"), "int", "int"),
+        lambda g: g.of("int") // g.any(1, 7, -7, MAX, MIN),
+        lambda g: g.of("int") % g.any(1, 7, -7, MAX, MIN),
+        lambda g: g.call(g.any("neg", "abs", "floor", "ceil"), "int").round(2),
+        lambda g: g.of("int", "float", "decimal", "text", "bool").cast(g.any(Int64, Int32)),
+        lambda g: g.call(g.any("year", "month", "day", "hour", "minute", "day_of_week"), "time"),
+        lambda g: g.call(g.any("year", "month", "day", "day_of_week"), "date"),
+        lambda g: g.of("text").length(),
+        lambda g: hash_bucket(g.of("text", "int"), g.any(1, 2, 97, 2**31 - 1)),
+    ],
+    "float": [
+        lambda g: g.call(g.any("add", "sub", "mul"), "float", g.any(*NUMBER_KINDS)),
+        lambda g: g.call(g.any("sub", "mul"), g.any(*NUMBER_KINDS), "float"),
+        lambda g: g.of(*NUMBER_KINDS) / g.of(*NUMBER_KINDS),
+        lambda g: g.call(g.any("neg", "abs", "floor", "ceil"), "float"),
+        lambda g: g.of("float").round(g.any(*range(10))),
+        lambda g: g.of("int", "float", "decimal", "text", "bool").cast(g.any(Float64, Float32)),
+        lambda g: seconds_between(g.of("time"), g.of("time")),
+        lambda g: g.of("time").epoch_seconds(),
+    ],
+    "decimal": [
+        lambda g: g.call(g.any("add", "sub", "mul"), "decimal", g.any("decimal", "int")),
+        lambda g: g.call(g.any("add", "sub", "mul"), "int", "decimal"),
+        lambda g: g.call(g.any("neg", "abs", "floor", "ceil"), "decimal"),
+        lambda g: g.of("decimal").round(g.any(*range(10))),
+        lambda g: g.of("int", "float", "decimal", "text").cast(g.any(*DECIMALS)),
+    ],
+    "text": [
+        lambda g: g.call(g.any("lower", "upper"), "text"),
+        lambda g: g.of("text").substring(g.any(0, 1, 2, 9), g.any(0, 1, 2, 9)),
+        lambda g: concat(g.of("text"), g.of("text")),
+        lambda g: g.of("int", "decimal", "bool").cast(String),
+    ],
+    "bool": [
+        Grow.compared,
+        Grow.found,
+        Grow.between,
+        lambda g: g.call(g.any("and", "or"), "bool", "bool"),
+        lambda g: ~g.of("bool"),
+        lambda g: g.call(g.any("is_null", "is_not_null"), g.any(*KINDS)),
+        lambda g: g.call(g.any("starts_with", "ends_with", "contains"), "text", "text"),
+        lambda g: g.of("text").cast(Bool),
+    ],
+    "time": [
+        lambda g: g.of("time") + g.any(*DURATIONS),
+        lambda g: g.of("time") - g.any(*DURATIONS),
+        lambda g: g.of("date", "text").cast(Timestamp),
+    ],
+    "date": [lambda g: g.of("time", "text").cast(Date)],
+}
+
+
 @st.composite
 def expressions(draw: st.DrawFn, kind: str, depth: int) -> Expression:
-    """An expression of that kind of type, well typed but for a decimal that may need too many digits."""
-    if depth == 0 or draw(st.integers(0, 5)) == 0:
-        if draw(st.integers(0, 3)) == 0:
-            return draw(constants(kind))
-        return col(draw(st.sampled_from(LEAF_COLUMNS[kind])))
-
-    def sub(*kinds: str) -> Expression:
-        return draw(expressions(draw(st.sampled_from(kinds)), depth - 1))
-
-    def choice(*options: str) -> str:
-        return draw(st.sampled_from(options))
-
-    general = choice("own", "own", "own", "own", "case", "coalesce", "least", "greatest")
-    match general:
+    """An expression of that kind of type; only a decimal may be ill typed, by needing too many digits."""
+    grow = Grow(draw, depth)
+    if depth == 0 or grow.any(0, 1, 2, 3, 4, 5) == 0:
+        return draw(constants(kind)) if grow.any(0, 1, 2, 3) == 0 else col(grow.any(*LEAF_COLUMNS[kind]))
+    match grow.any("own", "own", "own", "own", "case", "coalesce", "least", "greatest"):
+        case "own":
+            build: Callable[[Grow], Expression] = grow.any(*GROWTHS[kind])
+            return build(grow)
         case "case":
-            return when(sub("bool")).then(sub(kind)).when(sub("bool")).then(None).otherwise(sub(kind))
-        case "coalesce":
-            return coalesce(sub(kind), sub(kind))
-        case "least":
-            return least(sub(kind), sub(kind), sub(kind))
-        case "greatest":
-            return greatest(sub(kind), sub(kind))
-    match kind:
-        case "int":
-            match choice(
-                "+", "-", "*", "//", "%", "neg", "abs", "cast", "part", "dpart", "text", "bucket", "same"
-            ):
-                case "+":
-                    return sub("int") + sub("int")
-                case "-":
-                    return sub("int") - sub("int")
-                case "*":
-                    return sub("int") * sub("int")
-                case "//":
-                    return sub("int") // sub("int")
-                case "%":
-                    return sub("int") % sub("int")
-                case "neg":
-                    return -sub("int")
-                case "abs":
-                    return sub("int").abs()
-                case "cast":
-                    return sub("float", "decimal", "text", "bool", "int").cast(
-                        draw(st.sampled_from([Int64, Int32]))
-                    )
-                case "part":
-                    part = choice("year", "month", "day", "hour", "minute", "day_of_week")
-                    return Expression(Call(part, (sub("time").node,)))
-                case "dpart":
-                    return Expression(
-                        Call(choice("year", "month", "day", "day_of_week"), (sub("date").node,))
-                    )
-                case "text":
-                    return sub("text").length()
-                case "bucket":
-                    return hash_bucket(sub("text", "int"), draw(st.sampled_from([1, 2, 97, 2**31 - 1])))
-                case _:
-                    return Expression(Call(choice("floor", "ceil"), (sub("int").node,))).round(2)
-        case "float":
-            match choice(
-                "+", "-", "*", "/", "neg", "abs", "round", "floor", "ceil", "cast", "seconds", "epoch"
-            ):
-                case "+":
-                    return sub("float") + sub(*NUMBER_KINDS)
-                case "-":
-                    return sub(*NUMBER_KINDS) - sub("float")
-                case "*":
-                    return sub("float") * sub(*NUMBER_KINDS)
-                case "/":
-                    return sub(*NUMBER_KINDS) / sub(*NUMBER_KINDS)
-                case "neg":
-                    return -sub("float")
-                case "abs":
-                    return sub("float").abs()
-                case "round":
-                    return sub("float").round(draw(st.integers(0, 9)))
-                case "floor":
-                    return sub("float").floor()
-                case "ceil":
-                    return sub("float").ceil()
-                case "cast":
-                    target = draw(st.sampled_from([Float64, Float32]))
-                    return sub("int", "decimal", "text", "bool", "float").cast(target)
-                case "seconds":
-                    return seconds_between(sub("time"), sub("time"))
-                case _:
-                    return sub("time").epoch_seconds()
-        case "decimal":
-            match choice("+", "-", "*", "neg", "abs", "round", "floor", "ceil", "cast"):
-                case "+":
-                    return sub("decimal") + sub("decimal", "int")
-                case "-":
-                    return sub("decimal", "int") - sub("decimal")
-                case "*":
-                    return sub("decimal") * sub("decimal", "int")
-                case "neg":
-                    return -sub("decimal")
-                case "abs":
-                    return sub("decimal").abs()
-                case "round":
-                    return sub("decimal").round(draw(st.integers(0, 9)))
-                case "floor":
-                    return sub("decimal").floor()
-                case "ceil":
-                    return sub("decimal").ceil()
-                case _:
-                    target = draw(
-                        st.sampled_from([Decimal(18, 2), Decimal(18, 18), Decimal(5, 1), Decimal(9, 0)])
-                    )
-                    return sub("int", "float", "decimal", "text").cast(target)
-        case "text":
-            match choice("lower", "upper", "substring", "concat", "cast"):
-                case "lower":
-                    return sub("text").lower()
-                case "upper":
-                    return sub("text").upper()
-                case "substring":
-                    return sub("text").substring(draw(st.integers(0, 3)), draw(st.integers(0, 3)))
-                case "concat":
-                    return concat(sub("text"), sub("text"))
-                case _:
-                    return sub("int", "decimal", "bool").cast(String)
-        case "bool":
-            match choice("compare", "compare", "and", "or", "not", "null", "in", "between", "text", "cast"):
-                case "compare":
-                    one = choice(*KINDS)
-                    other = choice(*NUMBER_KINDS) if one in NUMBER_KINDS else one
-                    operator = choice("eq", "ne", "lt", "le", "gt", "ge")
-                    return Expression(Call(operator, (sub(one).node, sub(other).node)))
-                case "and":
-                    return sub("bool") & sub("bool")
-                case "or":
-                    return sub("bool") | sub("bool")
-                case "not":
-                    return ~sub("bool")
-                case "null":
-                    return Expression(Call(choice("is_null", "is_not_null"), (sub(*KINDS).node,)))
-                case "in":
-                    one = choice(*KINDS)
-                    items = [draw(constants(one)) for _ in range(draw(st.integers(0, 3)))]
-                    return sub(one).is_in(items)
-                case "between":
-                    one = choice(*KINDS)
-                    return sub(one).between(sub(one), sub(one))
-                case "text":
-                    function = choice("starts_with", "ends_with", "contains")
-                    return Expression(Call(function, (sub("text").node, sub("text").node)))
-                case _:
-                    return sub("text").cast(Bool)
-        case "time":
-            match choice("+", "-", "cast"):
-                case "+":
-                    return sub("time") + draw(st.sampled_from([hours(1), seconds(1), days(36500)]))
-                case "-":
-                    return sub("time") - draw(st.sampled_from([hours(1), seconds(1), days(36500)]))
-                case _:
-                    return sub("date", "text").cast(Timestamp)
-        case _:
-            return sub("time", "text").cast(Date)
+            first = when(grow.of("bool")).then(grow.of(kind))
+            return first.when(grow.of("bool")).then(None).otherwise(grow.of(kind))
+        case chooser:
+            return grow.call(chooser, kind, kind)
 
 
 @settings(
@@ -652,3 +604,279 @@ def test_random_expressions_agree_to_the_bit(
         assume(False)
     assert bits(in_duckdb(connection, node, SCHEMA, rows)) == bits(in_python(node, SCHEMA, rows))
     assert from_json(json.loads(json.dumps(to_json(node)))) == node
+
+
+def test_text_grows_with_the_expression_and_not_faster(connection: duckdb.DuckDBPyConnection) -> None:
+    """Copies of operands would double the text at every level."""
+    schema: dict[str, DType] = {"x": Float64, "a": Int64, "b": Int64}
+    product, quotient = x, a
+    for _ in range(40):
+        product, quotient = product * x + 1.5, quotient // b - 1
+    rows: list[dict[str, Physical]] = [{"x": 0.75, "a": MAX, "b": 1}, {"x": -3.5, "a": 17, "b": -1}]
+    for node in (product.node, quotient.node):
+        assert len(expr_sql(node, schema, DUCKDB)) < 40 * 500
+        assert bits(in_duckdb(connection, node, schema, rows)) == bits(in_python(node, schema, rows))
+
+
+# ── what is written, and what is refused ────────────────────────────────────────────────────────────────────
+
+WORDS: dict[str, DType] = {
+    "amount": Decimal(12, 2), "fee": Float64, "count": Int64, "name": String, "at": Timestamp, "day": Date,
+    "open": Bool, "wide": Decimal(30, 10), "list": List(Int64),
+}  # fmt: skip
+
+
+def problems(expression: Expression, schema: Mapping[str, DType] = WORDS) -> str:
+    with pytest.raises(ExprError) as caught:
+        infer(expression.node, schema)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("expression", "wanted"),
+    [
+        (col("amonut") + 1, ["unknown column 'amonut'", "did you mean 'amount'?"]),
+        (
+            Expression(Call("coalesc", (Column("fee"),))),
+            ["unknown function 'coalesc'", "did you mean 'coalesce'?"],
+        ),
+        (col("name") + 1, ["name + 1: + needs numbers, not String", ".concat("]),
+        (col("at") - col("at"), ["needs numbers, not Timestamp", "seconds_between(a, b)"]),
+        (col("day") > "2013-01-01", ["cannot compare Date and String", "datetime.date(2013, 1, 31)"]),
+        (col("day") > col("at"), ["cannot compare Date and Timestamp", ".cast(Date)"]),
+        (col("fee") // 2, ["// needs integers, not Float64", ".cast(Int64)"]),
+        (col("fee") & col("open"), ["& needs Bool, not Float64 and Bool", "x != 0"]),
+        (when(col("count")).then(1).otherwise(2), ["a condition is Bool, not Int64", "x > 0"]),
+        (when(col("open")).then(1).otherwise("x"), ["cannot give Int64 and String as one type", ".cast("]),
+        (when(col("open")).then(None).otherwise(None), ["NULL in every case", "lit(None, Float64)"]),
+        (coalesce(col("fee"), None), ["a NULL here has no type", "lit(None, Float64)"]),
+        (
+            coalesce(col("amount"), col("count")),
+            ["as one Decimal of 18 digits", "cast them to one Decimal(p, s)"],
+        ),
+        (col("fee").cast(String), ["Float64 has no text", "Decimal"]),
+        (col("fee").cast(Bool), ["Float64 is no truth", "x != 0"]),
+        (col("at").cast(Int64), ["Timestamp cannot become Int64", ".epoch_seconds()"]),
+        (col("fee").cast(Decimal(20, 2)), ["at most 18 digits"]),
+        (col("wide") + 1, ["expressions keep 18 digits", "declare the column as Decimal(18, 10)"]),
+        (
+            col("amount").cast(Decimal(18, 12)) * col("amount").cast(Decimal(18, 12)),
+            ["24 digits after the point"],
+        ),
+        (sqrt(col("fee")), ["sqrt is for on-demand expressions only", "OnDemand"]),
+        (seconds_between(col("at"), as_of()), ["as_of is for on-demand expressions only"]),
+        (col("name").substring(-1, 2), ["start must be from 0", "not -1"]),
+        (col("fee").round(10), ["digits must be from 0 to 9, not 10"]),
+        (hash_bucket(col("name"), 0), ["n must be from 1"]),
+        (hash_bucket(col("fee"), 5), ["hashes String and integers, not Float64"]),
+        (col("count").lower(), ["needs String, not Int64", ".cast(String)"]),
+        (col("day").hour(), ["needs a Timestamp, not Date"]),
+        (col("fee").year(), ["needs a Timestamp or a Date, not Float64"]),
+        (col("day") + hours(1), ["adds a duration to a Timestamp, not to Date", ".cast(Timestamp)"]),
+        (col("count").is_in([1, None]), ["a NULL here has no type"]),
+        (greatest(col("list"), col("list")), ["needs values with an order"]),
+        (Expression(Call("add", (Column("fee"),))), ["a + b takes 2 arguments, not 1"]),
+        (Expression(Case((), Column("fee"))), ["needs at least one condition"]),
+    ],
+    ids=lambda value: repr(value) if isinstance(value, Expression) else "",
+)
+def test_a_mistake_says_what_would_work(expression: Expression, wanted: list[str]) -> None:
+    message = problems(expression)
+    for part in wanted:
+        assert part in message
+
+
+def test_all_mistakes_are_reported_at_once() -> None:
+    message = problems(
+        when(col("opne")).then(col("nmae") + 1).otherwise(sqrt(col("fee")) + col("fee").cast(Bool))
+    )
+    for part in ("'opne'", "'open'", "'nmae'", "'name'", "sqrt", "no truth"):
+        assert part in message
+
+
+def test_one_mistake_made_twice_is_reported_once() -> None:
+    assert problems(col("feee") + col("feee")).count("unknown column") == 1
+
+
+def test_on_demand_expressions_may_use_every_function() -> None:
+    assert infer(seconds_between(col("at"), as_of()).node, WORDS, on_demand=True) == Float64
+    assert infer(sqrt(col("count")).node, WORDS, on_demand=True) == Float64
+
+
+@pytest.mark.parametrize(
+    ("expression", "dtype"),
+    [
+        (col("amount"), Decimal(12, 2)),
+        (col("amount") + col("amount"), Decimal(13, 2)),
+        (col("amount") + 1, Decimal(18, 2)),
+        (col("amount") * col("amount"), Decimal(18, 4)),
+        (col("amount") / 2, Float64),
+        (col("amount").round(1), Decimal(12, 1)),
+        (col("amount").floor(), Decimal(11, 0)),
+        (col("amount").fill_null(0), Decimal(12, 2)),
+        (coalesce(col("count"), 1.5), Float64),
+        (col("list").is_null(), Bool),
+        (coalesce(col("list"), col("list")), List(Int64)),
+        (col("at") - days(7), Timestamp),
+    ],
+    ids=repr,
+)
+def test_types(expression: Expression, dtype: DType) -> None:
+    assert infer(expression.node, WORDS) == dtype
+
+
+def test_nodes_are_compared_and_hashed_by_structure() -> None:
+    assert (col("x") + 1).node == (col("x") + 1).node
+    assert len({(col("x") + 1).node, (col("x") + 1).node, (col("x") + 1.0).node}) == 2
+    assert lit(1).node != lit(value=True).node
+
+
+def test_an_expression_has_no_truth() -> None:
+    with pytest.raises(TypeError, match=r"use & \| ~"):
+        bool(col("x") > 1)
+    with pytest.raises(TypeError, match="between"):
+        _ = 1 < col("x") < 2
+    with pytest.raises(TypeError, match="is_in"):
+        _ = 1 in col("x")
+    with pytest.raises(TypeError):
+        hash(col("x"))
+
+
+def test_plain_values_are_constants_in_operators_and_columns_in_aggregates() -> None:
+    assert as_expr("x").node == Literal("x", String)
+    assert column_or_expression("x").node == Column("x")
+    assert (col("y") == "x").node == Call("eq", (Column("y"), Literal("x", String)))
+    assert (1 - col("y")).node == Call("sub", (Literal(1, Int64), Column("y")))
+    with pytest.raises(TypeError, match=re.escape("write col('x')")):
+        hash_bucket("x", 5)
+    with pytest.raises(TypeError, match="otherwise"):
+        as_expr(when(col("x") > 1).then(2))
+
+
+@pytest.mark.parametrize(
+    ("value", "want"),
+    [
+        (D("1.50"), Literal(150, Decimal(3, 2))),
+        (D("-0.05"), Literal(-5, Decimal(2, 2))),
+        (D("1e3"), Literal(1000, Decimal(4, 0))),
+        (D(0), Literal(0, Decimal(1, 0))),
+        (dt.datetime.fromisoformat("1969-12-31 23:59:59"), Literal(-1_000_000, Timestamp)),
+        (dt.datetime(1970, 1, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=1))), Literal(0, Timestamp)),
+        (dt.date(1969, 12, 31), Literal(-1, Date)),
+        (-0.0, Literal(0.0, Float64)),
+    ],
+    ids=repr,
+)
+def test_constants_are_physical(value: object, want: Literal) -> None:
+    node = lit(value).node
+    assert node == want
+    assert repr(node) == repr(want)
+
+
+@pytest.mark.parametrize(
+    "value", [2**63, math.nan, math.inf, "a\0b", "\ud800", D("NaN"), D("1e18"), [1], object()]
+)
+def test_what_is_no_constant_is_refused(value: object) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        lit(value)
+
+
+def test_a_constant_takes_another_type_only_exactly() -> None:
+    assert lit(3, Decimal(5, 2)).node == Literal(300, Decimal(5, 2))
+    assert lit(3, Float64).node == Literal(3.0, Float64)
+    for value, dtype in (
+        (1000, Decimal(5, 2)),
+        (2**53 + 1, Float64),
+        (2**31, Int32),
+        ("x", Int64),
+        (D("0.5"), Int64),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            lit(value, dtype)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_json_reads_back(case: Sentence) -> None:
+    node = case.expression.node
+    assert from_json(json.loads(json.dumps(to_json(node)))) == node
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [{}, 5, {"column": 1}, {"call": "add"}, {"column": "x", "more": 1}, {"literal": 1, "type": "Int65"}],
+)
+def test_json_that_is_no_expression_is_refused(obj: object) -> None:
+    with pytest.raises(ValueError, match=r"not an? "):
+        from_json(obj)
+
+
+@pytest.mark.parametrize(
+    ("expression", "want"),
+    [
+        (col("amount") * D("1.2") > col("fee"), "(amount * 1.2) > fee"),
+        (~(col("a").is_null() | (col("b") == "x")), "~(a.is_null() | (b == 'x'))"),
+        (col("at") - days(7), "at - 7d"),
+        (when(col("a") > 0).then(1).otherwise(None), "when(a > 0).then(1).otherwise(NULL)"),
+        (col("a").cast(Decimal(5, 2)).round(1), "a.cast(Decimal(5, 2)).round(1)"),
+        (col("d").is_in([dt.date(2013, 1, 2)]), "d.is_in(['2013-01-02'])"),
+        (coalesce(-col("a"), 0), "coalesce(-a, 0)"),
+    ],
+    ids=repr,
+)
+def test_descriptions_read_like_the_definition(expression: Expression, want: str) -> None:
+    assert describe(expression.node) == want
+
+
+def test_columns_and_substitution() -> None:
+    node = when(col("a") > 0).then(col("b").cast(Int64)).otherwise(col("a")).node
+    assert columns_of(node) == {"a", "b"}
+    swapped = substitute(node, {"a": Column("b"), "b": (col("a") + 1).node})
+    assert swapped == when(col("b") > 0).then((col("a") + 1).cast(Int64)).otherwise(col("b")).node
+
+
+# ── nothing is forgotten ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("dialect", [DUCKDB], ids=lambda dialect: dialect.name)
+def test_every_row_function_has_a_leaf_in_every_dialect(dialect: Any) -> None:
+    assert set(dialect.functions) == set(row_functions()) == rowwise.LEAVES
+
+
+def test_a_missing_leaf_is_refused_by_name() -> None:
+    bare = dataclasses.replace(DUCKDB, functions={"add": DUCKDB.functions["add"]})
+    with pytest.raises(Unsupported, match=r"duckdb SQL cannot say x\.abs\(\): no abs"):
+        expr_sql(x.abs().node, {"x": Float64}, bare)
+
+
+def test_every_cast_that_is_allowed_has_a_leaf(connection: duckdb.DuckDBPyConnection) -> None:
+    types: list[DType] = [*ARROW, Decimal(18, 0), Decimal(18, 18), Decimal(9, 2)]
+    for source in types:
+        for target in types:
+            node = Cast(Column("x"), target)
+            try:
+                infer(node, {"x": source})
+            except ExprError:
+                continue
+            rows: list[dict[str, Physical]] = [{"x": None}]
+            assert (
+                in_duckdb(connection, node, {"x": source}, rows)
+                == in_python(node, {"x": source}, rows)
+                == [None]
+            )
+
+
+def test_text_enters_sql_quoted() -> None:
+    assert ident('a"b', DUCKDB) == '"a""b"'
+    assert literal("it's", String, DUCKDB) == "'it''s'"
+    for refused in ("", "a\0"):
+        with pytest.raises(Unsupported):
+            ident(refused, DUCKDB)
+    with pytest.raises(Unsupported):
+        literal("a\0", String, DUCKDB)
+
+
+def test_every_function_is_documented() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "expressions.md").read_text()
+    for function in FUNCTIONS.values():
+        row = f"| `{function.form}` |".replace("a | b", "a \\| b")
+        assert row in page, f"docs/expressions.md has no row {row}"

@@ -81,7 +81,7 @@ def _literal(value: Value, dtype: DType) -> str:
 
 
 INLINE = 60
-"""Up to this many characters a value is written out wherever it is needed; DuckDB computes it once all the same."""
+"""Up to this many characters a value is written wherever it is needed; DuckDB computes it once anyway."""
 
 
 def once(value: str, body: Callable[[str], str]) -> str:
@@ -170,7 +170,7 @@ _SHIFT = 2**63
 
 
 def _positive(site: Site) -> bool:
-    """Whether the divisor is a constant above zero, for which 64 bits are enough, and twenty times as fast."""
+    """Whether the divisor is a constant above zero: then 64 bits are enough, and twenty times as fast."""
     assert isinstance(site.node, Call)
     match site.node.args[1]:
         case Literal(int() as value):
@@ -269,7 +269,8 @@ def _ascii_case(function: str, before: str, after: str) -> Leaf:
     """DuckDB's own function where all is ASCII; beyond, it knows Unicode, in a version of its own."""
 
     def body(v: str) -> str:
-        return f"(CASE WHEN strlen({v}) = length({v}) THEN {function}({v}) ELSE translate({v}, '{before}', '{after}') END)"
+        rest = f"translate({v}, '{before}', '{after}')"
+        return f"(CASE WHEN strlen({v}) = length({v}) THEN {function}({v}) ELSE {rest} END)"
 
     return lambda site: once(site.args[0], body)
 

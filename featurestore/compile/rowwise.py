@@ -220,16 +220,16 @@ def _less(a: Value, b: Value) -> bool:
     return _ordered(a) < _ordered(b)  # type: ignore[operator]  # both of one type
 
 
-def _and(a: bool | None, b: bool | None, /) -> bool | None:
-    if a is False or b is False:
+def _and(*values: bool | None) -> bool | None:
+    if False in values:
         return False
-    return None if a is None or b is None else True
+    return None if None in values else True
 
 
-def _or(a: bool | None, b: bool | None, /) -> bool | None:
-    if a is True or b is True:
+def _or(*values: bool | None) -> bool | None:
+    if True in values:
         return True
-    return None if a is None or b is None else False
+    return None if None in values else False
 
 
 def _coalesce(*values: Value | None) -> Value | None:

@@ -36,8 +36,8 @@ Leaf = Callable[[Site], str]
 class Dialect:
     """Where an engine's SQL differs. A leaf that cannot say something raises Unsupported; none guesses.
 
-    A leaf returns one SQL expression in parentheses or call form, safe to stand anywhere; for clean arguments
-    (see `clean_sql`) it never raises at run time, and its result is clean. In SQL a value of each type has the
+    A leaf returns one SQL expression in parentheses or call form, safe to stand anywhere. For clean arguments
+    (see `clean_sql`) it never raises at run time, and its result is clean. A value of each type has the SQL
     type that `type_name` gives; a Timestamp there has no zone and is UTC.
     """
 

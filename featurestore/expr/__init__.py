@@ -1,4 +1,4 @@
-"""The expression language: what it says (`nodes`), how it is written (`build`), what it means (`functions`, `infer`).
+"""The expression language: its `nodes`, how a user writes them (`build`), what fits (`functions`, `infer`).
 
 How it is computed is elsewhere: `compile/sql.py` for the engines, `compile/rowwise.py` for the reference.
 `docs/expressions.md` lists every operator and function with its types, NULLs and overflow.

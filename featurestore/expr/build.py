@@ -172,11 +172,11 @@ class Expression:
     # ── text ──
 
     def lower(self) -> Expression:
-        """A to Z as a to z; no other letter changes."""
+        """Letters A to Z as a to z; no other letter changes."""
         return self._call("lower")
 
     def upper(self) -> Expression:
-        """a to z as A to Z; no other letter changes."""
+        """Letters a to z as A to Z; no other letter changes."""
         return self._call("upper")
 
     def length(self) -> Expression:
@@ -184,7 +184,7 @@ class Expression:
         return self._call("length")
 
     def substring(self, start: int, n: int) -> Expression:
-        """Code points `[start, start + n)`, counted from 0 as Python's slices; what is not there is left out."""
+        """Code points `[start, start + n)`, from 0 as in a slice; what is not there is left out."""
         return self._call("substring", start, n)
 
     def starts_with(self, text: object) -> Expression:
@@ -343,7 +343,7 @@ def _call(function: str, values: tuple[object, ...]) -> Expression:
 
 
 def exp(value: object) -> Expression:
-    """e to the power of `value`. On-demand expressions only."""
+    """The exponential, e to the power of `value`. On-demand expressions only."""
     return _call("exp", (value,))
 
 

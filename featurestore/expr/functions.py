@@ -1,9 +1,9 @@
-"""The functions of the expression language, operators included: one entry each, and nothing else to keep in step.
+"""The functions of the expression language, operators included: one entry each.
 
-An entry says what the function is called, how it is written, which types it takes and gives, what it does with
-NULL, and whether a row expression may use it. How it is computed is a leaf in each dialect (`compile/duckdb.py`)
-and in the reference (`compile/rowwise.py`). To add a function: an entry here, a leaf in each, a row in
-`docs/expressions.md`.
+An entry says what the function is called, how it is written, which types it takes and gives, what it does
+with NULL, and whether a row expression may use it. How it is computed is a leaf in each dialect
+(`compile/duckdb.py`) and in the reference (`compile/rowwise.py`). To add a function: an entry here, a leaf in
+each, a row in `docs/expressions.md`; tests name whichever is missing.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ Rule = Callable[[Sequence[Argument]], Signature]
 class Function:
     """One function. `form` shows how it is written, in the letters of its arguments.
 
-    `arity` is the least and the greatest number of arguments (None: any number). `strict`: a NULL argument makes
-    the result NULL, and no leaf ever sees one; otherwise the leaf decides. `row`: allowed in row expressions;
-    what is not, libraries compute differently in the last bit, or has no value there: on-demand expressions only.
+    `arity` is the least and the greatest number of arguments (None: any number). `strict`: a NULL argument
+    makes the result NULL, otherwise the leaf decides. `row`: allowed in row expressions; the others differ
+    between libraries in the last bit, or have no value there, and are for on-demand expressions only.
     """
 
     name: str
@@ -250,7 +250,7 @@ def _constant(arg: Argument, what: str, low: int, high: int) -> int:
 
 
 def _compared(args: Sequence[Argument]) -> DType:
-    """The type values are compared in; of Decimals one just wide enough, so that most columns stay as they are."""
+    """The type values are compared in; a Decimal is just wide enough: most columns stay as they are."""
     types = _types(args)
     if all(map(is_numeric, types)):
         domain = _domain(types)
