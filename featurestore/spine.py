@@ -44,9 +44,8 @@ def _reader(con: Connection, spine: Any, rows: int) -> pa.RecordBatchReader:
         if not path.exists() and not any(c in str(spine) for c in "*?["):
             raise SpineError(f"spine {spine} does not exist\n  give a path to Parquet or CSV files, or a table")
         scan = "read_csv" if path.suffix in (".csv", ".tsv") else "read_parquet"
-        cursor = con.cursor()
-        cursor.execute("SET preserve_insertion_order = true")
-        return cursor.execute(f"SELECT * FROM {scan}(?)", [str(spine)]).to_arrow_reader(min(rows, 1_000_000))
+        rows_of = con.cursor().sql(f"SELECT * FROM {scan}(?)", params=[str(spine)])
+        return rows_of.to_arrow_reader(min(rows, 1_000_000))
     if isinstance(spine, pa.Table | pa.RecordBatch):
         return pa.RecordBatchReader.from_batches(
             spine.schema, spine.to_batches() if isinstance(spine, pa.Table) else [spine]

@@ -9,7 +9,7 @@ from pathlib import Path
 from featurestore.compile.duckdb import DUCKDB
 from featurestore.compile.sources import Connection, source_sql
 from featurestore.compile.sql import expr_sql, ident
-from featurestore.expr import Expr, infer
+from featurestore.expr import Expr, columns_of, infer
 from featurestore.ir import View
 from featurestore.types import Date, DType, Timestamp
 
@@ -73,16 +73,18 @@ def events_sql(
     columns: EventColumns,
     *,
     ordered: bool,
+    copies: bool = False,
     start: int | None = None,
     end: int | None = None,
 ) -> str:
     """SELECT of key columns `k0…`, event time `t` (absent for a static source), the wanted columns, and tie-breakers.
 
-    Events without a time or with a NULL part of the key are left out, as are those the view's filter does not keep, and all
-    but one of the copies of an event. `start` and `end` bound event time, end exclusive. `ordered` adds `o0…`.
+    Events without a time or with a NULL part of the key are left out, as are those the view's filter does not keep, and
+    (unless `copies`) all but one of the copies of an event. `start` and `end` bound event time, end exclusive. `ordered`
+    adds `o0…`.
     """
     source = view.source
-    wanted = set(view.reads)
+    wanted = set(view.reads).union(*map(columns_of, columns.names))
     roles = [c for c in (source.event_time, source.event_id) if c is not None]
     wanted.update(roles)
     if ordered or source.event_id:
@@ -101,7 +103,7 @@ def events_sql(
         where += [f"{at} < make_timestamp({end})"] if end is not None else []
     if view.filter is not None:
         where.append(expr_sql(view.filter, source.schema, DUCKDB))
-    once = f" QUALIFY {_first_copy(view)}" if source.event_id is not None else ""
+    once = f" QUALIFY {_first_copy(view)}" if source.event_id is not None and not copies else ""
     select = ", ".join([*keys, *time, *columns.select(), *ties])
     return f"SELECT {select} FROM ({src}) WHERE {' AND '.join(f'({w})' for w in where)}{once}"
 
