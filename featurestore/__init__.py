@@ -78,7 +78,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = list(_HOME_OF)  # noqa: PLE0605  one list, not two to keep in step
+__all__ = list(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -47,12 +47,16 @@ class Config:
         return self.root / self.offline_path
 
 
-def load_config(root: Path, environment: str | None = None, environ: Mapping[str, str] | None = None) -> Config:
+def load_config(
+    root: Path, environment: str | None = None, environ: Mapping[str, str] | None = None
+) -> Config:
     """Reads `root/fs.toml`, applies `[env.NAME]` and the environment. All mistakes at once, as a ConfigError."""
     variables = os.environ if environ is None else environ
     path = root / FILE
     if not path.is_file():
-        raise ConfigError(f"{root}: there is no {FILE} here\n  `fs init {root}` makes a project, or name its folder")
+        raise ConfigError(
+            f"{root}: there is no {FILE} here\n  `fs init {root}` makes a project, or name its folder"
+        )
     text = path.read_text(encoding="utf-8")
     try:
         raw = tomllib.loads(text)
@@ -73,7 +77,9 @@ def load_config(root: Path, environment: str | None = None, environ: Mapping[str
             value = variables.get(f"FS_{section}_{key}".upper())
             if value is not None:
                 merged.setdefault(section, {})[key] = _from_environment(value, keys[key])
-    settings = {f"{s}.{k}": _expand(v, variables, path, problems) for s, kv in merged.items() for k, v in kv.items()}
+    settings = {
+        f"{s}.{k}": _expand(v, variables, path, problems) for s, kv in merged.items() for k, v in kv.items()
+    }
     if problems:
         raise ConfigError("\n\n".join(map(str, problems)))
     defaults = Config(root, root.resolve().name)
@@ -99,7 +105,9 @@ def expand(text: str, environ: Mapping[str, str] | None = None) -> str:
     return _VARIABLE.sub(lambda m: variables[m.group(1)], text)
 
 
-def _checked(raw: Mapping[str, Any], text: str, path: Path, problems: list[Problem]) -> dict[str, dict[str, Any]]:
+def _checked(
+    raw: Mapping[str, Any], text: str, path: Path, problems: list[Problem]
+) -> dict[str, dict[str, Any]]:
     kept: dict[str, dict[str, Any]] = {}
     for section, values in raw.items():
         if section not in _KNOWN or not isinstance(values, dict):
@@ -146,7 +154,9 @@ def _expand(value: Any, variables: Mapping[str, str], path: Path, problems: list
     try:
         return expand(value, variables)
     except ConfigError as error:
-        problems.append(Problem(str(error).splitlines()[0], Where(str(path), 0), (f"it is named in {value!r}",)))
+        problems.append(
+            Problem(str(error).splitlines()[0], Where(str(path), 0), (f"it is named in {value!r}",))
+        )
         return value
 
 

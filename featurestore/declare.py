@@ -21,7 +21,7 @@ _PACKAGE = str(Path(__file__).parent)
 
 def _here() -> Where:
     """The line outside this package that is being executed."""
-    frame = sys._getframe(1)
+    frame = sys._getframe(1)  # noqa: SLF001  inspect.stack() reads source files and costs milliseconds
     while frame.f_back is not None and (
         frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename == "<string>"
     ):
@@ -385,8 +385,38 @@ def declarations_in(values: Iterable[object]) -> list[Declaration]:
 
 
 __all__ = [
-    "Aggregation", "AnySource", "At", "BatchSource", "Csv", "Declaration", "Delta", "Derived", "Entity", "FeatureService",
-    "FeatureView", "Files", "Iceberg", "Json", "Kafka", "Parquet", "Sql", "StreamSource", "ViewOn", "Wire", "count",
-    "declarations_in", "first", "last", "latest", "lifetime", "max", "mean", "min", "stddev_pop", "stddev_samp", "sum",
-    "var_pop", "var_samp",
+    "Aggregation",
+    "AnySource",
+    "At",
+    "BatchSource",
+    "Csv",
+    "Declaration",
+    "Delta",
+    "Derived",
+    "Entity",
+    "FeatureService",
+    "FeatureView",
+    "Files",
+    "Iceberg",
+    "Json",
+    "Kafka",
+    "Parquet",
+    "Sql",
+    "StreamSource",
+    "ViewOn",
+    "Wire",
+    "count",
+    "declarations_in",
+    "first",
+    "last",
+    "latest",
+    "lifetime",
+    "max",
+    "mean",
+    "min",
+    "stddev_pop",
+    "stddev_samp",
+    "sum",
+    "var_pop",
+    "var_samp",
 ]

@@ -1,21 +1,21 @@
 """Every error a user can meet, in one tree.
 
-    FeatureStoreError
-    ├── DefinitionError        mistakes in definitions, all of them at once
-    ├── ConfigError            a mistake in fs.toml or in FS_… variables
-    ├── NotFound               a name nobody declared, with the nearest one that exists
-    ├── Unsupported            an engine cannot say this, with the closest thing that works
-    ├── SourceError            a source that is missing, empty, or no longer what was applied
-    ├── SpineError             rows to enrich that lack a key or a readable time
-    ├── RequestError           an online request that does not fit the service
-    ├── RegistryError
-    │   ├── RegistryCorrupt    unreadable, or not written by this product
-    │   ├── PlanConflict       somebody applied in between
-    │   └── ServiceImmutable   a breaking edit to a service that has served
-    └── OnlineStoreError
-        ├── StoreCorrupt       bytes that do not decode
-        ├── StoreUnavailable   no answer
-        └── StoreFull          nothing more fits; what was there is untouched
+FeatureStoreError
+├── DefinitionError        mistakes in definitions, all of them at once
+├── ConfigError            a mistake in fs.toml or in FS_… variables
+├── NotFound               a name nobody declared, with the nearest one that exists
+├── Unsupported            an engine cannot say this, with the closest thing that works
+├── SourceError            a source that is missing, empty, or no longer what was applied
+├── SpineError             rows to enrich that lack a key or a readable time
+├── RequestError           an online request that does not fit the service
+├── RegistryError
+│   ├── RegistryCorrupt    unreadable, or not written by this product
+│   ├── PlanConflict       somebody applied in between
+│   └── ServiceImmutable   a breaking edit to a service that has served
+└── OnlineStoreError
+    ├── StoreCorrupt       bytes that do not decode
+    ├── StoreUnavailable   no answer
+    └── StoreFull          nothing more fits; what was there is untouched
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import difflib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,7 +35,7 @@ class Where:
     line: int
 
     def __str__(self) -> str:
-        near = os.path.relpath(self.file) if os.path.isabs(self.file) else self.file
+        near = os.path.relpath(self.file) if Path(self.file).is_absolute() else self.file
         file = self.file if near.startswith("..") else near
         return f"{file}:{self.line}" if self.line else file
 

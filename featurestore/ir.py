@@ -178,8 +178,7 @@ class Plan:
 
 Node = Location | About | Entity | Source | Window | Key | Feature | View | Read | Service | Plan
 _NODES: dict[str, type[Any]] = {
-    c.__name__: c
-    for c in (Location, About, Entity, Source, Window, Key, Feature, View, Read, Service, Plan)
+    c.__name__: c for c in (Location, About, Entity, Source, Window, Key, Feature, View, Read, Service, Plan)
 }
 
 
@@ -235,7 +234,11 @@ def feature_meaning(view: View, feature: Feature) -> Mapping[str, Any]:
     ties = feature.window is None or any(map(ordered, AGGREGATES[feature.aggregate].partials.values()))
     exprs = [*feature.inputs, *(e for e in (feature.where, view.filter) if e), *(k.value for k in view.keys)]
     read = frozenset().union(*map(columns_of, exprs))
-    marked = {"event_time": source.event_time, "event_id": source.event_id, "arrival_time": source.arrival_time}
+    marked = {
+        "event_time": source.event_time,
+        "event_id": source.event_id,
+        "arrival_time": source.arrival_time,
+    }
     # Copies of an event are told apart by every column the view reads, and so is the order of ties.
     order = view.order if ties or source.event_id else ()
     columns = sorted(read | set(order) | {c for c in marked.values() if c})
@@ -266,7 +269,11 @@ def view_fingerprint(view: View) -> str:
 def service_fingerprint(service: Service, views: Mapping[str, View]) -> str:
     """Changes exactly when a vector of the service can: its columns, their order, or the meaning of one."""
     reads = [
-        [r.output, [list(k) for k in r.keys], digest(feature_meaning(views[r.view], views[r.view].feature(r.feature)))]
+        [
+            r.output,
+            [list(k) for k in r.keys],
+            digest(feature_meaning(views[r.view], views[r.view].feature(r.feature))),
+        ]
         for r in service.reads
     ]
     return digest({"reads": reads, "max_staleness": service.max_staleness})

@@ -100,7 +100,8 @@ def layout_of(view: View) -> Layout:
             text = _slot_text(reduction, feature.where)
             level[text] = (reduction, feature.where)
             uses[feature.name][part] = text
-    levels, names = [], {}
+    levels = []
+    names: dict[tuple[int | None, str], str] = {}
     for hop, slots in sorted(by_hop.items()):
         made = []
         for i, text in enumerate(sorted(slots)):
@@ -130,23 +131,35 @@ def storage_fingerprint(view: View) -> str:
     """
     layout = layout_of(view)
     first = feature_meaning(view, view.features[0])
-    meaning = {k: first[k] for k in ("location", "stream", "lateness", "filter", "keys", "event_time", "event_id")}
+    meaning = {
+        k: first[k] for k in ("location", "stream", "lateness", "filter", "keys", "event_time", "event_id")
+    }
     # The types of what is read decide the width of a field; which copy of an event stays decides what is in it.
-    meaning["types"] = [[c, type_to_json(view.source.schema[c])] for c in sorted(view.reads | set(view.order))]
+    meaning["types"] = [
+        [c, type_to_json(view.source.schema[c])] for c in sorted(view.reads | set(view.order))
+    ]
     meaning["arrival_time"] = view.source.arrival_time if view.source.event_id or view.source.stream else None
     ties = bool(layout.latest) or any(ordered(s.reduction) for level in layout.levels for s in level.slots)
     ties = ties or view.source.event_id is not None
-    slots = [[[level.hop, level.lifetime, level.reach], [_slot_text(s.reduction, s.where) for s in level.slots]]
-             for level in layout.levels]
+    slots = [
+        [[level.hop, level.lifetime, level.reach], [_slot_text(s.reduction, s.where) for s in level.slots]]
+        for level in layout.levels
+    ]
     latest = [canonical(to_json(c.value)) for c in layout.latest]
-    return digest({"version": LAYOUT_VERSION, "order": list(view.order) if ties else [], "slots": slots, "latest": latest, **meaning})
+    return digest(
+        {
+            "version": LAYOUT_VERSION,
+            "order": list(view.order) if ties else [],
+            "slots": slots,
+            "latest": latest,
+            **meaning,
+        }
+    )
 
 
 def _partials(feature: Feature) -> dict[str, Reduction]:
     assert feature.aggregate != LATEST
     inputs = dict(zip(("x", "by"), feature.inputs, strict=False))
-    if not feature.inputs:
-        return {part: type(r)(None) for part, r in AGGREGATES[feature.aggregate].partials.items()}
     return {part: bind(r, inputs) for part, r in AGGREGATES[feature.aggregate].partials.items()}
 
 

@@ -12,7 +12,7 @@ from featurestore import declare as d
 from featurestore import ir
 from featurestore.aggregates import AGGREGATES
 from featurestore.errors import DefinitionError, Problem, SourceError, Where, nearest
-from featurestore.expr import Column, Expr, Expression, ExprError, columns_of, describe, infer, substitute
+from featurestore.expr import Column, Expr, ExprError, Expression, columns_of, describe, infer, substitute
 from featurestore.time import Duration, Lifetime, default_hop, duration_text
 from featurestore.types import (
     Bool,
@@ -56,9 +56,12 @@ class _Lowering:
         views = [x for x in declarations if isinstance(x, d.FeatureView)]
         services = [x for x in declarations if isinstance(x, d.FeatureService)]
         for kind, named in (
-            ("entity", entities), ("source", sources), ("feature view", views), ("feature service", services),
+            ("entity", entities),
+            ("source", sources),
+            ("feature view", views),
+            ("feature service", services),
         ):
-            self._names(kind, [(x.name, x.line) for x in named])  # type: ignore[attr-defined]
+            self._names(kind, [(x.name, x.line) for x in named])
         for entity in entities:
             self._entity(entity)
         lowered_sources = {s.name: self._source(s) for s in sources}
@@ -81,8 +84,11 @@ class _Lowering:
         seen: dict[str, Where] = {}
         for name, line in named:
             if not isinstance(name, str) or not _NAME.match(name) or "__" in name:
-                self.wrong(line, f"{kind} name {name!r} is not a name",
-                           "a name is letters, digits and single underscores, and begins with a letter")
+                self.wrong(
+                    line,
+                    f"{kind} name {name!r} is not a name",
+                    "a name is letters, digits and single underscores, and begins with a letter",
+                )
             if name in seen:
                 self.wrong(line, f"{kind} '{name}' is declared twice", f"the first is at {seen[name]}")
             seen.setdefault(name, line)
@@ -91,8 +97,11 @@ class _Lowering:
 
     def _entity(self, entity: d.Entity) -> None:
         if (entity.key is None) == (not entity.keys):
-            self.wrong(entity.line, f"entity '{entity.name}' needs its join key",
-                       "give key=\"card_id\", or keys=(\"origin\", \"dest\") for several; one of the two")
+            self.wrong(
+                entity.line,
+                f"entity '{entity.name}' needs its join key",
+                'give key="card_id", or keys=("origin", "dest") for several; one of the two',
+            )
         if len(set(entity.join_keys)) != len(entity.join_keys):
             self.wrong(entity.line, f"entity '{entity.name}' names a join key twice")
 
@@ -108,16 +117,21 @@ class _Lowering:
             for key in plan.keys:
                 known, by = types.setdefault(key.name, (key.dtype, view.name))
                 if known != key.dtype:
-                    self.wrong(view.line, f"join key '{key.name}' of entity '{entity.name}' has two types",
-                               f"feature view '{by}' reads {known}, '{view.name}' reads {key.dtype}",
-                               "cast one of them with source.with_columns(…)")
+                    self.wrong(
+                        view.line,
+                        f"join key '{key.name}' of entity '{entity.name}' has two types",
+                        f"feature view '{by}' reads {known}, '{view.name}' reads {key.dtype}",
+                        "cast one of them with source.with_columns(…)",
+                    )
         keys = tuple((k, types[k][0]) for k in entity.join_keys if k in types)
         return ir.Entity(entity.name, keys, _about(entity))
 
     def _schema(self, source: d.BatchSource | d.StreamSource) -> Schema | None:
         if source.name not in self.schemas:
             try:
-                self.schemas[source.name] = source.columns if source.columns is not None else self.schema_of(source)
+                self.schemas[source.name] = (
+                    source.columns if source.columns is not None else self.schema_of(source)
+                )
             except SourceError as error:
                 head, *rest = str(error).splitlines()
                 self.wrong(source.line, f"source '{source.name}': {head}", *(line.strip() for line in rest))
@@ -131,31 +145,50 @@ class _Lowering:
         before = len(self.problems)
         for role in ("event_time", "arrival_time"):
             column = getattr(source, role)
-            if column is not None and self._column(source.line, column, schema, f"source '{source.name}' has it as {role}"):
+            if column is not None and self._column(
+                source.line, column, schema, f"source '{source.name}' has it as {role}"
+            ):
                 if schema[column] != Timestamp:
-                    self.wrong(source.line, f"{role} '{column}' of source '{source.name}' is {schema[column]}, not Timestamp",
-                               "declare it so in columns={…}, or write the files with a timestamp type")
+                    self.wrong(
+                        source.line,
+                        f"{role} '{column}' of source '{source.name}' is {schema[column]}, not Timestamp",
+                        "declare it so in columns={…}, or write the files with a timestamp type",
+                    )
         for column in [*source.tiebreak, *([source.event_id] if source.event_id else [])]:
             self._column(source.line, column, schema, f"source '{source.name}' orders events by it")
         if source.event_time is None and source.arrival_time is not None:
-            self.wrong(source.line, f"source '{source.name}' has an arrival time but no event time",
-                       "name the event_time, or drop arrival_time: a static source is visible always")
+            self.wrong(
+                source.line,
+                f"source '{source.name}' has an arrival time but no event time",
+                "name the event_time, or drop arrival_time: a static source is visible always",
+            )
         if len(self.problems) > before:
             return None
         stream, lateness = None, None
         if isinstance(source, d.StreamSource):
             stream, lateness = location_of(source.stream), source.lateness.microseconds
         return ir.Source(
-            name=source.name, location=location_of(source.batch), columns=tuple(sorted(schema.items())),
-            event_time=source.event_time, arrival_time=source.arrival_time, event_id=source.event_id,
-            tiebreak=tuple(source.tiebreak), stream=stream, lateness=lateness, about=_about(source),
+            name=source.name,
+            location=location_of(source.batch),
+            columns=tuple(sorted(schema.items())),
+            event_time=source.event_time,
+            arrival_time=source.arrival_time,
+            event_id=source.event_id,
+            tiebreak=tuple(source.tiebreak),
+            stream=stream,
+            lateness=lateness,
+            about=_about(source),
         )
 
     def _column(self, line: Where, name: str, schema: Schema, why: str) -> bool:
         if name in schema:
             return True
-        self.wrong(line, f"unknown column '{name}'", f"{why}, but there is {', '.join(sorted(schema))}",
-                   *(h for h in nearest(name, schema) if h.startswith("did")))
+        self.wrong(
+            line,
+            f"unknown column '{name}'",
+            f"{why}, but there is {', '.join(sorted(schema))}",
+            *(h for h in nearest(name, schema) if h.startswith("did")),
+        )
         return False
 
     # ------------------------------------------------------------------------------------------------------- views
@@ -171,13 +204,19 @@ class _Lowering:
         who = f"feature view '{view.name}'"
         for step in steps:
             if isinstance(step, Expression):
-                condition = self._expression(view.line, step, scope, f"{who} filters source '{source.name}' by it")
-                if condition is not None and self._is_bool(view.line, condition, scope, f"the filter of {who}"):
+                condition = self._expression(
+                    view.line, step, scope, f"{who} filters source '{source.name}' by it"
+                )
+                if condition is not None and self._is_bool(
+                    view.line, condition, scope, f"the filter of {who}"
+                ):
                     filters.append(substitute(condition, scope.derived))
                 continue
             new: dict[str, tuple[Expr, DType]] = {}
             for name, expression in step.items():
-                node = self._expression(view.line, expression, scope, f"{who} reads column '{name}' made of it")
+                node = self._expression(
+                    view.line, expression, scope, f"{who} reads column '{name}' made of it"
+                )
                 if node is not None:
                     new[name] = (substitute(node, scope.derived), infer(node, scope.schema))
             scope = scope.wider(new)
@@ -187,10 +226,15 @@ class _Lowering:
         if view.expectations:
             self._later(view.line, who, "expectations")
         if view.ttl is not None and any(f.window is not None for _, f in features):
-            self.wrong(view.line, f"{who} has a ttl, and windows, which forget by themselves",
-                       "put latest(…) values with a ttl into a view of their own")
+            self.wrong(
+                view.line,
+                f"{who} has a ttl, and windows, which forget by themselves",
+                "put latest(…) values with a ttl into a view of their own",
+            )
         if not features and not view.features:
-            self.wrong(view.line, f"{who} has no features", "give it at least one, such as count().over(days(7))")
+            self.wrong(
+                view.line, f"{who} has no features", "give it at least one, such as count().over(days(7))"
+            )
         if len(self.problems) > before:
             return None
         both = filters[0] if filters else None
@@ -199,8 +243,14 @@ class _Lowering:
             both = (Expression(both) & Expression(more)).node
         ttl = None if view.ttl is None else view.ttl.microseconds
         return ir.View(
-            name=view.name, entity=view.entity.name, keys=tuple(k for k in keys if k), source=source,
-            features=tuple(f for _, f in features), filter=both, ttl=ttl, about=_about(view),
+            name=view.name,
+            entity=view.entity.name,
+            keys=tuple(k for k in keys if k),
+            source=source,
+            features=tuple(f for _, f in features),
+            filter=both,
+            ttl=ttl,
+            about=_about(view),
         )
 
     def _key(self, view: d.FeatureView, name: str, scope: _Scope) -> ir.Key | None:
@@ -209,8 +259,11 @@ class _Lowering:
             return None
         dtype = scope.schema[name]
         if dtype not in _KEY_TYPES:
-            self.wrong(view.line, f"join key '{name}' of feature view '{view.name}' is {dtype}",
-                       "a join key is Int64, Int32 or String; cast it with source.with_columns(…)")
+            self.wrong(
+                view.line,
+                f"join key '{name}' of feature view '{view.name}' is {dtype}",
+                "a join key is Int64, Int32 or String; cast it with source.with_columns(…)",
+            )
             return None
         return ir.Key(name, Int64 if is_integer(dtype) else dtype, substitute(Column(name), scope.derived))
 
@@ -218,8 +271,11 @@ class _Lowering:
         self, view: d.FeatureView, spec: d.Aggregation, scope: _Scope, source: ir.Source
     ) -> Iterable[tuple[Where, ir.Feature]]:
         if not isinstance(spec, d.Aggregation):
-            self.wrong(view.line, f"feature view '{view.name}' holds {spec!r}, which is not a feature",
-                       "features are written as count().over(days(7)) or latest(\"seats\")")
+            self.wrong(
+                view.line,
+                f"feature view '{view.name}' holds {spec!r}, which is not a feature",
+                'features are written as count().over(days(7)) or latest("seats")',
+            )
             return
         who = f"feature view '{view.name}'"
         aggregate = spec.aggregate
@@ -261,8 +317,11 @@ class _Lowering:
             return None
         result = AGGREGATES[spec.aggregate].accepts(types)
         if isinstance(result, str):
-            self.wrong(spec.line, f"{who} takes the {spec.aggregate} of {', '.join(map(repr, types))}",
-                       f"{spec.aggregate} takes {result}")
+            self.wrong(
+                spec.line,
+                f"{who} takes the {spec.aggregate} of {', '.join(map(repr, types))}",
+                f"{spec.aggregate} takes {result}",
+            )
             return None
         return result
 
@@ -270,18 +329,29 @@ class _Lowering:
         """Whether windows, filters and the kind of source fit the kind of feature."""
         if spec.aggregate == ir.LATEST:
             if spec.windows:
-                self.wrong(spec.line, f"{who}: latest(…) has no window",
-                           "drop .over(…), and bound its age by ttl= of the view; last(…).over(…) is the windowed one")
+                self.wrong(
+                    spec.line,
+                    f"{who}: latest(…) has no window",
+                    "drop .over(…), and bound its age by ttl= of the view; last(…).over(…) is the windowed one",
+                )
             if spec.condition is not None:
-                self.wrong(spec.line, f"{who}: latest(…) has no filter of its own",
-                           "filter the source: source.where(…), in a view of its own")
+                self.wrong(
+                    spec.line,
+                    f"{who}: latest(…) has no filter of its own",
+                    "filter the source: source.where(…), in a view of its own",
+                )
             return not spec.windows and spec.condition is None
         if source.event_time is None:
-            self.wrong(spec.line, f"{who}: {spec.aggregate} needs events, and source '{source.name}' is static",
-                       "name its event_time, or read it by latest(…)")
+            self.wrong(
+                spec.line,
+                f"{who}: {spec.aggregate} needs events, and source '{source.name}' is static",
+                "name its event_time, or read it by latest(…)",
+            )
             return False
         if not spec.windows:
-            self.wrong(spec.line, f"{who}: {spec.aggregate} has no window", "add .over(days(7)) or .over(lifetime)")
+            self.wrong(
+                spec.line, f"{who}: {spec.aggregate} has no window", "add .over(days(7)) or .over(lifetime)"
+            )
             return False
         return True
 
@@ -290,14 +360,20 @@ class _Lowering:
         if isinstance(window, Lifetime):
             return ir.Window(None, hop if hop is not None else default_hop(10 * 86_400_000_000))
         if not isinstance(window, Duration):
-            self.wrong(spec.line, f"{window!r} is not a window", "a window is days(7), hours(1), … or lifetime")
+            self.wrong(
+                spec.line, f"{window!r} is not a window", "a window is days(7), hours(1), … or lifetime"
+            )
             return None
         size = window.microseconds
         chosen = hop if hop is not None else default_hop(size)
         if size % chosen:
             fits = [h for h in (chosen, default_hop(size)) if size % h == 0]
             works = f"hop={duration_text(fits[0])} divides it" if fits else "name a hop that divides it"
-            self.wrong(spec.line, f"a window of {window} is not a whole number of hops of {duration_text(chosen)}", works)
+            self.wrong(
+                spec.line,
+                f"a window of {window} is not a whole number of hops of {duration_text(chosen)}",
+                works,
+            )
             return None
         return ir.Window(size, chosen)
 
@@ -305,15 +381,20 @@ class _Lowering:
         if spec.label is not None:
             if _NAME.match(spec.label) and "__" not in spec.label:
                 return spec.label
-            self.wrong(spec.line, f"{spec.label!r} is not a name",
-                       "a name is letters, digits and single underscores, and begins with a letter")
+            self.wrong(
+                spec.line,
+                f"{spec.label!r} is not a name",
+                "a name is letters, digits and single underscores, and begins with a letter",
+            )
             return None
         if not inputs:
             return spec.aggregate
         if len(inputs) == 1 and isinstance(inputs[0], Column):
             name = inputs[0].name
             return name if spec.aggregate == ir.LATEST else f"{name}_{spec.aggregate}"
-        self.wrong(spec.line, f"{who}: the {spec.aggregate} of {describe(inputs[0])} needs a name", "add .named(\"…\")")
+        self.wrong(
+            spec.line, f"{who}: the {spec.aggregate} of {describe(inputs[0])} needs a name", 'add .named("…")'
+        )
         return None
 
     def _default(self, spec: d.Aggregation, dtype: DType) -> bool | int | float | str | None:
@@ -329,7 +410,9 @@ class _Lowering:
                 return value
             case int() | float() if is_float(dtype) and math.isfinite(value):
                 return float(value) + 0.0
-            case int() | float() if isinstance(dtype, DecimalType) and value * 10**dtype.scale == int(value * 10**dtype.scale):
+            case int() | float() if isinstance(dtype, DecimalType) and value * 10**dtype.scale == int(
+                value * 10**dtype.scale
+            ):
                 return int(value * 10**dtype.scale)
             case str() if dtype == String:
                 return value
@@ -342,7 +425,9 @@ class _Lowering:
         if spec.condition is None:
             return None
         node = self._expression(spec.line, spec.condition, scope, f"{who} filters the {spec.aggregate} by it")
-        if node is None or not self._is_bool(spec.line, node, scope, f"the filter of {spec.aggregate} in {who}"):
+        if node is None or not self._is_bool(
+            spec.line, node, scope, f"the filter of {spec.aggregate} in {who}"
+        ):
             return None
         return node
 
@@ -351,7 +436,11 @@ class _Lowering:
         if isinstance(x, str):
             return Column(x) if self._column(line, x, scope.schema, why) else None
         if not isinstance(x, Expression):
-            self.wrong(line, f"{x!r} is neither a column name nor an expression", "write \"amount\" or col(\"amount\") * 2")
+            self.wrong(
+                line,
+                f"{x!r} is neither a column name nor an expression",
+                'write "amount" or col("amount") * 2',
+            )
             return None
         missing = [c for c in sorted(columns_of(x.node)) if c not in scope.schema]
         for name in missing:
@@ -371,15 +460,19 @@ class _Lowering:
         dtype = infer(node, scope.schema)
         if dtype == Bool:
             return True
-        self.wrong(line, f"{what} is {dtype}, not Bool", "compare it with something: col(\"amount\") > 0")
+        self.wrong(line, f"{what} is {dtype}, not Bool", 'compare it with something: col("amount") > 0')
         return False
 
     def _feature_names(self, view: d.FeatureView, features: Sequence[tuple[Where, ir.Feature]]) -> None:
         seen: dict[str, Where] = {}
         for line, feature in features:
             if feature.name in seen:
-                self.wrong(line, f"feature view '{view.name}' has two features named '{feature.name}'",
-                           f"the first is at {seen[feature.name]}", "tell them apart with .named(\"…\")")
+                self.wrong(
+                    line,
+                    f"feature view '{view.name}' has two features named '{feature.name}'",
+                    f"the first is at {seen[feature.name]}",
+                    'tell them apart with .named("…")',
+                )
             seen.setdefault(feature.name, line)
 
     # ---------------------------------------------------------------------------------------------------- services
@@ -402,15 +495,21 @@ class _Lowering:
                 case d.ViewOn():
                     reads += self._reads(service, item, views)
                 case _:
-                    self.wrong(service.line, f"{who} reads {item!r}, which is neither a view nor a feature of one",
-                               "give views, view[\"feature\"] or view.on(key=\"column\")")
+                    self.wrong(
+                        service.line,
+                        f"{who} reads {item!r}, which is neither a view nor a feature of one",
+                        'give views, view["feature"] or view.on(key="column")',
+                    )
         if not service.features:
             self.wrong(service.line, f"{who} reads nothing", "give it at least one view")
         named = _output_names(reads)
         for name, count in _counts(r.output for r in named).items():
             if count > 1:
-                self.wrong(service.line, f"{who} reads two columns named '{name}'",
-                           "tell them apart with view.on(…, prefix=\"…\")")
+                self.wrong(
+                    service.line,
+                    f"{who} reads two columns named '{name}'",
+                    'tell them apart with view.on(…, prefix="…")',
+                )
         if len(self.problems) > before or len(reads) == 0:
             return None
         stale = None if service.max_staleness is None else service.max_staleness.microseconds
@@ -425,13 +524,17 @@ class _Lowering:
         joined = [k.name for k in view.keys]
         for name, _ in item.columns:
             if name not in joined:
-                self.wrong(item.line, f"feature view '{view.name}' has no join key '{name}'", *nearest(name, joined))
+                self.wrong(
+                    item.line, f"feature view '{view.name}' has no join key '{name}'", *nearest(name, joined)
+                )
         keys = tuple((k, dict(item.columns).get(k, k)) for k in joined)
         features = {f.name: f for f in view.features}
         chosen = item.features if item.features is not None else tuple(features)
         for name in chosen:
             if name not in features:
-                self.wrong(item.line, f"feature view '{view.name}' has no feature '{name}'", *nearest(name, features))
+                self.wrong(
+                    item.line, f"feature view '{view.name}' has no feature '{name}'", *nearest(name, features)
+                )
         return [
             (item.prefix, ir.Read(view.name, name, item.prefix + name, keys, features[name].dtype))
             for name in chosen
@@ -455,7 +558,9 @@ class _Scope:
         return _Scope({**self.schema, **types}, {**self.derived, **nodes})
 
 
-def _steps(source: d.AnySource) -> tuple[list[Expression | Mapping[str, Expression]], d.BatchSource | d.StreamSource]:
+def _steps(
+    source: d.AnySource,
+) -> tuple[list[Expression | Mapping[str, Expression]], d.BatchSource | d.StreamSource]:
     steps: list[Expression | Mapping[str, Expression]] = []
     while isinstance(source, d.Derived):
         steps[:0] = source.steps
@@ -469,7 +574,8 @@ def _output_names(reads: Sequence[tuple[str, ir.Read]]) -> list[ir.Read]:
     for _, read in reads:
         owners.setdefault(read.output, set()).add(read.view)
     return [
-        read if len(owners[read.output]) == 1
+        read
+        if len(owners[read.output]) == 1
         else ir.Read(read.view, read.feature, f"{read.view}__{read.output}", read.keys, read.dtype)
         for _, read in reads
     ]
@@ -500,7 +606,11 @@ def location_of(at: d.At | d.Wire) -> ir.Location:
         case d.Files(dir=directory):
             return ir.Location("files", directory)
         case d.Kafka(topic=topic, bootstrap=bootstrap, format=fmt, properties=properties):
-            options = {"bootstrap": bootstrap, "format": fmt, **{f"property.{k}": v for k, v in properties.items()}}
+            options = {
+                "bootstrap": bootstrap,
+                "format": fmt,
+                **{f"property.{k}": v for k, v in properties.items()},
+            }
             return ir.Location("kafka", topic, tuple(sorted(options.items())))
         case _:
             assert_never(at)

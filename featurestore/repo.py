@@ -33,7 +33,7 @@ def load_declarations(config: Config) -> list[Declaration]:
         for file in files:
             try:
                 values += vars(_run(file, config.root)).values()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  whatever a user's file raises is a problem at its line
                 problems.append(_problem(error, file, config.root))
     if problems:
         raise DefinitionError(sorted(set(problems), key=str))
@@ -92,7 +92,11 @@ def _importable(root: Path) -> Iterator[None]:
 def _problem(error: Exception, file: Path, root: Path) -> Problem:
     if isinstance(error, SyntaxError) and error.filename is not None:
         return Problem(f"not Python: {error.msg}", Where(error.filename, error.lineno or 0))
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith((str(root), str(root.resolve())))]
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if f.filename.startswith((str(root), str(root.resolve())))
+    ]
     line = Where(frames[-1].filename, frames[-1].lineno or 0) if frames else Where(str(file), 0)
     head, *rest = (str(error) or type(error).__name__).splitlines()
     what = head if type(error).__module__.startswith("featurestore") else f"{type(error).__name__}: {head}"

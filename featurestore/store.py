@@ -71,7 +71,9 @@ class FeatureStore:
         """What applying the definitions would change, and what that costs."""
         desired = self.definitions()
         with self._duckdb() as con:
-            return planning.plan(self.registry, desired, lambda s: row_count(con, s.location, self.config.root))
+            return planning.plan(
+                self.registry, desired, lambda s: row_count(con, s.location, self.config.root)
+            )
 
     def apply(self, plan: planning.ChangePlan | None = None, *, who: str | None = None) -> Revision:
         """Executes exactly `plan`, or the plan of now. Raises PlanConflict if somebody applied in between."""
@@ -100,14 +102,12 @@ class FeatureStore:
             raise NotFound("applied feature view", "*", (), "the registry; run `fs apply` first")
         first = None if start is None else _moment(start)
         last = _now() if end is None else _moment(end)
-        done = []
+        root = self.config.root
         with self._duckdb() as con:
-            for view in views:
-                done.append(
-                    materialize_view(
-                        con, self._store(), view, self.config.root, start=first, end=last, progress=progress
-                    )
-                )
+            done = [
+                materialize_view(con, self._store(), view, root, start=first, end=last, progress=progress)
+                for view in views
+            ]
         with self._lock:
             for reader, _ in self._readers.values():
                 reader.forget()
@@ -141,7 +141,9 @@ class FeatureStore:
             self.registry.mark_served(version.name, version.version, _now(), version.fingerprint)
         return result
 
-    async def get_online_features_async(self, service: Asked, entities: Rows, **options: Any) -> OnlineFeatures:
+    async def get_online_features_async(
+        self, service: Asked, entities: Rows, **options: Any
+    ) -> OnlineFeatures:
         """`get_online_features` without blocking the event loop."""
         return await asyncio.to_thread(self.get_online_features, service, entities, **options)
 
@@ -163,9 +165,13 @@ class FeatureStore:
         feature `view__feature`. Nothing is computed before the set is read.
         """
         if knowledge != "corrected" or lag is not None:
-            raise Unsupported("this version", "ask what had arrived at a moment", 'knowledge="corrected" without a lag')
+            raise Unsupported(
+                "this version", "ask what had arrived at a moment", 'knowledge="corrected" without a lag'
+            )
         if scaled:
-            raise Unsupported("this version", "scale features", "scaled=False, and a scaler of the model's own")
+            raise Unsupported(
+                "this version", "scale features", "scaled=False, and a scaler of the model's own"
+            )
         found, views, _ = self._resolve(service)
         if full_names:
             found = _fully_named(found)
@@ -235,7 +241,13 @@ class FeatureStore:
 
 def _fully_named(service: ir.Service) -> ir.Service:
     reads = tuple(
-        ir.Read(r.view, r.feature, r.output if r.output.startswith(f"{r.view}__") else f"{r.view}__{r.output}", r.keys, r.dtype)
+        ir.Read(
+            r.view,
+            r.feature,
+            r.output if r.output.startswith(f"{r.view}__") else f"{r.view}__{r.output}",
+            r.keys,
+            r.dtype,
+        )
         for r in service.reads
     )
     return ir.Service(service.name, reads, service.max_staleness, service.about)
@@ -255,15 +267,17 @@ def _user() -> str:
 def _moment(value: Moment) -> int:
     """Microseconds since 1970 of an instant: a datetime or ISO text (UTC unless it says otherwise), or microseconds."""
     if isinstance(value, bool) or not isinstance(value, int | str | datetime):
-        raise RequestError(f"{value!r} is not a moment\n  give a datetime, ISO text, or microseconds since 1970")
+        raise RequestError(
+            f"{value!r} is not a moment\n  give a datetime, ISO text, or microseconds since 1970"
+        )
     if isinstance(value, int):
         return value
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
         except ValueError as error:
-            raise RequestError(f"{value!r} is not a moment\n  write 2013-07-01T12:00:00, in UTC unless it says otherwise") from error
+            raise RequestError(
+                f"{value!r} is not a moment\n  write 2013-07-01T12:00:00, in UTC unless it says otherwise"
+            ) from error
     aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
     return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-

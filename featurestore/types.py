@@ -28,7 +28,9 @@ class DecimalType:
 
     def __post_init__(self) -> None:
         if not (1 <= self.precision <= 38 and 0 <= self.scale <= self.precision):
-            raise ValueError(f"Decimal({self.precision}, {self.scale}): precision is 1 to 38, scale 0 to precision")
+            raise ValueError(
+                f"Decimal({self.precision}, {self.scale}): precision is 1 to 38, scale 0 to precision"
+            )
 
     def __repr__(self) -> str:
         return f"Decimal({self.precision}, {self.scale})"

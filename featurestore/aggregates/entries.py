@@ -59,36 +59,115 @@ def _close(inputs: tuple[DType, ...]) -> Parity:
     return "close"
 
 
-register(Aggregate("count", "How many events, or how many with a non-null input.",
-    partials={"n": Count(X)}, finish=Part("n"), accepts=_any_or_rows, empty=0))
+register(
+    Aggregate(
+        "count",
+        "How many events, or how many with a non-null input.",
+        partials={"n": Count(X)},
+        finish=Part("n"),
+        accepts=_any_or_rows,
+        empty=0,
+    )
+)
 
-register(Aggregate("sum", "The sum of the non-null inputs.",
-    partials={"total": Sum(X)}, finish=Part("total"), accepts=_total, parity=_by_summation))
+register(
+    Aggregate(
+        "sum",
+        "The sum of the non-null inputs.",
+        partials={"total": Sum(X)},
+        finish=Part("total"),
+        accepts=_total,
+        parity=_by_summation,
+    )
+)
 
-register(Aggregate("mean", "The mean of the non-null inputs, one division at the end.",
-    partials={"total": Sum(X), "n": Count(X)}, finish=Ratio(Part("total"), Part("n")),
-    accepts=_double, parity=_by_summation))
+register(
+    Aggregate(
+        "mean",
+        "The mean of the non-null inputs, one division at the end.",
+        partials={"total": Sum(X), "n": Count(X)},
+        finish=Ratio(Part("total"), Part("n")),
+        accepts=_double,
+        parity=_by_summation,
+    )
+)
 
-register(Aggregate("min", "The least non-null input.",
-    partials={"v": Minimum(X)}, finish=Part("v"), accepts=_comparable))
+register(
+    Aggregate(
+        "min", "The least non-null input.", partials={"v": Minimum(X)}, finish=Part("v"), accepts=_comparable
+    )
+)
 
-register(Aggregate("max", "The greatest non-null input.",
-    partials={"v": Maximum(X)}, finish=Part("v"), accepts=_comparable))
+register(
+    Aggregate(
+        "max",
+        "The greatest non-null input.",
+        partials={"v": Maximum(X)},
+        finish=Part("v"),
+        accepts=_comparable,
+    )
+)
 
-register(Aggregate("var_pop", "The variance of the non-null inputs, divided by n.",
-    partials={"m": Moments(X)}, finish=Variance("m", 0), accepts=_double, parity=_close))
+register(
+    Aggregate(
+        "var_pop",
+        "The variance of the non-null inputs, divided by n.",
+        partials={"m": Moments(X)},
+        finish=Variance("m", 0),
+        accepts=_double,
+        parity=_close,
+    )
+)
 
-register(Aggregate("var_samp", "The variance of the non-null inputs, divided by n - 1; null of fewer than two.",
-    partials={"m": Moments(X)}, finish=Variance("m", 1), accepts=_double, parity=_close))
+register(
+    Aggregate(
+        "var_samp",
+        "The variance of the non-null inputs, divided by n - 1; null of fewer than two.",
+        partials={"m": Moments(X)},
+        finish=Variance("m", 1),
+        accepts=_double,
+        parity=_close,
+    )
+)
 
-register(Aggregate("stddev_pop", "The square root of var_pop.",
-    partials={"m": Moments(X)}, finish=Root(Variance("m", 0)), accepts=_double, parity=_close))
+register(
+    Aggregate(
+        "stddev_pop",
+        "The square root of var_pop.",
+        partials={"m": Moments(X)},
+        finish=Root(Variance("m", 0)),
+        accepts=_double,
+        parity=_close,
+    )
+)
 
-register(Aggregate("stddev_samp", "The square root of var_samp; null of fewer than two.",
-    partials={"m": Moments(X)}, finish=Root(Variance("m", 1)), accepts=_double, parity=_close))
+register(
+    Aggregate(
+        "stddev_samp",
+        "The square root of var_samp; null of fewer than two.",
+        partials={"m": Moments(X)},
+        finish=Root(Variance("m", 1)),
+        accepts=_double,
+        parity=_close,
+    )
+)
 
-register(Aggregate("first", "The non-null input that came first.",
-    partials={"v": First(X)}, finish=Part("v"), accepts=_storable))
+register(
+    Aggregate(
+        "first",
+        "The non-null input that came first.",
+        partials={"v": First(X)},
+        finish=Part("v"),
+        accepts=_storable,
+    )
+)
 
-register(Aggregate("last", "The non-null input that came last.",
-    partials={"v": Last(X)}, finish=Part("v"), accepts=_storable))
+register(
+    Aggregate(
+        "last",
+        "The non-null input that came last.",
+        partials={"v": Last(X)},
+        finish=Part("v"),
+        accepts=_storable,
+    )
+)

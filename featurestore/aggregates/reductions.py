@@ -115,7 +115,12 @@ def has_null_bit(reduction: Reduction) -> bool:
 
 
 def bind(reduction: Reduction, inputs: dict[str, Expr]) -> Reduction:
-    """The reduction over a feature's own inputs instead of the placeholders `x` (and `by`)."""
+    """The reduction over a feature's own inputs instead of the placeholders `x` (and `by`).
+
+    Without inputs a count of `x` is a count of rows; nothing else does without.
+    """
+    if isinstance(reduction, Count) and not inputs:
+        return Count(None)
     if reduction.arg is None:
         return reduction
     return type(reduction)(substitute(reduction.arg, inputs))

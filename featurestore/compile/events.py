@@ -10,6 +10,7 @@ from featurestore.compile.duckdb import DUCKDB
 from featurestore.compile.sources import Connection, source_sql
 from featurestore.compile.sql import expr_sql, ident
 from featurestore.expr import Expr, columns_of, infer
+from featurestore.expr.literals import MAX_TIMESTAMP, MIN_TIMESTAMP
 from featurestore.ir import View
 from featurestore.types import Date, DType, Timestamp
 
@@ -79,7 +80,7 @@ def events_sql(
 ) -> str:
     """SELECT of key columns `k0…`, event time `t` (absent for a static source), the wanted columns, and tie-breakers.
 
-    Events without a time or with a NULL part of the key are left out, as are those the view's filter does not keep, and
+    Events without a time (of the years 1 to 9999) or with a NULL part of the key are left out, as are those the view's filter does not keep, and
     (unless `copies`) all but one of the copies of an event. `start` and `end` bound event time, end exclusive. `ordered`
     adds `o0…`.
     """
@@ -98,7 +99,7 @@ def events_sql(
     where = [f"{expr_sql(k.value, source.schema, DUCKDB)} IS NOT NULL" for k in view.keys]
     if source.event_time is not None:
         at = ident(source.event_time, DUCKDB)
-        where.append(f"{at} IS NOT NULL")
+        where.append(f"{at} BETWEEN make_timestamp({MIN_TIMESTAMP}) AND make_timestamp({MAX_TIMESTAMP})")
         where += [f"{at} >= make_timestamp({start})"] if start is not None else []
         where += [f"{at} < make_timestamp({end})"] if end is not None else []
     if view.filter is not None:

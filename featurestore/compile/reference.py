@@ -28,7 +28,7 @@ from featurestore.aggregates import (
     Sum,
     Variance,
 )
-from featurestore.compile.rowwise import evaluate
+from featurestore.compile.rowwise import clean, evaluate
 from featurestore.expr import Column, Expr
 from featurestore.ir import LATEST, Feature, View
 from featurestore.status import Status
@@ -52,7 +52,9 @@ def answers(view: View, events: Sequence[Event], key: Sequence[Value], asked: in
     """Every feature of `view` for one entity at one moment (microseconds), by feature name."""
     schema = view.source.schema
     visible = [e for e in _events_of(view, events, key) if _before(view, e, asked)]
-    return {f.name: _settled(f, *_value(view, f, visible, asked, schema), bool(visible)) for f in view.features}
+    return {
+        f.name: _settled(f, *_value(view, f, visible, asked, schema), bool(visible)) for f in view.features
+    }
 
 
 def _before(view: View, event: Event, asked: int) -> bool:
@@ -66,9 +68,9 @@ def _before(view: View, event: Event, asked: int) -> bool:
 def _events_of(view: View, events: Sequence[Event], key: Sequence[Value]) -> list[Event]:
     """The entity's events, cleaned, filtered, without duplicates, in the order that decides ties."""
     schema, source = view.source.schema, view.source
-    mine = []
+    mine: list[Event] = []
     for raw in events:
-        event = {name: _clean(raw.get(name), dtype) for name, dtype in schema.items()}
+        event: Event = {name: clean(raw.get(name), dtype) for name, dtype in schema.items()}
         if source.event_time is not None and event[source.event_time] is None:
             continue
         if view.filter is not None and evaluate(view.filter, event, schema) is not True:
@@ -85,13 +87,6 @@ def _events_of(view: View, events: Sequence[Event], key: Sequence[Value]) -> lis
         at = event[source.event_time] if source.event_time is not None else None
         kept.setdefault((at, event[source.event_id]), event)
     return [e for e in mine if any(e is k for k in kept.values())]
-
-
-def _clean(value: Value, dtype: DType) -> Value:
-    if value is None or not is_float(dtype):
-        return value
-    assert isinstance(value, int | float)
-    return float(value) + 0.0 if math.isfinite(value) else None
 
 
 def _rank(view: View, event: Event) -> tuple[Any, ...]:
@@ -151,12 +146,17 @@ def _settled(feature: Feature, value: Value, status: Status, found: bool) -> Ans
     return Answer(value, status)
 
 
-def _finish(finish: Finish, partials: Mapping[str, Reduction], rows: Sequence[Event], feature: Feature) -> Value:
+def _finish(
+    finish: Finish, partials: Mapping[str, Reduction], rows: Sequence[Event], feature: Feature
+) -> Value:
     match finish:
         case Part(name):
             return _reduced(partials[name], rows, feature)
         case Ratio(top, bottom):
-            total, n = _reduced(partials[top.name], rows, feature), _reduced(partials[bottom.name], rows, feature)
+            total, n = (
+                _reduced(partials[top.name], rows, feature),
+                _reduced(partials[bottom.name], rows, feature),
+            )
             assert isinstance(n, int)
             if total is None or n == 0:
                 return None
@@ -189,19 +189,23 @@ def _reduced(reduction: Reduction, rows: Sequence[Event], feature: Feature) -> V
             if not values:
                 return None
             if not is_float(feature.input_types[0]):
-                return sum(values)
+                return int(sum(values))
             try:
                 return math.fsum(values) + 0.0
             except OverflowError:
                 return math.inf
         case Minimum(arg):
-            return min(_inputs(arg, rows), default=None)
+            least: Value = min(_inputs(arg, rows), default=None)
+            return least
         case Maximum(arg):
-            return max(_inputs(arg, rows), default=None)
+            greatest: Value = max(_inputs(arg, rows), default=None)
+            return greatest
         case First(arg):
-            return next(iter(_inputs(arg, rows)), None)
+            earliest: Value = next(iter(_inputs(arg, rows)), None)
+            return earliest
         case Last(arg):
-            return next(reversed(_inputs(arg, rows)), None)
+            newest: Value = next(reversed(_inputs(arg, rows)), None)
+            return newest
         case Moments():
             raise AssertionError("moments finish as a variance")
         case _:
@@ -229,7 +233,7 @@ def _overflows(value: bool | int | float | str, dtype: DType) -> bool:
     if dtype == Bool or isinstance(value, str):
         return False
     if isinstance(dtype, DecimalType):
-        return abs(value) >= 10**dtype.precision
+        return bool(abs(value) >= 10**dtype.precision)
     if is_integer(dtype):
         return not -(2**63) <= value < 2**63
     return not math.isfinite(value)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import duckdb
 
-from featurestore.compile.duckdb import DUCKDB
-from featurestore.compile.sql import ident, literal
+from featurestore.compile.duckdb import DUCKDB, type_name
+from featurestore.compile.sql import clean_sql, ident, literal
 from featurestore.config import expand
 from featurestore.errors import SourceError, Unsupported, nearest
 from featurestore.ir import Location, Source
@@ -24,7 +24,6 @@ from featurestore.types import (
     Int32,
     Int64,
     ListType,
-    Scalar,
     String,
     Timestamp,
     VectorType,
@@ -55,7 +54,9 @@ _TYPES: dict[str, DType] = {
 _WIDER = {(Int32, Int64), (Float32, Float64), (Int32, Float64)}
 
 
-def connect(memory_limit: str | None = None, threads: int | None = None, spill: Path | None = None) -> Connection:
+def connect(
+    memory_limit: str | None = None, threads: int | None = None, spill: Path | None = None
+) -> Connection:
     """A DuckDB in memory, in UTC. `spill` is where it writes what does not fit into `memory_limit`."""
     settings: dict[str, Any] = {"TimeZone": "UTC", "preserve_insertion_order": True}
     if memory_limit is not None:
@@ -77,7 +78,9 @@ def location_sql(con: Connection, location: Location, root: Path) -> str:
             path = expand(location.path)
             full = path if re.match(r"[a-z0-9]+://", path) else str(root / path)
             if "://" not in full and not _any_file(full):
-                raise SourceError(f"no file matches {path}\n  looked in {root.resolve()}\n  a path is relative to the folder of fs.toml")
+                raise SourceError(
+                    f"no file matches {path}\n  looked in {root.resolve()}\n  a path is relative to the folder of fs.toml"
+                )
             reader = {"parquet": "read_parquet", "csv": "read_csv", "json": "read_json"}[location.kind]
             return f"{reader}({_text(full)})"
         case "delta" | "iceberg":
@@ -86,12 +89,18 @@ def location_sql(con: Connection, location: Location, root: Path) -> str:
         case "sql":
             return _query(con, location)
         case _:
-            raise Unsupported("batch reading", f"read a location of kind '{location.kind}'", "Parquet, Csv, Json or Sql")
+            raise Unsupported(
+                "batch reading", f"read a location of kind '{location.kind}'", "Parquet, Csv, Json or Sql"
+            )
 
 
 def inspect(con: Connection, location: Location, root: Path) -> dict[str, DType]:
     """The columns a location has, with types; those of a type no feature can hold are left out."""
-    return {n: t for n, t in ((n, duck_type(s)) for n, s in _describe(con, location, root).items()) if t is not None}
+    return {
+        n: t
+        for n, t in ((n, duck_type(s)) for n, s in _describe(con, location, root).items())
+        if t is not None
+    }
 
 
 def duck_type(text: str) -> DType | None:
@@ -128,7 +137,7 @@ def source_sql(con: Connection, source: Source, columns: Sequence[str], root: Pa
         if found != schema[name] and not _readable(found, schema[name]):
             wrong.append(f"column '{name}' is {actual[name]}, and {schema[name]} in the plan")
             continue
-        select.append(f"{_column(name, actual[name], schema[name])} AS {_ident(name)}")
+        select.append(f"{_column(source, name, actual[name])} AS {_ident(name)}")
     if wrong:
         what = "\n  ".join([f"source '{source.name}' has changed: {source.location.path}", *wrong])
         raise SourceError(f"{what}\n  `fs plan` shows what taking the new schema over would change")
@@ -141,27 +150,19 @@ def _readable(found: DType | None, wanted: DType) -> bool:
     if (found, wanted) in _WIDER or (found == Date and wanted == Timestamp):
         return True
     if isinstance(found, DecimalType) and isinstance(wanted, DecimalType):
-        return found.scale <= wanted.scale and found.precision - found.scale <= wanted.precision - wanted.scale
+        return (
+            found.scale <= wanted.scale and found.precision - found.scale <= wanted.precision - wanted.scale
+        )
     return isinstance(wanted, DecimalType) and found in (Int32, Int64)
 
 
-def _column(name: str, actual: str, wanted: DType) -> str:
+def _column(source: Source, name: str, actual: str) -> str:
+    """A raw column in the plan's type, cleaned; event time stays bare, so that a range of it prunes files and row groups."""
+    wanted = source.schema[name]
     column = _ident(name)
-    match wanted:
-        case Scalar(name="Float64" | "Float32"):
-            cast = f"CAST({column} AS {'DOUBLE' if wanted == Float64 else 'FLOAT'})"
-            return f"CASE WHEN isfinite({column}) THEN {cast} + 0 END" if actual in ("DOUBLE", "FLOAT") else cast
-        case Scalar(name="Timestamp"):
-            return column if actual == "TIMESTAMP" else f"CAST({column} AS TIMESTAMP)"
-        case DecimalType(precision=p, scale=s):
-            return f"CAST({column} AS DECIMAL({p}, {s}))"
-        case Scalar():
-            sql = {Int64: "BIGINT", Int32: "INTEGER", Bool: "BOOLEAN", String: "VARCHAR", Date: "DATE"}[wanted]
-            return column if actual == sql else f"CAST({column} AS {sql})"
-        case ListType() | VectorType():
-            return column
-        case _:
-            assert_never(wanted)
+    if type_name(wanted) != actual:
+        column = f"CAST({column} AS {type_name(wanted)})"
+    return column if name == source.event_time else clean_sql(column, wanted, DUCKDB)
 
 
 def _describe(con: Connection, location: Location, root: Path) -> Mapping[str, str]:
@@ -177,7 +178,8 @@ def _any_file(pattern: str) -> bool:
     path = Path(pattern)
     if not any(c in pattern for c in "*?["):
         return path.exists()
-    return bool(duckdb.sql(f"SELECT 1 FROM glob({_text(pattern)}) LIMIT 1").fetchall())
+    root = Path(path.anchor or ".")
+    return any(True for _ in root.glob(str(path.relative_to(path.anchor)) if path.anchor else str(path)))
 
 
 def _extension(con: Connection, name: str) -> None:
@@ -204,10 +206,12 @@ def _query(con: Connection, location: Location) -> str:
         try:
             import psycopg
         except ImportError as error:
-            raise SourceError("reading PostgreSQL wants psycopg\n  pip install 'featurestore[postgres]'") from error
+            raise SourceError(
+                "reading PostgreSQL wants psycopg\n  pip install 'featurestore[postgres]'"
+            ) from error
         try:
             with psycopg.connect(dsn) as pg:
-                done = pg.execute(query)  # type: ignore[arg-type]
+                done = pg.execute(query)
                 names, rows = [c.name for c in done.description or ()], done.fetchall()
         except psycopg.Error as error:
             raise SourceError(f"the query failed: {str(error).splitlines()[0]}") from error
@@ -232,5 +236,7 @@ def row_count(con: Connection, location: Location, root: Path) -> int | None:
     if location.kind != "parquet":
         return None
     table = location_sql(con, location, root)
-    found = con.execute(f"SELECT sum(num_rows) FROM {table.replace('read_parquet', 'parquet_file_metadata', 1)}").fetchone()
+    found = con.execute(
+        f"SELECT sum(num_rows) FROM {table.replace('read_parquet', 'parquet_file_metadata', 1)}"
+    ).fetchone()
     return None if found is None or found[0] is None else int(found[0])
