@@ -145,15 +145,15 @@ class _Lowering:
         before = len(self.problems)
         for role in ("event_time", "arrival_time"):
             column = getattr(source, role)
-            if column is not None and self._column(
-                source.line, column, schema, f"source '{source.name}' has it as {role}"
-            ):
-                if schema[column] != Timestamp:
-                    self.wrong(
-                        source.line,
-                        f"{role} '{column}' of source '{source.name}' is {schema[column]}, not Timestamp",
-                        "declare it so in columns={…}, or write the files with a timestamp type",
-                    )
+            why = f"source '{source.name}' has it as {role}"
+            if column is None or not self._column(source.line, column, schema, why):
+                continue
+            if schema[column] != Timestamp:
+                self.wrong(
+                    source.line,
+                    f"{role} '{column}' of source '{source.name}' is {schema[column]}, not Timestamp",
+                    "declare it so in columns={…}, or write the files with a timestamp type",
+                )
         for column in [*source.tiebreak, *([source.event_id] if source.event_id else [])]:
             self._column(source.line, column, schema, f"source '{source.name}' orders events by it")
         if source.event_time is None and source.arrival_time is not None:

@@ -80,9 +80,9 @@ def events_sql(
 ) -> str:
     """SELECT of key columns `k0…`, event time `t` (absent for a static source), the wanted columns, and tie-breakers.
 
-    Events without a time (of the years 1 to 9999) or with a NULL part of the key are left out, as are those the view's filter does not keep, and
-    (unless `copies`) all but one of the copies of an event. `start` and `end` bound event time, end exclusive. `ordered`
-    adds `o0…`.
+    Events without a time of the years 1 to 9999, or with a NULL part of the key are left out, as are those the
+    view's filter does not keep, and (unless `copies`) all but one of the copies of an event. `start` and `end`
+    bound event time, end exclusive. `ordered` adds `o0…`.
     """
     source = view.source
     wanted = set(view.reads).union(*map(columns_of, columns.names))
