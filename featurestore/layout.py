@@ -134,13 +134,13 @@ def storage_fingerprint(view: View) -> str:
     meaning = {
         k: first[k] for k in ("location", "stream", "lateness", "filter", "keys", "event_time", "event_id")
     }
-    # The types of what is read decide the width of a field; which copy of an event stays decides what is in it.
-    meaning["types"] = [
-        [c, type_to_json(view.source.schema[c])] for c in sorted(view.reads | set(view.order))
-    ]
-    meaning["arrival_time"] = view.source.arrival_time if view.source.event_id or view.source.stream else None
+    # Which copy of an event stays, and which of two at one moment is last, decides what is in a record.
     ties = bool(layout.latest) or any(ordered(s.reduction) for level in layout.levels for s in level.slots)
-    ties = ties or view.source.event_id is not None
+    order = view.order if ties or view.source.event_id else ()
+    meaning["arrival_time"] = view.source.arrival_time if view.source.event_id or view.source.stream else None
+    # The types of what is read decide how wide it is.
+    schema = view.source.schema
+    meaning["types"] = [[c, type_to_json(schema[c])] for c in sorted(view.reads | set(order))]
     slots = [
         [[level.hop, level.lifetime, level.reach], [_slot_text(s.reduction, s.where) for s in level.slots]]
         for level in layout.levels
@@ -149,7 +149,7 @@ def storage_fingerprint(view: View) -> str:
     return digest(
         {
             "version": LAYOUT_VERSION,
-            "order": list(view.order) if ties else [],
+            "order": list(order),
             "slots": slots,
             "latest": latest,
             **meaning,
