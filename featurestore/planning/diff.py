@@ -235,7 +235,7 @@ def _refusal(served: ServiceVersion, breaks: Sequence[str], draft: Draft) -> str
         "what works: leave columns and features as they are, and append the new one under a name of its own:",
         f"the service becomes {served.name}@{draft.version}",
         "or declare a service of another name beside this one",
-        f"or retire '{served.name}': apply without it; applied again later it is {served.name}@{draft.version}",
+        f"or retire '{served.name}': apply without it; applied later it is {served.name}@{draft.version}",
     ]
     return "\n  ".join(lines)
 
