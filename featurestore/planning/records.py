@@ -85,6 +85,11 @@ class ChangePlan:
     warnings: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        from featurestore.planning.words import render
+
+        return "\n".join(render(self))
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing would change."""
