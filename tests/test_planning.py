@@ -219,6 +219,18 @@ def test_a_source_has_the_effect_of_the_views_that_read_it(
     assert says in change.reasons
 
 
+def test_secrets_in_a_source_are_not_said(registry: Registry) -> None:
+    def at(word: str) -> d.FeatureView:
+        kafka = d.Kafka("departures", "host:9092", properties={"sasl.password": word, "acks": word[-1]})
+        return view(replace(EVENTS, batch=d.Sql(f"postgresql://u:{word}@h/db", "SELECT 1"), stream=kafka))
+
+    step(registry, plan_of(at("hush1")))
+    said = "\n".join(render(planning.plan(registry, plan_of(at("hush2")), unknown)))
+    assert "hush" not in said
+    assert "property.acks=1 property.sasl.password=***" in said
+    assert "dsn=postgresql://u:***@h/db" not in said  # what looks the same is not said to differ
+
+
 def test_an_unread_source_and_a_renamed_one_are_told_apart(registry: Registry) -> None:
     step(registry, plan_of(view(), replace(source(), name="other")))
     renamed = view(replace(source(), name="flights"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
@@ -11,6 +12,8 @@ from featurestore.planning.records import Action, Change, ChangePlan, Cost
 from featurestore.registry import masked
 from featurestore.time import duration_text
 from featurestore.types import DType
+
+_SECRET = re.compile("password|secret|token|jaas|credential", re.IGNORECASE)
 
 
 def render(change_plan: ChangePlan) -> list[str]:
@@ -173,7 +176,8 @@ def differences(old: Mapping[str, str], new: Mapping[str, str], of: str = "") ->
 
 
 def _location(location: ir.Location) -> str:
-    options = " ".join(f"{k}={v}" for k, v in location.options)
+    shown = [(k, "***" if _SECRET.search(k) else v) for k, v in location.options]
+    options = " ".join(f"{k}={v}" for k, v in shown)
     return masked(f"{location.kind} {location.path} {options}".rstrip())
 
 
