@@ -12,6 +12,10 @@ FeatureStoreError
 │   ├── RegistryCorrupt    unreadable, or not written by this product
 │   ├── PlanConflict       somebody applied in between
 │   └── ServiceImmutable   a breaking edit to a service that has served
+├── LogError               an event log or a folder of event files that cannot go on
+│   ├── LogCorrupt         bytes that are not what was written, and the call that sets them aside
+│   ├── LogPruned          an offset whose events were removed
+│   └── EventError         events of the wrong shape; none of them was kept
 └── OnlineStoreError
     ├── StoreCorrupt       bytes that do not decode
     ├── StoreUnavailable   no answer
@@ -112,6 +116,44 @@ class PlanConflict(RegistryError):
 
 class ServiceImmutable(RegistryError):
     """A service that has served would change its meaning."""
+
+
+class LogError(FeatureStoreError):
+    """The event log refused; what it holds is as it was before."""
+
+
+class LogCorrupt(LogError):
+    """Bytes of a log or of an event file are not what was written.
+
+    `offset` is where reading stops, and what `EventLog.skip` takes; None for a file that has no offsets. `position`
+    counts bytes from the start of `file`.
+    """
+
+    def __init__(self, file: Path, position: int, offset: int | None, reason: str, instead: str) -> None:
+        self.file, self.position, self.offset, self.reason = file, position, offset, reason
+        at = f"{file}: byte {position}" + ("" if offset is None else f", offset {offset}")
+        super().__init__(f"{at}: {reason}\n  {instead}")
+
+
+class LogPruned(LogError):
+    """The events at an offset were removed; `start` is the first that is left."""
+
+    def __init__(self, offset: int, start: int, file: Path) -> None:
+        self.offset, self.start = offset, start
+        super().__init__(
+            f"{file}: the events at offset {offset} were pruned\n  the log starts at {start}: go on from there, or rebuild"
+        )
+
+
+class EventError(LogError):
+    """Events that do not fit their source; none of them was kept.
+
+    `row` counts from 0 and, like `column`, is None where the mistake is not of one.
+    """
+
+    def __init__(self, message: str, *, row: int | None = None, column: str | None = None) -> None:
+        self.row, self.column = row, column
+        super().__init__(message)
 
 
 class OnlineStoreError(FeatureStoreError):
