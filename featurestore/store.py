@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 
 from featurestore import declare as d
 from featurestore import ir, planning
+from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import connect, inspect, row_count
 from featurestore.config import load_config
 from featurestore.errors import NotFound, RequestError, Unsupported
@@ -83,6 +84,24 @@ class FeatureStore:
             self._readers.clear()
         return revision
 
+    def service(self, asked: Asked) -> tuple[ir.Service, Mapping[str, ir.View]]:
+        """What a read of `asked` reads: the service, and the views it reads by name."""
+        service, views, _ = self._resolve(asked)
+        return service, views
+
+    def programs(self, name: str, engine: str = "duckdb", *, applied: bool = True) -> list[Program]:
+        """The programs that the view `name`, or each view of the service `name`, becomes in an engine.
+
+        Of what is applied, or else of the definitions. Raises NotFound, and Unsupported for an engine that is not there.
+        """
+        plan = self.registry.current().plan if applied else self.definitions()
+        with self._duckdb() as con:
+            return [
+                program
+                for view in select_views(plan, name)
+                for program in programs(con, view, self.config.root, engine)
+            ]
+
     # -------------------------------------------------------------------------------------------------- batch to online
 
     def materialize(
@@ -100,8 +119,8 @@ class FeatureStore:
         views = select_views(plan, select)
         if not views:
             raise NotFound("applied feature view", "*", (), "the registry; run `fs apply` first")
-        first = None if start is None else _moment(start)
-        last = _now() if end is None else _moment(end)
+        first = None if start is None else moment(start)
+        last = _now() if end is None else moment(end)
         root = self.config.root
         with self._duckdb() as con:
             done = [
@@ -136,7 +155,7 @@ class FeatureStore:
         if request:
             raise RequestError("no service reads request columns yet\n  leave request= out")
         reader, version = self._reader(service)
-        result = reader.read(entities, None if at is None else _moment(at), timeout)
+        result = reader.read(entities, None if at is None else moment(at), timeout)
         if version is not None:
             self.registry.mark_served(version.name, version.version, _now(), version.fingerprint)
         return result
@@ -264,7 +283,7 @@ def _user() -> str:
         return "unknown"
 
 
-def _moment(value: Moment) -> int:
+def moment(value: Moment) -> int:
     """Microseconds since 1970 of an instant: a datetime or ISO text (UTC unless it says otherwise), or microseconds."""
     if isinstance(value, bool) or not isinstance(value, int | str | datetime):
         raise RequestError(
