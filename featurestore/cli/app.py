@@ -1,0 +1,130 @@
+"""The group of commands, its help, and what becomes of errors: exit statuses are decided here and nowhere else."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from featurestore.cli.failures import OK, USAGE, explain
+from featurestore.cli.project import Settings, shared_options
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command that is not imported yet: its section and line in the help, and the module that holds it."""
+
+    section: str
+    summary: str
+    module: str
+
+
+COMMANDS = {
+    "init": Entry("Begin", "A new project, with data and definitions that work.", "init"),
+    "doctor": Entry("Begin", "Whether everything is reachable, fresh and consistent.", "doctor"),
+    "plan": Entry("Definitions", "What applying would change, and what it costs.", "plan"),
+    "apply": Entry("Definitions", "Make the definitions the ones in force.", "plan"),
+    "list": Entry("Definitions", "Entities, sources, views, features and services.", "catalogue"),
+    "show": Entry("Definitions", "All there is to know about one of them.", "catalogue"),
+    "compile": Entry("Definitions", "The SQL that a view becomes.", "compile"),
+    "materialize": Entry("Values", "Write features to the online store.", "materialize"),
+    "get": Entry("Values", "One feature vector, read online.", "get"),
+    "dataset": Entry("Values", "A point-in-time training set, written as Parquet.", "dataset"),
+    "completion": Entry("Shell", "The script that lets a shell complete what you type.", "completion"),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports the one that is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"featurestore.cli.{COMMANDS[name].module}")
+        command = getattr(module, f"{name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            from featurestore.errors import nearest
+
+            raise click.UsageError("\n  ".join([f"no command '{args[0]}'", *nearest(args[0], COMMANDS)]), ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            rows = [(f"{n:<{width}}", e.summary) for n, e in COMMANDS.items() if e.section == section]
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = [n for n in COMMANDS if n.startswith(incomplete)]
+        return [CompletionItem(n, help=COMMANDS[n].summary) for n in found] + click.Command.shell_complete(
+            self, ctx, incomplete
+        )
+
+
+EPILOG = """\b
+Exit status: 0 fine, 1 an error or a finding, 2 `fs plan` found changes
+or the command line is wrong, 130 interrupted.
+
+Begin with `fs init`. `fs COMMAND --help` says more about a command."""
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
+)
+@click.option("--version", is_flag=True, help="Print the version.")
+@shared_options
+@click.pass_context
+def cli(ctx: click.Context, /, version: bool, **options: Any) -> int | None:
+    """Define features once; train and serve them with the same values."""
+    ctx.obj = Settings.of(options)
+    if "NO_COLOR" in os.environ:
+        ctx.color = False
+    if version:
+        _print_version(ctx.obj)
+        ctx.exit()
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+    return None
+
+
+def _print_version(settings: Settings) -> None:
+    from featurestore.cli.output import print_json
+    from featurestore.cli.version import version
+
+    if settings.json:
+        print_json({"featurestore": version()})
+    else:
+        click.echo(f"featurestore {version()}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit status. What it prints besides values goes to stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = cli.main(given, prog_name="fs", standalone_mode=False)
+        sys.stdout.flush()
+    except BaseException as error:  # noqa: BLE001  the edge of the program: every end has an exit status
+        return explain(error, as_json="--json" in given)
+    return status if isinstance(status, int) else OK
+
+
+__all__ = ["COMMANDS", "USAGE", "cli", "main"]

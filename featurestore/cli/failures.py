@@ -1,0 +1,103 @@
+"""What becomes of an error: a message and an exit status; a traceback only for what nobody expected."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from featurestore.errors import DefinitionError, FeatureStoreError
+
+OK, ERROR, CHANGES, USAGE, INTERRUPTED, PIPE = 0, 1, 2, 2, 130, 141
+"""Exit statuses; PIPE is what a shell gives a program whose reader has gone."""
+
+_DATABASE = {
+    "IOException": "the file could not be read or written",
+    "InvalidInputException": "a file is not what it was taken for",
+    "ConversionException": "a value does not fit its type",
+    "OutOfMemoryException": "set [offline] memory_limit in fs.toml, and free some disk to spill to",
+}
+"""What DuckDB raises about files and memory, which are the user's, with the way out. Its other errors are ours."""
+
+
+def explain(error: BaseException, *, as_json: bool) -> int:
+    """Says what went wrong, on stdout as JSON if asked for, and gives the exit status."""
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code
+        case BrokenPipeError():
+            # Whoever read has gone; Python would complain once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return PIPE
+        case SystemExit() if isinstance(error.__context__, BrokenPipeError):
+            return PIPE  # click has seen to the flushing
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else OK if error.code is None else ERROR
+        case click.Abort() | KeyboardInterrupt():
+            click.echo("\ninterrupted", err=True)
+            return INTERRUPTED
+        case click.ClickException():
+            _say(error, _usage_text(error), as_json=as_json, head="usage")
+            return USAGE
+        case FeatureStoreError() | OSError():
+            _say(error, _text(error), as_json=as_json)
+            return ERROR
+        case _ if _database(error) == "InterruptException":
+            click.echo("\ninterrupted", err=True)
+            return INTERRUPTED
+        case _ if _database(error) in _DATABASE:
+            _say(error, f"{str(error).strip()}\n  {_DATABASE[_database(error)]}", as_json=as_json)
+            return ERROR
+        case _:
+            traceback.print_exception(error)
+            report = "this is a fault of featurestore: please report it with all of the above and `fs doctor --json`"
+            if as_json:
+                _print_error(error, str(error), report=report)
+            click.echo(f"\n{report}", err=True)
+            return ERROR
+
+
+def _database(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__name__ if kind.__module__.lstrip("_").startswith("duckdb") else ""
+
+
+def _text(error: FeatureStoreError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror is not None:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return f"{place}{error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _usage_text(error: click.ClickException) -> str:
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    way_out = "" if ctx is None else f"\n  `{ctx.command_path} --help` shows how it is used"
+    return f"{error.format_message()}{way_out}"
+
+
+def _say(error: BaseException, text: str, *, as_json: bool, head: str = "error") -> None:
+    if as_json:
+        _print_error(error, text)
+        return
+    red = click.style(f"{head}:", fg="red", bold=True)
+    click.echo(f"{red} {text}", err=True, color=False if "NO_COLOR" in os.environ else None)
+
+
+def _print_error(error: BaseException, text: str, **more: str) -> None:
+    from featurestore.cli.output import print_json
+
+    said: dict[str, Any] = {"type": type(error).__name__, "message": text, **more}
+    if isinstance(error, DefinitionError):
+        said["problems"] = [
+            {
+                "what": p.what,
+                "file": p.where.file if p.where else None,
+                "line": p.where.line if p.where else None,
+                "help": list(p.help),
+            }
+            for p in error.problems
+        ]
+    print_json({"error": said})

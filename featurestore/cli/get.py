@@ -1,0 +1,124 @@
+"""`fs get`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featurestore.cli.complete import keys as complete_keys
+from featurestore.cli.complete import services
+from featurestore.cli.output import age_text, moment_text, print_json, print_table
+from featurestore.cli.project import Settings, command
+
+if TYPE_CHECKING:
+    from featurestore import ir
+    from featurestore.serving import OnlineFeatures
+
+_WHOLE = re.compile(r"[+-]?\d{1,30}\Z", re.ASCII)
+
+
+@command("get")
+@click.argument("service", shell_complete=services)
+@click.argument("keys", nargs=-1, metavar="KEY=VALUE...", shell_complete=complete_keys)
+@click.option(
+    "--at", metavar="TIME", help="As of a past moment; the status says when that is not exact. Default: now."
+)
+def get_command(settings: Settings, service: str, keys: tuple[str, ...], at: str | None) -> None:
+    """One feature vector, read online, with the reason for every missing value.
+
+    A key given again asks for one more row; keys given once hold for all rows. SERVICE may name a version: delay@2.
+
+    \b
+    fs get delay carrier=UA carrier=DL origin=EWR dest=SFO tailnum=N14228
+    """  # noqa: D301  \b keeps click from joining lines
+    with settings.store() as store:
+        found, views = store.service(service)
+        result = store.get_online_features(service, _entities(keys, found, views), at=at)
+    if settings.json:
+        print_json(_as_json(result, found, views))
+    else:
+        _show(settings, result, found, views)
+
+
+def _entities(given: Sequence[str], service: ir.Service, views: Mapping[str, ir.View]) -> dict[str, Any]:
+    """Columns of keys: a list where a key was given again. Numbers where the key is one."""
+    from featurestore.types import Int64
+
+    types = {
+        column: next(k.dtype for k in views[read.view].keys if k.name == key)
+        for read in service.reads
+        for key, column in read.keys
+    }
+    columns: dict[str, list[Any]] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            wanted = " ".join(f"{column}=…" for column in types)
+            raise click.UsageError(f"'{text}' is not KEY=VALUE\n  fs get {service.name} {wanted}")
+        number = types.get(name) == Int64 and _WHOLE.match(value)
+        columns.setdefault(name, []).append(int(value) if number else value)
+    return {name: values if len(values) > 1 else values[0] for name, values in columns.items()}
+
+
+def _rows(
+    result: OnlineFeatures, service: ir.Service, views: Mapping[str, ir.View]
+) -> list[list[dict[str, Any]]]:
+    """For each row its features, in order."""
+    from featurestore.status import Status
+
+    values = list(result.to_dict().items())
+    read = [views[r.view] for r in service.reads]
+    rows = []
+    for i in range(len(result)):
+        row = []
+        for j, (name, column) in enumerate(values):
+            age = int(result.ages[i, j])
+            row.append(
+                {
+                    "feature": name,
+                    "value": column[i],
+                    "status": Status(int(result.statuses[i, j])).name,
+                    "age_seconds": None if age < 0 or read[j].source.event_time is None else age / 1000,
+                    "view": read[j].name,
+                }
+            )
+        rows.append(row)
+    return rows
+
+
+def _as_json(result: OnlineFeatures, service: ir.Service, views: Mapping[str, ir.View]) -> dict[str, Any]:
+    return {
+        "service": service.name,
+        "at": moment_text(result.at),
+        "rows": [
+            {"row_id": name, "features": {f.pop("feature"): f for f in row}}
+            for name, row in zip(result.row_ids, _rows(result, service, views), strict=True)
+        ],
+        "freshness_seconds": dict(result.freshness),
+    }
+
+
+def _show(
+    settings: Settings, result: OnlineFeatures, service: ir.Service, views: Mapping[str, ir.View]
+) -> None:
+    for number, row in enumerate(_rows(result, service, views)):
+        if len(result) > 1:
+            click.echo(f"{chr(10) if number else ''}row {number + 1}")
+        lines = [
+            (
+                f["feature"],
+                f["value"],
+                f["status"],
+                age_text(f["age_seconds"]),
+                age_text(result.freshness[f["view"]]),
+            )
+            for f in row
+        ]
+        print_table(("feature", "value", "status", "last event", "materialized"), lines)
+    settings.note(f"as of {moment_text(result.at)}; the last two columns are how long before")
+    never = sorted(view for view, seconds in result.freshness.items() if seconds is None)
+    if never:
+        settings.note(f"never materialized: {', '.join(never)}; `fs materialize` does")

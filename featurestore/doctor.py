@@ -1,0 +1,274 @@
+"""The doctor: one project looked over from its settings to its stored bytes, and nothing changed.
+
+Each check that cannot be made because an earlier one failed is said to be unknown, never fine.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from featurestore import ir, planning
+from featurestore.compile.sources import Connection, connect, inspect, row_count, source_sql
+from featurestore.config import Config, load_config
+from featurestore.errors import FeatureStoreError
+from featurestore.layout import layout_of
+from featurestore.lower import location_of
+from featurestore.materialize import ViewState, load_states
+from featurestore.online.codec import BASE, HEADER, MAGIC, Codec, codec_of
+from featurestore.online.store import OnlineStore, open_store
+from featurestore.registry import Registry, open_registry
+from featurestore.repo import load_plan
+
+LEAST_FREE = 1 << 30
+"""Bytes that a disk should have left: below this the next materialisation may not fit."""
+
+_LIBRARIES = ("duckdb", "pyarrow", "numpy", "lmdb", "redis", "click", "rich")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at. `way_out` says what to do when it is wrong."""
+
+    subject: str
+    state: Literal["ok", "wrong", "unknown"]
+    text: str
+    way_out: tuple[str, ...] = ()
+
+
+def examine(root: Path, environment: str | None, now: int, version: str) -> list[Check]:
+    """Every check of the project at `root`, in the order in which to mend things. `now` is in UTC microseconds."""
+    checks = [_versions(version)]
+    config = _tried(
+        checks, "fs.toml", lambda: load_config(root, environment), lambda c: str(c.root / "fs.toml")
+    )
+    if config is None:
+        return checks
+    checks.append(_disk(config))
+    with closing(connect(config.memory_limit, config.threads, config.offline / "spill")) as con:
+        desired = _tried(
+            checks,
+            "definitions",
+            lambda: load_plan(config, lambda s: inspect(con, location_of(s.batch), config.root)),
+            _counted,
+        )
+        registry = _tried(checks, "registry", lambda: _intact(config), _revision_text)
+        applied = None if registry is None else registry.current().plan
+        if registry is not None and desired is not None:
+            checks.append(_in_step(registry, desired))
+        plan = applied or desired
+        checks += [] if plan is None else [_source(con, s, config.root) for s in plan.sources]
+    checks += _online(config, applied, now)
+    return checks
+
+
+def _tried(checks: list[Check], subject: str, work: Callable[[], T], say: Callable[[T], str]) -> T | None:
+    """What `work` gives, with a check that says so; None with a check that says why not."""
+    try:
+        done = work()
+    except (FeatureStoreError, OSError) as error:
+        checks.append(_wrong(subject, error))
+        return None
+    checks.append(Check(subject, "ok", say(done)))
+    return done
+
+
+def _wrong(subject: str, error: BaseException) -> Check:
+    head, *rest = str(error).splitlines() or [type(error).__name__]
+    return Check(subject, "wrong", head, tuple(line.strip() for line in rest if line.strip()))
+
+
+def _versions(version: str) -> Check:
+    libraries = [f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES]
+    return Check(
+        "versions",
+        "ok",
+        ", ".join([f"featurestore {version}", f"Python {platform.python_version()}", *libraries]),
+    )
+
+
+def _disk(config: Config) -> Check:
+    free = shutil.disk_usage(config.root).free
+    text = f"{free / 1e9:,.1f} GB are free where {config.root} lies"
+    if free >= LEAST_FREE:
+        return Check("disk", "ok", text)
+    return Check(
+        "disk",
+        "wrong",
+        text,
+        (f"make room: {LEAST_FREE / 1e9:.1f} GB or more; old files in {config.offline} may go",),
+    )
+
+
+def _counted(plan: ir.Plan) -> str:
+    counts = {
+        "entities": plan.entities,
+        "sources": plan.sources,
+        "views": plan.views,
+        "services": plan.services,
+    }
+    return ", ".join(f"{len(things)} {name}" for name, things in counts.items())
+
+
+# ------------------------------------------------------------------------------------------------------------ the registry
+
+
+def _intact(config: Config) -> Registry:
+    """The registry, once all that a read or an apply can need was read from it."""
+    registry = open_registry(config.registry_url, config.root)
+    registry.current()
+    registry.services()
+    for summary in registry.history():
+        registry.revision(summary.number)
+    registry.audit()
+    return registry
+
+
+def _revision_text(registry: Registry) -> str:
+    current, versions = registry.current(), registry.services()
+    if current.number == 0:
+        return f"{registry.place}: nothing applied yet"
+    return f"{registry.place}: revision {current.number}, {len(versions)} versions of services"
+
+
+def _in_step(registry: Registry, desired: ir.Plan) -> Check:
+    """Whether the definitions are what is applied."""
+    change = planning.plan(registry, desired, lambda _: None)
+    if change.blocked:
+        return Check("applied", "wrong", "the definitions cannot be applied", change.blocked)
+    if change.is_empty:
+        return Check("applied", "ok", "the definitions are the ones in force")
+    text = f"the definitions are not what is applied: {planning.summary(change)}"
+    return Check(
+        "applied", "wrong", text, ("`fs plan` shows the difference, `fs apply` makes them the ones in force",)
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- sources
+
+
+def _source(con: Connection, source: ir.Source, root: Path) -> Check:
+    subject = f"source {source.name}"
+    try:
+        select = source_sql(con, source, sorted(source.schema), root)
+        rows = row_count(con, source.location, root)
+        empty = rows == 0 if rows is not None else not con.execute(f"{select} LIMIT 1").fetchall()
+        more = sorted(set(inspect(con, source.location, root)) - set(source.schema))
+    except FeatureStoreError as error:
+        return _wrong(subject, error)
+    except _duckdb_errors() as error:
+        where = source.location.path
+        return Check(
+            subject, "wrong", f"cannot read {where}: {str(error).splitlines()[0]}", (f"write {where} anew",)
+        )
+    if empty:
+        help = ("features of it are NULL or 0; put rows where it reads, or name another place",)
+        return Check(subject, "wrong", f"{source.location.path} holds no rows", help)
+    known = "" if rows is None else f"{rows:,} rows, "
+    new = f"; new and not read: {', '.join(more)}" if more else ""
+    return Check(subject, "ok", f"{known}{len(source.columns)} columns as planned{new}")
+
+
+def _duckdb_errors() -> type[Exception]:
+    """What DuckDB raises when rows cannot be read."""
+    import duckdb
+
+    return duckdb.Error
+
+
+# ------------------------------------------------------------------------------------------------------------ online store
+
+
+def _online(config: Config, applied: ir.Plan | None, now: int) -> Iterator[Check]:
+    try:
+        store = open_store(config.online_url, config.root)
+    except (FeatureStoreError, OSError) as error:
+        yield _wrong("online store", error)
+        return
+    with store:
+        found = _store_problems(store)
+        yield from found or [Check("online store", "ok", "reachable and whole")]
+        if applied is None:
+            yield Check("views", "unknown", "what is applied cannot be read", ("mend the registry first",))
+        elif not found:
+            yield from _views(store, applied, now)
+
+
+def _store_problems(store: OnlineStore) -> list[Check]:
+    try:
+        return [Check("online store", "wrong", problem) for problem in store.doctor()]
+    except (FeatureStoreError, OSError) as error:
+        return [_wrong("online store", error)]
+
+
+def _views(store: OnlineStore, plan: ir.Plan, now: int) -> Iterator[Check]:
+    codecs = {v.name: codec_of(v, layout_of(v)) for v in plan.views}
+    try:
+        states = load_states(store, codecs)
+    except (FeatureStoreError, ValueError, TypeError) as error:
+        yield Check(
+            "views",
+            "wrong",
+            f"the store does not say what it holds: {error}",
+            ("`fs materialize` writes it anew",),
+        )
+        return
+    for view in plan.views:
+        yield _view(store, view, codecs[view.name], states.get(view.name), _limit(plan, view.name), now)
+
+
+def _limit(plan: ir.Plan, view: str) -> int | None:
+    """The least staleness that a service which reads the view puts up with, in microseconds."""
+    limits = [s.max_staleness for s in plan.services if any(r.view == view for r in s.reads)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _view(
+    store: OnlineStore, view: ir.View, codec: Codec, state: ViewState | None, limit: int | None, now: int
+) -> Check:
+    subject = f"view {view.name}"
+    again = (f"`fs materialize --select {view.name}` writes it",)
+    if state is None:
+        return Check(subject, "wrong", "never materialized as it is defined now", again)
+    try:
+        sample = list(islice(store.scan(codec.prefix + BASE), 1))
+    except FeatureStoreError as error:
+        return _wrong(subject, error)
+    if state.entities and not sample:
+        return Check(subject, "wrong", f"{state.entities:,} entities were written and none is there", again)
+    if not all(_of_this_plan(codec, value) for _, value in sample):
+        return Check(subject, "wrong", "what is stored is not of this definition", again)
+    age = max(now - state.end, 0) / 1e6
+    text = f"{state.entities:,} entities, as of {_ago(age)} ago"
+    if limit is not None and age * 1e6 > limit:
+        return Check(subject, "wrong", f"{text}; a service allows {_ago(limit / 1e6)}", again)
+    return Check(subject, "ok", text)
+
+
+def _of_this_plan(codec: Codec, value: bytes) -> bool:
+    """Whether a stored value says of itself that it is of this view's layout."""
+    if len(value) < HEADER.itemsize:
+        return False
+    import numpy as np
+
+    header = np.frombuffer(value, HEADER, 1)[0]
+    return bool(header["magic"] == MAGIC and header["plan"] == codec.plan)
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+__all__: Sequence[str] = ["Check", "examine"]

@@ -1,0 +1,1 @@
+"""Purchases by card: what `fs init` begins with."""
