@@ -144,9 +144,7 @@ class LmdbStore:
 
     def size(self) -> StoreSize:
         def measure(txn: lmdb.Transaction[bytes], opened: _Opened) -> StoreSize:
-            stat = txn.stat(opened.data)
-            pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-            return StoreSize(stat["entries"], pages * stat["psize"])
+            return StoreSize(txn.stat(opened.data)["entries"], _bytes_in(txn, opened.data))
 
         return self._view(measure)
 
@@ -234,7 +232,10 @@ _Work = Callable[["lmdb.Transaction[bytes]", _Opened], T]
 
 
 class _Gate:
-    """Lets in many transactions, or one change of the map: that pulls the memory away from running ones."""
+    """Lets in many readers, or one change of the map: that pulls the memory away from running transactions.
+
+    Writers need not pass: they hold the environment's `_writing`, and so does whoever shuts the gate.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
@@ -324,12 +325,16 @@ class _Environment:
             try:
                 with self._gate:
                     if (opened := self._opened) is not None:
-                        with opened.env.begin(opened.data) as txn:
+                        txn = opened.env.begin(opened.data)
+                        try:
                             return work(txn, opened)
+                        finally:
+                            txn.commit()  # after an error too: `abort` waits for a moment without other readers
                 with self._writing:
                     self._reopen()
             except lmdb.MapResizedError:
-                self._adopt()
+                with self._writing:
+                    self._adopt()
             except lmdb.ReadersFullError as error:
                 if checked:
                     raise self._error(error) from error
@@ -343,10 +348,17 @@ class _Environment:
             self._look_and_reopen()
             while True:
                 try:
-                    with self._gate:
-                        opened = self._must_have()
-                        with opened.env.begin(opened.data, write=True) as txn:
-                            return work(txn, opened)
+                    opened = self._must_have()
+                    txn = opened.env.begin(opened.data, write=True)
+                    try:
+                        result = work(txn, opened)
+                        txn.commit()
+                    except BaseException:
+                        # lmdb 3.0's abort waits for a moment when no thread reads, which may never come by itself.
+                        with self._gate.alone():
+                            txn.abort()
+                        raise
+                    return result
                 except lmdb.MapFullError as error:
                     self._grow(error)
                 except lmdb.MapResizedError:
@@ -370,18 +382,16 @@ class _Environment:
         with self._writing:
             self._look_and_reopen()
             try:
-                with self._gate:
-                    opened = self._must_have()
-                    with opened.env.begin(write=True):
-                        opened.env.reader_check()
-                        return [*self._room(opened), *self._damage()]
+                opened = self._must_have()
+                with opened.env.begin(write=True) as txn:
+                    opened.env.reader_check()
+                    used = _bytes_in(txn, opened.data) + _bytes_in(txn, opened.meta)
+                    return [*self._room(used), *self._damage()]
             except lmdb.Error as error:
                 raise self._error(error) from error
 
-    def _room(self, opened: _Opened) -> Iterator[str]:
-        info, psize = opened.env.info(), opened.env.stat()["psize"]
-        used = (info["last_pgno"] + 1) * psize
-        if used > 0.9 * self.limit:
+    def _room(self, used: int) -> Iterator[str]:
+        if used > 0.8 * self.limit:
             yield (
                 f"{self.path}: {used / self.limit:.0%} of the limit of {self.limit} bytes is in use; "
                 f"raise it with lmdb://…?map_size={_mebibytes(2 * self.limit)}"
@@ -447,7 +457,7 @@ class _Environment:
             env.set_mapsize(min(2 * size, self.limit))
 
     def _adopt(self) -> None:
-        """Take over the size that another process gave to the map."""
+        """Take over the size that another process gave to the map. Call with `_writing` held."""
         with self._gate.alone():
             if self._opened is not None:
                 self._opened.env.set_mapsize(0)
@@ -548,14 +558,19 @@ def _open(path: Path, map_size: int) -> _Opened:
 def _check_length(env: lmdb.Environment, path: Path) -> None:
     """Refuse a file that lost its end: reading behind it would kill the process with SIGBUS.
 
-    A file may rightly end before the last page that LMDB counted, when those pages are free: so a short one is
-    walked before it is judged.
+    A file may rightly end before the last page that LMDB counted, when those pages are free: so a short one
+    is walked before it is judged.
     """
     size = (path / "data.mdb").stat().st_size
     if size and size < (env.info()["last_pgno"] + 1) * env.stat()["psize"]:
         problems = _damage(path)
         if problems:
             raise lmdb.verify.VerifyError(problems[0])
+
+
+def _bytes_in(txn: lmdb.Transaction[bytes], database: lmdb._Database) -> int:
+    stat = txn.stat(database)
+    return (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) * stat["psize"]
 
 
 def _damage(path: Path) -> list[str]:

@@ -32,7 +32,6 @@ from featurestore.online.store import (
     MAX_KEY,
     StoreSize,
     StoreUrl,
-    masked,
     seconds,
 )
 
@@ -381,7 +380,7 @@ class _Lane:
         except exceptions.RedisError as error:
             raise _typed(error, self._name) from error
         connection.socket_timeout, connection.socket_connect_timeout = usual
-        connection.update_current_socket_timeout()
+        connection.update_current_socket_timeout(-1)  # that is, back to `socket_timeout`
         return connection
 
     def _give_back(self, connection: _Connection) -> None:
@@ -507,7 +506,7 @@ class _NoScript(OnlineStoreError):
 
 def _typed(error: exceptions.RedisError, name: str) -> OnlineStoreError | Unsupported:
     """The redis package's error as one of ours. Server texts hold no password, and neither does `name`."""
-    text = masked(str(error))
+    text = str(error)
     match error:
         case (
             exceptions.AuthenticationError()

@@ -187,7 +187,7 @@ def masked(url: str) -> str:
     >>> masked("redis://user:s3c/ret@host:6379/0")
     'redis://***@host:6379/0'
     """
-    hidden = re.sub(r"//.*@", "//***@", url)
+    hidden = re.sub(r"^([\w+.-]*:/*)?.*@", r"\1***@", url)
     return re.sub(r"((?:password|username)=)[^&]*", r"\1***", hidden)
 
 
