@@ -35,7 +35,8 @@ def machine(*packages: str) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{names[0] if names else platform.machine()}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}, {versions}"
+    processor = names[0] if names else platform.machine()
+    return f"{processor}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}, {versions}"
 
 
 def measure(work: Callable[[], tuple[int, str]]) -> None:
@@ -49,7 +50,9 @@ def measure(work: Callable[[], tuple[int, str]]) -> None:
 
 def alone(script: str, *arguments: str) -> Figures:
     """The figures of one contender: `script --alone arguments` in a fresh process."""
-    done = subprocess.run([sys.executable, script, "--alone", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script, "--alone", *arguments], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed\n{done.stderr}")
     return Figures(**json.loads(done.stdout.splitlines()[-1]))
@@ -66,11 +69,16 @@ def race(script: str, contenders: Mapping[str, Sequence[str]], repeat: int) -> d
         walls = [f.wall for f in done]
         f = middle[name] = next(f for f in done if f.wall == statistics.median_low(walls))
         spread = f"{min(walls):.2f}-{max(walls):.2f}" if repeat > 1 else ""
-        print(f"  {name:<44}{f.wall:8.2f} s {spread:>14}  cpu {f.cpu:7.2f} s  rss {f.rss_mb:6,} MB  {f.note}", flush=True)
+        print(
+            f"  {name:<44}{f.wall:8.2f} s {spread:>14}  cpu {f.cpu:7.2f} s  rss {f.rss_mb:6,} MB  {f.note}",
+            flush=True,
+        )
     return middle
 
 
-def verdict(what: str, value: float, must: float, reach: float, *, unit: str = "x", more_is_better: bool = False) -> None:
+def verdict(
+    what: str, value: float, must: float, reach: float, *, unit: str = "x", more_is_better: bool = False
+) -> None:
     """One line: the figure beside what it must and may reach."""
     met = [value >= goal if more_is_better else value <= goal for goal in (must, reach)]
     word = "reached" if met[1] else "met" if met[0] else "MISSED"

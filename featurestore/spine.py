@@ -26,9 +26,10 @@ def spine_batches(con: Connection, spine: Any, rows: int) -> Iterator[pa.Table]:
     pending: list[pa.RecordBatch] = []
     held, given = 0, False
     for batch in reader:
-        while batch.num_rows:
-            part = batch.slice(0, rows - held)
-            batch = batch.slice(part.num_rows)
+        start = 0
+        while start < batch.num_rows:
+            part = batch.slice(start, rows - held)
+            start += part.num_rows
             pending.append(part)
             held += part.num_rows
             if held == rows:
@@ -42,9 +43,12 @@ def _reader(con: Connection, spine: Any, rows: int) -> pa.RecordBatchReader:
     if isinstance(spine, str | Path):
         path = Path(spine)
         if not path.exists() and not any(c in str(spine) for c in "*?["):
-            raise SpineError(f"spine {spine} does not exist\n  give a path to Parquet or CSV files, or a table")
-        scan = "read_csv" if path.suffix in (".csv", ".tsv") else "read_parquet"
-        rows_of = con.cursor().sql(f"SELECT * FROM {scan}(?)", params=[str(spine)])
+            raise SpineError(
+                f"spine {spine} does not exist\n  give a path to Parquet or CSV files, or a table"
+            )
+        csv = path.suffix in (".csv", ".tsv")
+        scan = "SELECT * FROM read_csv(?)" if csv else "SELECT * FROM read_parquet(?)"
+        rows_of = con.cursor().sql(scan, params=[str(spine)])
         return rows_of.to_arrow_reader(min(rows, 1_000_000))
     if isinstance(spine, pa.Table | pa.RecordBatch):
         return pa.RecordBatchReader.from_batches(
@@ -61,10 +65,11 @@ def _reader(con: Connection, spine: Any, rows: int) -> pa.RecordBatchReader:
     )
 
 
-def times_of(table: pa.Table, column: str) -> Array:
+def times_of(table: pa.Table, column: str, first: int = 0) -> Array:
     """The moments asked for, in microseconds. Naive times are UTC; texts are ISO 8601.
 
-    Raises SpineError for a missing column, a NULL, or a time that cannot be read, naming the first such row.
+    Raises SpineError for a missing column, a NULL, or a time that cannot be read, naming the first such row; `first` is
+    the number of the table's first row in the spine.
     """
     values = _column(table, column, "the moments asked for")
     kind = values.type
@@ -73,13 +78,15 @@ def times_of(table: pa.Table, column: str) -> Array:
             f"spine column '{column}' is {kind}, not a time\n  the unit of a number is anybody's guess: cast it to a timestamp"
         )
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        values = _parsed(values.cast(pa.string()), column)
+        values = _parsed(values.cast(pa.string()), column, first)
     if values.null_count:
-        row = int(np.flatnonzero(np.asarray(values.is_null()))[0])
-        raise SpineError(f"spine column '{column}' is NULL in row {row}\n  every row needs the moment it is asked at")
+        row = first + int(np.flatnonzero(np.asarray(values.is_null()))[0])
+        raise SpineError(
+            f"spine column '{column}' is NULL in row {row}\n  every row needs the moment it is asked at"
+        )
     try:
         times, _ = to_physical(_microseconds(values), Timestamp)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise SpineError(f"spine column '{column}' is {kind}, which is not a time: {error}") from error
     return times
 
@@ -91,7 +98,9 @@ def keys_of(table: pa.Table, column: str, dtype: DType, view: str) -> tuple[Arra
     if pa.types.is_null(values.type):
         values = values.cast(pa.int64() if dtype == Int64 else pa.string())
     elif whole != (dtype == Int64) or not (whole or _is_text(values.type)):
-        raise SpineError(f"spine column '{column}' is {values.type}, and the join key of view '{view}' is {dtype}")
+        raise SpineError(
+            f"spine column '{column}' is {values.type}, and the join key of view '{view}' is {dtype}"
+        )
     return to_physical(values, dtype)
 
 
@@ -106,26 +115,39 @@ def _column(table: pa.Table, name: str, why: str) -> pa.ChunkedArray:
         return table.column(name)
     known = table.column_names
     near = [h for h in nearest(name, known) if h.startswith("did")]
-    raise SpineError("\n  ".join([f"the spine has no column '{name}', {why}", f"it has {', '.join(known)}", *near]))
+    raise SpineError(
+        "\n  ".join([f"the spine has no column '{name}', {why}", f"it has {', '.join(known)}", *near])
+    )
 
 
-def _parsed(values: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
+_ZONED = r"[T ].*(Z|[+-]\d\d(:?\d\d)?)$"
+
+
+def _parsed(values: pa.ChunkedArray, column: str, first: int) -> pa.ChunkedArray:
     """Texts as instants. Some may end in Z or an offset and some not: those without are UTC."""
     try:
-        zoned = pc.match_substring_regex(values, r"(Z|[+-]\d\d:?\d\d)$")
-        aware = pc.if_else(zoned, values, pc.binary_join_element_wise(values, pa.scalar("Z"), ""))
-        return aware.cast(pa.timestamp("us", tz="UTC"))
-    except pa.ArrowInvalid:
-        for row, text in enumerate(values.to_pylist()):
+        return _instants(values)
+    except pa.ArrowInvalid as error:
+        good, bad = 0, len(values)  # the first `good` are times, the first `bad` are not
+        while bad - good > 1:
+            middle = (good + bad) // 2
             try:
-                suffix = "" if text is None or text[-1:] == "Z" or text[-6:-5] in "+-" else "Z"
-                pa.array([None if text is None else text + suffix]).cast(pa.timestamp("us", tz="UTC"))
-            except pa.ArrowInvalid as error:
-                raise SpineError(
-                    f"spine column '{column}' has {text!r} in row {row}, which is not a time\n"
-                    "  a time is written 2013-07-01T12:00:00, in UTC unless it says otherwise"
-                ) from error
-        raise
+                _instants(values.slice(good, middle - good))
+                good = middle
+            except pa.ArrowInvalid:
+                bad = middle
+        raise SpineError(
+            f"spine column '{column}' has {values[good].as_py()!r} in row {first + good}, which is not a time\n"
+            "  a time is written 2013-07-01T12:00:00, in UTC unless it says otherwise"
+        ) from error
+
+
+def _instants(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    zoned = pc.match_substring_regex(texts, _ZONED)
+    nothing = pa.scalar(None, pa.string())
+    aware = pc.if_else(zoned, texts, nothing).cast(pa.timestamp("us", tz="UTC"))
+    naive = pc.if_else(zoned, nothing, texts).cast(pa.timestamp("us"))
+    return pc.coalesce(aware, naive.cast(pa.timestamp("us", tz="UTC")))
 
 
 def _microseconds(values: pa.ChunkedArray) -> pa.ChunkedArray:

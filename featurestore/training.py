@@ -6,8 +6,8 @@ DuckDB filters events and sorts them by entity and time, on disk if need be; chu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -18,9 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurestore.aggregates import ordered
 from featurestore.compile.events import EventColumns
-from featurestore.compile.point_in_time import sorted_events_sql
+from featurestore.compile.point_in_time import numbered_keys_sql, sorted_events_sql
 from featurestore.compile.sources import Connection, connect
 from featurestore.config import Config
 from featurestore.errors import SpineError
@@ -35,7 +34,10 @@ from featurestore.spine import keys_of, spine_batches, times_of
 from featurestore.status import Status
 from featurestore.types import Date, ListType, Timestamp, VectorType
 
-CHUNK_EVENTS = 1 << 21
+BATCH_EVENTS = 1 << 18
+"""Events fetched from DuckDB at a time."""
+
+CHUNK_EVENTS = 1 << 20
 """Events worked on at a time, more when one entity alone has more."""
 
 WORKERS = 2
@@ -67,11 +69,14 @@ class TrainingSet:
     def tables(self) -> Iterator[pa.Table]:
         """The rows in order, as tables as large as one slice of the spine."""
         with ExitStack() as stack:
+            self.config.offline.mkdir(parents=True, exist_ok=True)
             con = connect(self.config.memory_limit, self.config.threads, self.config.offline / "spill")
             stack.callback(con.close)
+            done = 0
             rows = max(1, SLICE_BYTES // (64 + 24 * len(self.service.reads)))
             for table in spine_batches(con, self.spine, rows):
-                yield self._enriched(con, table)
+                yield self._enriched(con, table, done)
+                done += table.num_rows
 
     def to_arrow(self) -> pa.Table:
         """All rows as one Arrow table."""
@@ -103,15 +108,15 @@ class TrainingSet:
             written.append(partial.rename(target / f"part-{number:05d}.parquet"))
         return written
 
-    def _enriched(self, con: Connection, spine: pa.Table) -> pa.Table:
+    def _enriched(self, con: Connection, spine: pa.Table, first: int) -> pa.Table:
         taken = set(spine.column_names)
         for read in self.service.reads:
             if read.output in taken:
                 raise SpineError(
                     f"the spine has a column '{read.output}', and so has service '{self.service.name}'\n"
-                    "  rename the spine's column, or prefix the feature: view.on(…, prefix=\"…\")"
+                    '  rename the spine\'s column, or prefix the feature: view.on(…, prefix="…")'
                 )
-        asked = times_of(spine, self.timestamp)
+        asked = times_of(spine, self.timestamp, first)
         reads = self.service.reads
         cells = enrich(con, self.config.root, reads, self.views, spine, asked, statuses=self.statuses)
         columns = {name: spine.column(name) for name in spine.column_names}
@@ -122,7 +127,9 @@ class TrainingSet:
             names = pa.array([s.name for s in Status])
             for read in self.service.reads:
                 codes = pa.array(cells[read.output].status.view(np.int8))
-                columns[f"{read.output}__status"] = pa.chunked_array([pa.DictionaryArray.from_arrays(codes, names)])
+                columns[f"{read.output}__status"] = pa.chunked_array(
+                    [pa.DictionaryArray.from_arrays(codes, names)]
+                )
         return pa.table(columns)
 
 
@@ -146,7 +153,7 @@ def enrich(
     done: dict[str, Cells] = {}
     for (name, keys), group in groups.items():
         view = views[name]
-        columns = {k: c for k, c in keys}
+        columns = dict(keys)
         features = {r.feature: view.feature(r.feature) for r in group}
         parts = [keys_of(spine, columns[k.name], k.dtype, name) for k in view.keys]
         cells = _view_cells(con, root, view, list(features.values()), parts, asked, statuses=statuses)
@@ -178,7 +185,7 @@ def _view_cells(
         events = sorted_events_sql(
             con, view, columns, "spine_keys", root, settled=settled, start=start, end=int(spine.q.max())
         )
-        _fill_all(outputs, work, con.sql(events).to_arrow_reader(1 << 18), spine)
+        _fill_all(outputs, work, con.sql(events).to_arrow_reader(BATCH_EVENTS), spine)
     con.execute("DROP TABLE spine_keys")
     return outputs
 
@@ -194,13 +201,9 @@ def _numbered(con: Connection, keys: Keys, asked: Array) -> Asked:
     for i, (values, _) in enumerate(keys):
         columns[f"k{i}"] = pa.array(values[rows], pa.string() if values.dtype == object else pa.int64())
     con.register("spine_rows", pa.table(columns))
-    names = ", ".join(f"k{i}" for i in range(len(keys)))
-    con.execute(
-        "CREATE OR REPLACE TEMP TABLE spine_keys AS SELECT (row_number() OVER () - 1)::INTEGER AS k, * "
-        f"FROM (SELECT DISTINCT {names} FROM spine_rows)"
-    )
-    sql = f"SELECT rid, k, q FROM spine_rows JOIN spine_keys USING ({names}) ORDER BY k, q"
-    table = con.sql(sql).to_arrow_table()
+    number, rows_sql = numbered_keys_sql(len(keys), "spine_rows", "spine_keys")
+    con.execute(number)
+    table = con.sql(rows_sql).to_arrow_table()
     con.unregister("spine_rows")
     return Asked(*(table.column(c).to_numpy() for c in ("rid", "k", "q")))
 
@@ -209,17 +212,11 @@ def _work(view: View, features: Sequence[Feature]) -> tuple[Work, EventColumns, 
     """What to compute, of which columns, and whether SQL has to settle ties and copies."""
     layout, columns = layout_of(view), EventColumns(view)
     work = Work(view, layout, features, columns.names)
-    for slot in work.slots():
-        for node in (slot.reduction.arg, slot.where):
-            if node is not None:
-                columns.add(node)
-    latest = [f for f in features if f.window is None]
-    for feature in latest:
-        columns.add(work.column(feature).value)
+    for node in work.inputs():
+        columns.add(node)
     source = view.source
     schema = source.schema
-    ordering = bool(latest) or any(ordered(s.reduction) for s in work.slots())
-    if not ordering and source.event_id is None:
+    if not any(f.window is None for f in features) and not work.sequential and source.event_id is None:
         return work, columns, False
     if any(isinstance(schema[c], ListType | VectorType) for c in view.order):
         return work, columns, True  # Arrow does not sort by lists
@@ -246,14 +243,14 @@ def _spread(one: Cells, rows: int) -> Cells:
 
 def _reach(view: View, features: Sequence[Feature], spine: Asked) -> int | None:
     """The earliest moment that any feature of any row reaches back to; None if there is no end to it."""
-    back = [view.ttl if f.window is None else f.window.size and f.window.size + f.window.hop for f in features]
+    back = [
+        view.ttl if f.window is None else f.window.size and f.window.size + f.window.hop for f in features
+    ]
     sizes = [size for size in back if size is not None]
     return int(spine.q.min()) - max(sizes) if len(sizes) == len(back) else None
 
 
-def _fill_all(
-    outputs: Mapping[str, Cells], work: Work, reader: pa.RecordBatchReader, spine: Asked
-) -> None:
+def _fill_all(outputs: Mapping[str, Cells], work: Work, reader: pa.RecordBatchReader, spine: Asked) -> None:
     # NumPy and Arrow release the GIL in what takes long, so chunks side by side use cores while DuckDB feeds them.
     with ThreadPoolExecutor(WORKERS) as pool:
         running: deque[Future[None]] = deque()

@@ -9,6 +9,21 @@ from featurestore.compile.sources import Connection
 from featurestore.ir import View
 
 
+def numbered_keys_sql(parts: int, spine: str, keys: str) -> tuple[str, str]:
+    """Two statements over table `spine` (`rid`, `q`, and the key columns `k0…`, of which there are `parts`).
+
+    The first makes temporary table `keys` with a dense number `k` (Int32) for each key; the numbers follow the order of
+    keys, so that the same spine is worked on in the same order. The second gives `rid`, `k`, `q` of the spine sorted by
+    `k` and `q`.
+    """
+    names = ", ".join(f"k{i}" for i in range(parts))
+    number = (
+        f"CREATE OR REPLACE TEMP TABLE {keys} AS SELECT (row_number() OVER () - 1)::INTEGER AS k, * "
+        f"FROM (SELECT DISTINCT {names} FROM {spine} ORDER BY {names})"
+    )
+    return number, f"SELECT rid, k, q FROM {spine} JOIN {keys} USING ({names}) ORDER BY k, q"
+
+
 def sorted_events_sql(
     con: Connection,
     view: View,

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.aggregates import Reduction, ordered
+from featurestore.aggregates import Moments, Reduction, Sum, ordered
 from featurestore.evaluate.arrow import to_physical
 from featurestore.evaluate.finish import Cells, finish, settle
 from featurestore.evaluate.partials import Array, Mask, Partial, reduce_events
@@ -23,7 +23,7 @@ from featurestore.evaluate.ranges import OverlappingRanges
 from featurestore.expr import Expr, infer
 from featurestore.ir import Feature, View
 from featurestore.layout import LatestSlot, Layout, Slot
-from featurestore.types import Date, DType, Int32, Int64, Timestamp, numpy_dtype
+from featurestore.types import Date, DType, Int32, Int64, Timestamp, is_float, numpy_dtype
 
 PIECE = 1 << 18
 """Spine rows reduced at a time: a window's answers for each are held until the row is finished."""
@@ -81,6 +81,22 @@ class Work:
                 found[_meaning(slot)] = slot
         return list(found.values())
 
+    def inputs(self) -> list[Expr]:
+        """What values are made of: one column of events each."""
+        nodes = [node for s in self.slots() for node in (s.reduction.arg, s.where) if node is not None]
+        nodes += [self.column(f).value for f in self.features if f.window is None]
+        return list(dict.fromkeys(nodes))
+
+    @property
+    def sequential(self) -> bool:
+        """Whether windows depend on the order of ties: `first` and `last` in their value, sums of floats in their last bit."""
+        return any(
+            ordered(s.reduction)
+            or isinstance(s.reduction, Moments)
+            or (isinstance(s.reduction, Sum) and s.dtype is not None and is_float(s.dtype))
+            for s in self.slots()
+        )
+
     def parts(self, feature: Feature) -> dict[str, Slot]:
         """The slots a windowed feature is made of, by the names its aggregate has for them."""
         if feature.window is None:
@@ -111,12 +127,16 @@ class Chunk:
         t, _ = to_physical(events.column("t"), Int64)
         clock = _Clock(k, t, asked)
         codes = clock.codes
-        everywhere = any(ordered(s.reduction) for s in work.slots())
+        everywhere = work.sequential
         if work.copies or (work.ties and everywhere):
             rows = _tied(codes)
             if len(rows):
                 kept = _without_copies(events, codes, rows, work)
                 kept = _in_order(kept, rows, events, codes, work) if everywhere else kept
+                if everywhere:
+                    events = events.select(
+                        [work.names[node] for node in work.inputs()]
+                    )  # what only breaks ties has done so
                 events, t, codes = events.take(pa.array(kept)), t[kept], codes[kept]
         self._ties = () if everywhere else work.ties
         self._work, self._events, self._t, self._codes, self._clock = work, events, t, codes, clock
@@ -126,7 +146,9 @@ class Chunk:
         first, end = self._position(asked, None), self._position(asked, asked.q)
         found = end > first
         latest = [f for f in self._work.features if f.window is None]
-        return self._windowed(asked, first, end, found) | (self._latest(asked, latest, end, found) if latest else {})
+        return self._windowed(asked, first, end, found) | (
+            self._latest(asked, latest, end, found) if latest else {}
+        )
 
     def _position(self, asked: Asked, moments: Array | None) -> Array:
         """The index of the first event of each row's key at or after its moment; None is the key's first event."""
@@ -142,7 +164,9 @@ class Chunk:
                 continue
             size, hop = span = feature.window.size, feature.window.hop
             if span not in starts:
-                starts[span] = first if size is None else self._position(asked, asked.q - asked.q % hop - size)
+                starts[span] = (
+                    first if size is None else self._position(asked, asked.q - asked.q % hop - size)
+                )
             for slot in work.parts(feature).values():
                 readers.setdefault(_meaning(slot), (slot, set()))[1].add(span)
         ranges: dict[tuple[Span, ...], _Counted] = {}
@@ -166,9 +190,7 @@ class Chunk:
 
     # -------------------------------------------------------------------------------------------------- latest values
 
-    def _latest(
-        self, asked: Asked, features: Sequence[Feature], end: Array, found: Mask
-    ) -> dict[str, Cells]:
+    def _latest(self, asked: Asked, features: Sequence[Feature], end: Array, found: Mask) -> dict[str, Cells]:
         rows = np.flatnonzero(found)
         index = end[rows] - 1
         if self._ties:
@@ -248,7 +270,11 @@ def _tied(codes: Array) -> Array:
 
 def _sorted(events: pa.Table, rows: Array, groups: Array, names: Sequence[str]) -> Array:
     """The order of `rows` by group, then by the columns `names`; NULL is least."""
-    picked = events.select(list(dict.fromkeys(names))).take(pa.array(rows)).append_column("group", pa.array(groups))
+    picked = (
+        events.select(list(dict.fromkeys(names)))
+        .take(pa.array(rows))
+        .append_column("group", pa.array(groups))
+    )
     keys = [("group", "ascending", "at_start"), *((n, "ascending", "at_start") for n in dict.fromkeys(names))]
     order: Array = pc.sort_indices(picked, sort_keys=keys).to_numpy().astype(np.int64)
     return order
