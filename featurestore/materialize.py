@@ -145,7 +145,7 @@ class _Side:
     def batches(self, size: int) -> Iterator[_Batch]:
         for a in range(0, len(self.first_at), size):
             b = min(a + size, len(self.first_at))
-            ends, raw = entity_keys(self.view, self.codec, [k[a:b] for k in self.keys])
+            ends, raw = entity_keys(self.view, [k[a:b] for k in self.keys])
             sections = [_cut_records(s, a, b) for s in self.sections]
             yield _Batch(ends, raw, self.first_at[a:b], self.last_at[a:b], sections)
 

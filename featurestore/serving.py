@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from featurestore.errors import RequestError, nearest
-from featurestore.evaluate.finish import Cells, finish, settle
+from featurestore.evaluate.finish import Cells, finish, settle, settle_block
 from featurestore.evaluate.partials import Array, Mask, Partial, merge_tiles
 from featurestore.evaluate.ranges import GatheredRanges
 from featurestore.ir import Feature, Read, Service, View
@@ -36,12 +36,34 @@ from featurestore.online.codec import (
 )
 from featurestore.online.store import OnlineStore
 from featurestore.status import Status
-from featurestore.types import DType, Int64, is_tensor, numpy_dtype
+from featurestore.types import DType, Int64, is_tensor
 
 Rows = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 STATE_SECONDS = 1.0
 """How long a reader trusts what the store said of a view as a whole (its watermark) before it asks again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Features of one number type side by side (or one of another): `values` is (rows, features).
+
+    `places` says which features of the service they are. `valid` None is everywhere, `status` None is PRESENT everywhere.
+    """
+
+    places: Array
+    values: Array
+    valid: Mask | None
+    status: Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Of each row, for one view looked up by one set of columns: whether it has events, and when the newest was."""
+
+    places: Array
+    found: Mask
+    last_at: Array
 
 
 @dataclass(frozen=True)
@@ -51,27 +73,64 @@ class OnlineFeatures:
     `mask` is true where a value is present (after defaults); `statuses` holds `Status` codes; both are (rows, features).
     `freshness` maps each view to the seconds between its watermark and the moment asked for, None if never materialised;
     `ages` is (rows, features) int64, the milliseconds since the entity's newest event in the feature's view, -1 if none.
-    `at` is the moment asked for, in microseconds.
+    `at` is the moment asked for, in microseconds. What was read lies in `blocks` and `seen`; the rest is made of them when
+    it is first looked at.
     """
 
     service: Service
     names: tuple[str, ...]
     dtypes: tuple[DType, ...]
-    cells: tuple[Cells, ...]
-    mask: Mask
-    statuses: Array
-    ages: Array
+    rows: int
+    blocks: tuple[Block, ...]
+    seen: tuple[Seen, ...]
     freshness: Mapping[str, float | None]
     at: int
-    request_id: str
 
     def __len__(self) -> int:
-        return len(self.mask)
+        return self.rows
+
+    @cached_property
+    def request_id(self) -> str:
+        """A name for this read that no other has."""
+        return uuid.uuid4().hex
+
+    @cached_property
+    def cells(self) -> tuple[Cells, ...]:
+        """Values, presence and status by feature."""
+        place = {int(p): (b, j) for b in self.blocks for j, p in enumerate(b.places)}
+        parts = [place[i] for i in range(len(self.names))]
+        return tuple(
+            Cells(b.values[:, j], self.mask[:, i], self.statuses[:, i]) for i, (b, j) in enumerate(parts)
+        )
+
+    @cached_property
+    def mask(self) -> Mask:
+        mask = np.ones((self.rows, len(self.names)), np.bool_)
+        for block in self.blocks:
+            if block.valid is not None:
+                mask[:, block.places] = block.valid
+        return mask
+
+    @cached_property
+    def statuses(self) -> Array:
+        statuses = np.full((self.rows, len(self.names)), Status.PRESENT, np.uint8)
+        for block in self.blocks:
+            if block.status is not None:
+                statuses[:, block.places] = block.status
+        return statuses
+
+    @cached_property
+    def ages(self) -> Array:
+        ages = np.empty((self.rows, len(self.names)), np.int64)
+        for seen in self.seen:
+            age = np.where(seen.found, np.maximum(self.at - seen.last_at, 0) // 1000, -1)
+            ages[:, seen.places] = age[:, None]
+        return ages
 
     @property
     def row_ids(self) -> list[str]:
         """What predictions and labels of each row refer to."""
-        return [f"{self.request_id}-{i}" for i in range(len(self.mask))]
+        return [f"{self.request_id}-{i}" for i in range(self.rows)]
 
     @cached_property
     def tensor_names(self) -> tuple[str, ...]:
@@ -85,13 +144,12 @@ class OnlineFeatures:
         """
         if dtype not in ("float32", "float64"):
             raise RequestError(f"a tensor of {dtype} is not offered\n  there is float32 and float64")
-        chosen = [i for i, t in enumerate(self.dtypes) if is_tensor(t)]
-        if not chosen:
+        if not self.tensor_names:
             raise RequestError(
                 f"service '{self.service.name}' has no numeric feature to make a tensor of\n"
                 "  read it with to_dict() or to_arrow(), or encode texts in the definition: hash_bucket(x, n)"
             )
-        return _tensor(self, chosen, np.dtype(dtype))
+        return _tensor(self, np.dtype(dtype))
 
     def __dlpack__(self, **options: Any) -> Any:
         """The tensor of `to_numpy()`, without a further copy."""
@@ -136,19 +194,43 @@ class OnlineFeatures:
         return [from_physical(np.ascontiguousarray(c.values), c.valid, t) for c, t in columns]
 
 
-def _tensor(result: OnlineFeatures, chosen: Sequence[int], dtype: np.dtype[Any]) -> Array:
-    out = np.empty((len(result.mask), len(chosen)), dtype)
-    for j, i in enumerate(chosen):
-        kind = result.dtypes[i]
-        scale = getattr(kind, "scale", 0)
-        out[:, j] = result.cells[i].values / 10.0**scale if scale else result.cells[i].values
-    mask = result.mask if len(chosen) == result.mask.shape[1] else result.mask[:, chosen]
-    if not mask.all():
-        out[~mask] = np.nan
+def _tensor(result: OnlineFeatures, dtype: np.dtype[Any]) -> Array:
+    count = len(result.tensor_names)
+    column = None
+    if count < len(result.names):
+        column = np.cumsum([is_tensor(t) for t in result.dtypes]) - 1
+    out = np.empty((result.rows, count), dtype)
+    for block in result.blocks:
+        kind = result.dtypes[block.places[0]]
+        if not is_tensor(kind):
+            continue
+        values = block.values
+        scales = (
+            [getattr(result.dtypes[i], "scale", 0) for i in block.places] if values.dtype.kind == "i" else []
+        )
+        if any(scales):
+            values = values / 10.0 ** np.array(scales)
+        if block.valid is not None:
+            values = np.where(block.valid, values.astype(dtype, copy=False), dtype.type(np.nan))
+        out[:, block.places if column is None else column[block.places]] = values
     return out
 
 
 # ------------------------------------------------------------------------------------------------------------- the reader
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Latest values of one number type (or one of another) that a group reads: where they lie and where they go."""
+
+    kind: str
+    columns: Array
+    words: Array
+    shifts: Array
+    all_valid: Array
+    places: Array
+    features: tuple[Feature, ...]
+    text: str | None
 
 
 @dataclass(frozen=True)
@@ -159,16 +241,10 @@ class _Group:
     layout: Layout
     codec: Codec
     columns: tuple[str, ...]
-    reads: tuple[tuple[int, Feature], ...]
+    places: Array
+    tables: tuple[_Table, ...]
+    windowed: tuple[tuple[int, Feature], ...]
     heads: bool
-
-    @property
-    def latest(self) -> list[tuple[int, Feature]]:
-        return [(i, f) for i, f in self.reads if f.window is None]
-
-    @property
-    def windowed(self) -> list[tuple[int, Feature]]:
-        return [(i, f) for i, f in self.reads if f.window is not None]
 
 
 class Reader:
@@ -186,7 +262,9 @@ class Reader:
         self._names = tuple(r.output for r in service.reads)
         self._dtypes = tuple(r.dtype for r in service.reads)
         self._codecs = {g.view.name: g.codec for g in self._groups}
-        self._key_types = {c: k.dtype for g in self._groups for c, k in zip(g.columns, g.view.keys, strict=True)}
+        self._key_types = {
+            c: k.dtype for g in self._groups for c, k in zip(g.columns, g.view.keys, strict=True)
+        }
         self._states: dict[str, ViewState] = {}
         self._states_at = -STATE_SECONDS
 
@@ -208,25 +286,28 @@ class Reader:
         q = self._clock() if at is None else at
         columns, rows = _columns(entities, self._key_types, self.service.name)
         states = self._view_states()
-        plans = [_lookup(g, columns, rows) for g in self._groups]
-        keys = [k for plan in plans for k in plan.keys]
+        plans = [_lookup(g, columns) for g in self._groups]
+        keys = plans[0].keys if len(plans) == 1 else [k for plan in plans for k in plan.keys]
         raw = self.store.read(keys, timeout)
-        cells: list[Cells | None] = [None] * len(self._names)
-        ages = np.empty((rows, len(self._names)), np.int64)
+        blocks: list[Block] = []
+        seen: list[Seen] = []
         taken = 0
         for group, plan in zip(self._groups, plans, strict=True):
-            values = raw[taken : taken + len(plan.keys)]
+            values = raw if len(plans) == 1 else raw[taken : taken + len(plan.keys)]
             taken += len(plan.keys)
-            stale = _stale(group, states.get(group.view.name), q, self.service.max_staleness)
-            self._fill(group, plan, values, q, stale, cells, ages)
-        done = tuple(c for c in cells if c is not None)
-        mask = np.empty((rows, len(done)), np.bool_)
-        statuses = np.empty((rows, len(done)), np.uint8)
-        for i, cell in enumerate(done):
-            mask[:, i], statuses[:, i] = cell.valid, cell.status
+            entities_read = _Entities(group, decode(group.codec, values, plan.key_bytes), q)
+            stale = _stale(states.get(group.view.name), q, self.service.max_staleness)
+            blocks += [_rows_of(b, plan.rows) for b in entities_read.blocks(stale)]
+            found, last = entities_read.found, entities_read.last_at
+            seen.append(
+                Seen(
+                    group.places,
+                    *((found, last) if plan.rows is None else (found[plan.rows], last[plan.rows])),
+                )
+            )
         fresh = {g.view.name: _freshness(states.get(g.view.name), q) for g in self._groups}
         return OnlineFeatures(
-            self.service, self._names, self._dtypes, done, mask, statuses, ages, fresh, q, uuid.uuid4().hex
+            self.service, self._names, self._dtypes, rows, tuple(blocks), tuple(seen), fresh, q
         )
 
     def _view_states(self) -> dict[str, ViewState]:
@@ -235,26 +316,6 @@ class Reader:
             self._states = load_states(self.store, self._codecs)
             self._states_at = now
         return self._states
-
-    def _fill(
-        self,
-        group: _Group,
-        plan: _Lookup,
-        values: Sequence[bytes | None],
-        q: int,
-        stale: Callable[[Feature], bool],
-        cells: list[Cells | None],
-        ages: Array,
-    ) -> None:
-        decoded = decode(group.codec, values, plan.key_bytes)
-        entities = _Entities(group, decoded, q)
-        for i, cell in entities.cells():
-            feature = dict(group.reads)[i]
-            if stale(feature):
-                cell.status[cell.status == Status.PRESENT] = Status.STALE
-            cells[i] = _rows_of(cell, plan)
-        age = np.where(entities.found, np.maximum(q - entities.last_at, 0) // 1000, -1)
-        ages[:, [i for i, _ in group.reads]] = age[plan.rows][:, None]
 
 
 def _groups(reads: Sequence[Read], views: Mapping[str, View]) -> list[_Group]:
@@ -265,15 +326,41 @@ def _groups(reads: Sequence[Read], views: Mapping[str, View]) -> list[_Group]:
     for (name, keys), features in found.items():
         view = views[name]
         layout = layout_of(view)
+        codec = codec_of(view, layout)
         columns = dict(keys)
         ordered = tuple(columns[k.name] for k in view.keys)
         # Without levels and without a stream there is no head: the latest row is all in base.
         heads = bool(layout.levels) or view.source.stream is not None
-        groups.append(_Group(view, layout, codec_of(view, layout), ordered, tuple(features), heads))
+        windowed = tuple((i, f) for i, f in features if f.window is not None)
+        tables = _tables(layout, codec, [(i, f) for i, f in features if f.window is None])
+        places = np.array([i for i, _ in features])
+        groups.append(_Group(view, layout, codec, ordered, places, tables, windowed, heads))
     return groups
 
 
-def _stale(group: _Group, state: ViewState | None, q: int, limit: int | None) -> Callable[[Feature], bool]:
+def _tables(layout: Layout, codec: Codec, features: Sequence[tuple[int, Feature]]) -> tuple[_Table, ...]:
+    section = codec.sections[-1]
+    alike: dict[tuple[str, str | None], list[tuple[int, Feature]]] = {}
+    for i, feature in features:
+        name = layout.parts[feature.name]["v"]
+        text = name if name in section.strings else None
+        alike.setdefault((section.places[name][0], text), []).append((i, feature))
+    tables = []
+    for (kind, text), mine in alike.items():
+        names = [layout.parts[f.name]["v"] for _, f in mine]
+        bits = np.array([section.bits[n] for n in names])
+        full = np.zeros(section.dtype["null"].shape, np.uint64)
+        np.bitwise_or.at(full, bits // 64, np.uint64(1) << (bits % 64).astype(np.uint64))
+        columns = np.array([section.places[n][1] for n in names])
+        shifts = (bits % 64).astype(np.uint64)
+        places = np.array([i for i, _ in mine])
+        tables.append(
+            _Table(kind, columns, bits // 64, shifts, full, places, tuple(f for _, f in mine), text)
+        )
+    return tuple(tables)
+
+
+def _stale(state: ViewState | None, q: int, limit: int | None) -> Callable[[Feature], bool]:
     """Whether a feature read at `q` is stale: the view's watermark is too old, or its window reaches before what is kept."""
     late = limit is not None and (state is None or q - state.end > limit)
     since = None if state is None else state.start
@@ -294,22 +381,27 @@ def _freshness(state: ViewState | None, q: int) -> float | None:
 # ----------------------------------------------------------------------------------------------------------------- requests
 
 
+Column = Array | Sequence[Any]
+"""The values of one key column: int64 without NULL, or anything in a list."""
+
+
 @dataclass(frozen=True)
 class _Lookup:
     """The store keys of one group: for each distinct entity base (and head); and which entity each row asks for.
 
-    A key with a NULL part is an unknown entity: it has a store key that nothing is ever written under.
+    `rows` None: each row asks for its own. A key with a NULL part is an unknown entity: it has a store key that nothing is
+    ever written under.
     """
 
     keys: list[bytes]
     key_bytes: list[bytes] | None
-    rows: Array
+    rows: Array | None
 
 
-def _columns(entities: Rows, types: Mapping[str, DType], service: str) -> tuple[dict[str, list[Any]], int]:
-    """The key columns as lists of one length."""
+def _columns(entities: Rows, types: Mapping[str, DType], service: str) -> tuple[dict[str, Column], int]:
+    """The key columns, checked and of one length."""
     if isinstance(entities, Mapping):
-        given: dict[str, Any] = dict(entities)
+        given: Mapping[str, Any] = entities
     else:
         rows = list(entities)
         given = {name: [row.get(name) for row in rows] for name in {k for row in rows for k in row}}
@@ -317,54 +409,82 @@ def _columns(entities: Rows, types: Mapping[str, DType], service: str) -> tuple[
             given = {name: [] for name in types}
     for name in given:
         if name not in types:
-            raise RequestError("\n  ".join([f"service '{service}' has no key '{name}'", *nearest(name, types)]))
+            raise RequestError(
+                "\n  ".join([f"service '{service}' has no key '{name}'", *nearest(name, types)])
+            )
     for name in types:
         if name not in given:
             wanted = ", ".join(types)
             raise RequestError(f"key '{name}' of service '{service}' is missing\n  a request holds {wanted}")
-    lists = {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in given.items()}
-    lists = {n: v.to_pylist() if hasattr(v, "to_pylist") else v for n, v in lists.items()}
-    lists = {n: v.to_list() if hasattr(v, "to_list") else v for n, v in lists.items()}
-    lengths = {n: len(v) for n, v in lists.items() if isinstance(v, list | tuple)}
+    columns = {name: _listed(value) for name, value in given.items()}
+    lengths = {n: len(v) for n, v in columns.items() if isinstance(v, list | tuple | np.ndarray)}
     if len(set(lengths.values())) > 1:
-        raise RequestError(f"key columns have different lengths: {', '.join(f'{n} {k}' for n, k in lengths.items())}")
+        raise RequestError(
+            f"key columns have different lengths: {', '.join(f'{n} {k}' for n, k in lengths.items())}"
+        )
     count = next(iter(lengths.values()), 1)
-    spread = {n: list(v) if isinstance(v, list | tuple) else [v] * count for n, v in lists.items()}
-    for name, values in spread.items():
-        _check(name, values, types[name], service)
-    return spread, count
+    spread = {n: v if n in lengths else [v] * count for n, v in columns.items()}
+    return {name: _checked(name, values, types[name], service) for name, values in spread.items()}, count
 
 
-def _check(name: str, values: Sequence[Any], dtype: DType, service: str) -> None:
+def _listed(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return value
+    if isinstance(value, np.ndarray):
+        return value if value.ndim == 1 and value.dtype.kind in "iu" else value.tolist()
+    for way in ("to_pylist", "to_list"):
+        if hasattr(value, way):
+            return getattr(value, way)()
+    return value
+
+
+def _checked(name: str, values: Any, dtype: DType, service: str) -> Column:
+    if isinstance(values, np.ndarray):
+        if dtype == Int64 and np.can_cast(values.dtype, np.int64):
+            return values.astype(np.int64, copy=False)
+        values = values.tolist()
     wanted = int if dtype == Int64 else str
-    kinds = set(map(type, values)) - {wanted, type(None)}
-    if kinds:
-        row, wrong = next((i, v) for i, v in enumerate(values) if type(v) in kinds)
+    kinds = set(map(type, values))
+    if not kinds <= {wanted, type(None)}:
+        row, wrong = next((i, v) for i, v in enumerate(values) if type(v) not in (wanted, type(None)))
         raise RequestError(
             f"key '{name}' of service '{service}' is {wrong!r} in row {row}, and it is declared {dtype}"
         )
-    if dtype == Int64 and any(v is not None and not -(2**63) <= v < 2**63 for v in values):
-        raise RequestError(f"key '{name}' of service '{service}' holds a number of more than 64 bits")
+    if dtype != Int64:
+        return values  # type: ignore[no-any-return]
+    try:
+        if type(None) not in kinds:
+            return np.array(values, np.int64)
+        np.array([v for v in values if v is not None], np.int64)
+    except OverflowError as error:
+        raise RequestError(
+            f"key '{name}' of service '{service}' holds a number of more than 64 bits"
+        ) from error
+    return values  # type: ignore[no-any-return]
 
 
-def _lookup(group: _Group, columns: Mapping[str, list[Any]], rows: int) -> _Lookup:
+def _lookup(group: _Group, columns: Mapping[str, Column]) -> _Lookup:
     parts = [columns[c] for c in group.columns]
-    tuples = parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
-    numbers: dict[Any, int] = {}
-    row_of = [numbers.setdefault(t, len(numbers)) for t in tuples]
-    distinct: list[Any] = list(numbers)
-    nobody = {i for i, key in enumerate(distinct) if _has_null(key)} if any(None in p for p in parts) else set()
-    for i in nobody:
-        distinct[i] = _blank(group)
-    ends, raw = entity_keys(group.view, group.codec, _arrays(group, distinct))
-    roles = (BASE, HEAD) if group.heads else (BASE,)
+    lists = [p.tolist() if isinstance(p, np.ndarray) else p for p in parts]
+    tuples = lists[0] if len(parts) == 1 else list(zip(*lists, strict=True))
+    rows, distinct = None, tuples
+    numbers = dict.fromkeys(tuples)
+    if len(numbers) < len(tuples):
+        distinct = list(numbers)
+        numbers = {key: i for i, key in enumerate(distinct)}
+        rows = np.array([numbers[t] for t in tuples], np.int64)
+    nobody = [i for i, key in enumerate(distinct) if _has_null(key)] if any(None in p for p in lists) else []
+    if nobody:
+        distinct = list(distinct)
+        for i in nobody:
+            distinct[i] = _blank(group)
+    whole = parts if rows is None and not nobody else _by_column(group, distinct)
     prefix = group.codec.prefix
-    keys = [prefix + role + end for end in ends for role in roles]
+    leads = [prefix + role for role in ((BASE, HEAD) if group.heads else (BASE,))]
+    keys, raw = entity_keys(group.view, whole, *leads)
     for i in nobody:
-        keys[i * len(roles) : (i + 1) * len(roles)] = [prefix + NOBODY] * len(roles)
-    if raw is not None and len(roles) == 2:
-        raw = [r for r in raw for _ in roles]
-    return _Lookup(keys, raw, np.array(row_of, np.int64))
+        keys[i * len(leads) : (i + 1) * len(leads)] = [prefix + NOBODY] * len(leads)
+    return _Lookup(keys, raw, rows)
 
 
 def _has_null(key: Any) -> bool:
@@ -372,27 +492,23 @@ def _has_null(key: Any) -> bool:
 
 
 def _blank(group: _Group) -> Any:
-    """A key to hash in place of one that has a NULL part; the outcome is not used."""
+    """A key in place of one that has a NULL part; the outcome is not used."""
     blank = tuple(0 if k.dtype == Int64 else "" for k in group.view.keys)
     return blank if len(blank) > 1 else blank[0]
 
 
-def _arrays(group: _Group, distinct: Sequence[Any]) -> list[Array]:
-    columns = [distinct] if len(group.view.keys) == 1 else list(zip(*distinct, strict=True)) or [()] * len(group.view.keys)
-    out = []
-    for key, values in zip(group.view.keys, columns, strict=True):
-        if key.dtype == Int64:
-            out.append(np.array(values, np.int64))
-        else:
-            texts = np.empty(len(values), object)
-            texts[:] = list(values)
-            out.append(texts)
-    return out
+def _by_column(group: _Group, distinct: Sequence[Any]) -> list[Column]:
+    if len(group.view.keys) == 1:
+        return [distinct]
+    return list(zip(*distinct, strict=True)) or [()] * len(group.view.keys)
 
 
-def _rows_of(cell: Cells, plan: _Lookup) -> Cells:
-    """From cells of distinct entities to cells of rows."""
-    return Cells(cell.values[plan.rows], cell.valid[plan.rows], cell.status[plan.rows])
+def _rows_of(block: Block, rows: Array | None) -> Block:
+    """From distinct entities to the rows that ask for them."""
+    if rows is None:
+        return block
+    valid, status = (None if x is None else x[rows] for x in (block.valid, block.status))
+    return Block(block.places, block.values[rows], valid, status)
 
 
 # ------------------------------------------------------------------------------------------------------------------ merging
@@ -406,67 +522,112 @@ class _Entities:
         step = 2 if group.heads else 1
         header = decoded.header
         self._step = step
-        exists = header["magic"] != 0
-        first = np.where(exists, header["first_at"], np.iinfo(np.int64).max)
-        last = np.where(exists, header["last_at"], NEVER)
-        self.first_at = first if step == 1 else np.minimum(first[::2], first[1::2])
+        first, last = header["first_at"], header["last_at"]
+        exists = None if decoded.alike else header["magic"] != 0
+        if exists is not None:
+            first, last = np.where(exists, first, np.iinfo(np.int64).max), np.where(exists, last, NEVER)
         self.last_at = last if step == 1 else np.maximum(last[::2], last[1::2])
         static = group.view.source.event_time is None
-        self.found = exists if static else self.first_at < q
-        self.newer = np.zeros(len(self.found), np.bool_) if static else self.found & (self.last_at >= q)
+        if static:
+            self.found = (
+                np.ones(len(first), np.bool_) if exists is None else exists[::step] | exists[step - 1 :: step]
+            )
+            self.newer = np.zeros(len(self.found), np.bool_)
+        else:
+            self.found = (first if step == 1 else np.minimum(first[::2], first[1::2])) < q
+            self.newer = self.found & (self.last_at >= q)
 
-    def cells(self) -> list[tuple[int, Cells]]:
-        """Each feature's cells by its place in the service."""
-        out: list[tuple[int, Cells]] = []
-        if self.group.latest:
-            out += self._latest()
+    def blocks(self, stale: Callable[[Feature], bool]) -> list[Block]:
+        """What the group reads, with the statuses of this moment."""
+        out = [_staled(b, stale(t.features[0])) for t, b in self._latest()] if self.group.tables else []
         for number, level in enumerate(self.group.layout.levels):
-            mine = [(i, f) for i, f in self.group.windowed if f.window is not None and f.window.hop == level.hop]
+            mine = [
+                (i, f) for i, f in self.group.windowed if f.window is not None and f.window.hop == level.hop
+            ]
             if mine:
-                out += self._level(number, level, mine)
+                for i, feature, cell in self._level(number, level, mine):
+                    status = cell.status[:, None] if cell.status.any() else None
+                    valid = None if status is None else cell.valid[:, None]
+                    out.append(
+                        _staled(Block(np.array([i]), cell.values[:, None], valid, status), stale(feature))
+                    )
         return out
 
     # -- latest values
 
-    def _latest(self) -> list[tuple[int, Cells]]:
-        group, q = self.group, self.q
+    def _latest(self) -> Iterator[tuple[_Table, Block]]:
+        group = self.group
         number = len(group.codec.sections) - 1
-        section = group.codec.sections[number]
-        rows, ends = self.decoded.rows[number], self.decoded.ends[number]
-        count = np.diff(ends, prepend=0)
-        record = np.where(count > 0, ends - 1, -1)
-        inexact = np.zeros(len(self.found), np.bool_)
-        if group.view.source.event_time is not None:
-            seen = _taken(rows["at"], record, NEVER)
-            visible = (record >= 0) & (seen < q)
-            hidden = (record >= 0) & ~visible
-            record = np.where(visible, record, -1)
-            if self._step == 2:
-                inexact = hidden[::2] | hidden[1::2]
-                record = np.where(record[1::2] >= 0, record[1::2], record[::2])
-            else:
-                inexact = hidden
-        elif self._step == 2:
-            record = record[::2]
-        has = record >= 0
-        expired = None
+        rows, record, inexact = self._newest(number)
+        has = None if record is None else record >= 0
+        ok, expired = has, None
         if group.view.ttl is not None and group.view.source.event_time is not None:
-            expired = has & (_taken(rows["at"], record, NEVER) < q - group.view.ttl)
-        ok = has if expired is None else has & ~expired
-        cells = []
-        for i, feature in group.latest:
-            name = group.layout.parts[feature.name]["v"]
-            values = self._field(section, number, name)
-            bits = _bit(rows, section.bits[name])
-            dtype = numpy_dtype(feature.dtype)
-            if len(rows):
-                safe = np.where(has, record, 0)
-                got, valid = values[safe], bits[safe] & ok
+            at = rows["at"] if record is None else _taken(rows["at"], record, NEVER)
+            fresh = at >= self.q - group.view.ttl
+            if not fresh.all():
+                expired = ~fresh if has is None else has & ~fresh
+                ok = fresh if has is None else has & fresh
+        safe = None if record is None else np.where(record >= 0, record, 0)
+        for table in group.tables:
+            if table.text is not None:
+                yield table, self._texts(table, number, record, ok, expired, inexact)
+                continue
+            if record is not None and not len(rows):
+                values = np.zeros((len(record), len(table.columns)), table.kind)
+                valid: Mask | None = np.zeros(values.shape, np.bool_)
             else:
-                got, valid = np.zeros(len(has), dtype), ok
-            cell = settle(feature, got, valid, self.found, expired=expired)
-            cells.append((i, _mark(cell, inexact)))
-        return cells
+                values, valid = rows[table.kind], _valid(rows, table)
+                if safe is not None:
+                    values, valid = values[safe], None if valid is None else valid[safe]
+                values = values[:, table.columns]
+                if ok is not None:
+                    valid = (
+                        np.broadcast_to(ok[:, None], values.shape) if valid is None else valid & ok[:, None]
+                    )
+            settled = settle_block(table.features, values, valid, self.found, expired)
+            yield table, _marked(Block(table.places, *settled), inexact)
+
+    def _newest(self, number: int) -> tuple[Array, Array | None, Mask | None]:
+        """The latest rows; which of them is each entity's at this moment (-1 if none, None: each its own); who is inexact."""
+        decoded, q = self.decoded, self.q
+        static = self.group.view.source.event_time is None
+        if decoded.alike and self._step == 1 and decoded.blocks[number].shape[1] == 1:
+            rows = decoded.blocks[number][:, 0]
+            if static or bool((rows["at"] < q).all()):
+                return rows, None, None
+        rows, ends, count = decoded.rows[number], decoded.ends[number], decoded.counts[:, number]
+        record = np.where(count > 0, ends - 1, -1)
+        if static:
+            return rows, record[:: self._step], None
+        there = record >= 0
+        visible = there & (_taken(rows["at"], record, NEVER) < q)
+        hidden = there & ~visible
+        record = np.where(visible, record, -1)
+        if self._step == 2:
+            hidden = hidden[::2] | hidden[1::2]
+            record = np.where(record[1::2] >= 0, record[1::2], record[::2])
+        return rows, record, hidden if hidden.any() else None
+
+    def _texts(
+        self,
+        table: _Table,
+        number: int,
+        record: Array | None,
+        ok: Mask | None,
+        expired: Mask | None,
+        inexact: Mask | None,
+    ) -> Block:
+        assert table.text is not None
+        feature = table.features[0]
+        texts = self.decoded.text(self.group.codec.sections[number], number, table.text)
+        bits = _bit(self.decoded.rows[number], self.group.codec.sections[number].bits[table.text])
+        record = np.arange(len(texts)) if record is None else record
+        ok = np.ones(len(record), np.bool_) if ok is None else ok
+        safe = np.where(record >= 0, record, 0)
+        values, valid = (texts[safe], bits[safe] & ok) if len(texts) else (np.zeros(len(record), object), ok)
+        cell = settle(feature, values, valid, self.found, expired=expired)
+        settled = Block(table.places, cell.values[:, None], cell.valid[:, None], cell.status[:, None])
+        return _marked(settled, inexact)
 
     def _field(self, section: Section, number: int, name: str) -> Array:
         if name in section.strings:
@@ -477,58 +638,67 @@ class _Entities:
 
     # -- windows
 
-    def _level(self, number: int, level: Level, features: Sequence[tuple[int, Feature]]) -> list[tuple[int, Cells]]:
+    def _level(
+        self, number: int, level: Level, features: Sequence[tuple[int, Feature]]
+    ) -> Iterator[tuple[int, Feature, Cells]]:
         section, rows = self.group.codec.sections[number], self.decoded.rows[number]
-        first, end, rows_kept = self._bounds(number, rows)
-        if rows_kept is not None:
-            rows = rows[rows_kept]
+        first, end, kept = self._bounds(number, rows)
+        if kept is not None:
+            rows = rows[kept]
         tiles = rows["tile"]
         seek = _Seek(tiles, first, end)
         stop = seek(self.q)
         here = self.q - self.q % level.hop
-        open_tile = np.zeros(len(first), np.bool_)
-        if here < self.q:
+        open_tile = None
+        if here < self.q and self.newer.any():
             at_open = (stop > first) & (_taken(tiles, np.where(stop > first, stop - 1, -1), NEVER) == here)
             open_tile = at_open & self.newer
-        columns = {s.name: self._slot(section, number, rows, rows_kept, s.name, [f.name for f in s.fields]) for s in level.slots}
-        base_kept = self._kept_from(level)
-        out = []
+        all_valid = _null_free(section, rows)
+        pruned_before = self._kept_from(level)
+        slots = {s.name: s for s in level.slots}
         by_size: dict[int | None, list[tuple[int, Feature]]] = {}
         for i, f in features:
             assert f.window is not None
             by_size.setdefault(f.window.size, []).append((i, f))
+        columns: dict[str, Partial] = {}
         for size, group in by_size.items():
-            start = first if size is None else np.minimum(seek(here - size), stop)
+            tail = NEVER if size is None else here - size
+            start = first if size is None else np.minimum(seek(tail), stop)
             ranges = GatheredRanges(start, stop, len(tiles))
-            pruned = base_kept > (self.q if size is None else here - size)
-            inexact = open_tile | (pruned & self.found)
+            pruned = pruned_before > (self.q if size is None else tail)
+            inexact = pruned & self.found
+            inexact = inexact if open_tile is None else inexact | open_tile
             merged: dict[str, Partial] = {}
             for i, feature in group:
                 parts = self.group.layout.parts[feature.name]
                 for name in parts.values():
+                    if name not in columns:
+                        fields = [f.name for f in slots[name].fields]
+                        columns[name] = self._slot(
+                            section, number, rows, kept, name, fields, all_valid=all_valid
+                        )
                     if name not in merged:
-                        slot = next(s for s in level.slots if s.name == name)
-                        merged[name] = merge_tiles(slot, columns[name], ranges)
+                        merged[name] = merge_tiles(slots[name], columns[name], ranges)
                 cell = finish(feature, {p: merged[n] for p, n in parts.items()}, self.found)
-                out.append((i, _mark(cell, inexact)))
-        return out
+                if inexact.any():
+                    cell.status[inexact & (cell.status == Status.PRESENT)] = Status.INEXACT
+                yield i, feature, cell
 
     def _bounds(self, number: int, rows: Array) -> tuple[Array, Array, Array | None]:
         """Where each entity's tiles begin and end; and, if head holds tiles that base has taken over, which rows remain."""
         ends = self.decoded.ends[number]
-        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+        starts = ends - self.decoded.counts[:, number]
         if self._step == 1:
             return starts, ends, None
         cut = self.decoded.header["cut"][::2]
         exists = self.decoded.header["magic"][::2] != 0
         counts = ends[1::2] - starts[1::2]
-        if not counts.any() or not len(rows):
+        limit = np.where(exists, cut, NEVER)
+        oldest = _taken(rows["tile"], np.where(counts > 0, starts[1::2], -1), np.iinfo(np.int64).max)
+        if not (oldest < limit).any():
             return starts[::2], ends[1::2], None
         heads = np.repeat(starts[1::2], counts) + _within(counts)
-        limit = np.repeat(np.where(exists, cut, NEVER), counts)
-        covered = rows["tile"][heads] < limit
-        if not covered.any():
-            return starts[::2], ends[1::2], None
+        covered = rows["tile"][heads] < np.repeat(limit, counts)
         keep = np.ones(len(rows), np.bool_)
         keep[heads[covered]] = False
         before = np.concatenate([[0], np.cumsum(keep)])
@@ -541,27 +711,51 @@ class _Entities:
         return np.where(header["magic"] != 0, np.maximum(kept, header["kept_from"]), NEVER)
 
     def _slot(
-        self, section: Section, number: int, rows: Array, kept: Array | None, slot: str, fields: Sequence[str]
+        self,
+        section: Section,
+        number: int,
+        rows: Array,
+        kept: Array | None,
+        slot: str,
+        fields: Sequence[str],
+        *,
+        all_valid: bool,
     ) -> Partial:
         partial: Partial = {}
         for name in fields:
-            values = self._field(section, number, f"{slot}_{name}")
-            partial[name] = values if kept is None else values[kept]
-        if slot in section.bits:
+            if f"{slot}_{name}" in section.strings:
+                texts = self._field(section, number, f"{slot}_{name}")
+                partial[name] = texts if kept is None else texts[kept]
+            else:
+                kind, column = section.places[f"{slot}_{name}"]
+                partial[name] = rows[kind][:, column]
+        if slot in section.bits and not all_valid:
             partial["valid"] = _bit(rows, section.bits[slot])
         return partial
 
 
 class _Seek:
-    """Finds, for each entity, its first tile at or after a moment."""
+    """Finds, for each entity, its first tile at or after a moment: by halving, all entities at once."""
 
     def __init__(self, tiles: Array, first: Array, end: Array) -> None:
         self._tiles, self._first, self._end = tiles, first, end
+        some = end > first
+        self._some: Mask | None = None if some.all() else some
+        self._oldest = _taken(tiles, np.where(some, first, -1), NEVER)
+        self._newest = _taken(tiles, np.where(some, end - 1, -1), NEVER)
 
     def __call__(self, moment: int) -> Array:
-        before = np.concatenate([[0], np.cumsum(self._tiles < moment)])
-        found: Array = self._first + before[self._end] - before[self._first]
-        return found
+        if (self._newest < moment).all():
+            return self._end
+        if self._some is None and (self._oldest >= moment).all():
+            return self._first
+        low, high = self._first, self._end
+        while (open_ := low < high).any():
+            middle = (low + high) >> 1
+            before = open_ & (_taken(self._tiles, np.where(open_, middle, -1), NEVER) < moment)
+            low = np.where(before, middle + 1, low)
+            high = np.where(open_ & ~before, middle, high)
+        return low
 
 
 def _within(counts: Array) -> Array:
@@ -582,8 +776,34 @@ def _bit(rows: Array, bit: int) -> Mask:
     return (rows["null"][:, bit // 64] >> np.uint64(bit % 64) & np.uint64(1)).astype(np.bool_)
 
 
-def _mark(cell: Cells, inexact: Mask) -> Cells:
+def _null_free(section: Section, rows: Array) -> bool:
+    """Whether no partial of these tiles is null."""
+    if len(section.bits) > 64 or not section.bits:
+        return False
+    return bool((rows["null"][:, 0] == np.uint64((1 << len(section.bits)) - 1)).all())
+
+
+def _valid(rows: Array, table: _Table) -> Mask | None:
+    """Which values of a table are not NULL, (rows, features); None if all are."""
+    null = rows["null"]
+    if ((null & table.all_valid) == table.all_valid).all():
+        return None
+    return (null[:, table.words] >> table.shifts & np.uint64(1)).astype(np.bool_)
+
+
+def _marked(block: Block, inexact: Mask | None) -> Block:
     """INEXACT where a value is present all the same."""
-    if inexact.any():
-        cell.status[inexact & (cell.status == Status.PRESENT)] = Status.INEXACT
-    return cell
+    if inexact is None:
+        return block
+    status = np.zeros(block.values.shape, np.uint8) if block.status is None else block.status
+    status[inexact[:, None] & (status == Status.PRESENT)] = Status.INEXACT
+    return Block(block.places, block.values, block.valid, status)
+
+
+def _staled(block: Block, stale: bool) -> Block:
+    """STALE where a value is present, if `stale`."""
+    if not stale:
+        return block
+    status = np.zeros(block.values.shape, np.uint8) if block.status is None else block.status
+    status[status == Status.PRESENT] = Status.STALE
+    return Block(block.places, block.values, block.valid, status)

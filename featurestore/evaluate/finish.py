@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -37,10 +37,12 @@ def finish(feature: Feature, partials: Mapping[str, Partial], found: Mask) -> Ce
     """
     with np.errstate(all="ignore"):
         values, valid = _value(AGGREGATES[feature.aggregate].finish, partials, feature)
-    overflow = valid & ~_fits(values, feature)
+    fits = _fits(values, feature)
     if isinstance(values, tuple):
         values = values[0].view(np.int64)
-    return settle(feature, values, valid & ~overflow, found, overflow=overflow)
+    if fits is None:
+        return settle(feature, values, valid, found)
+    return settle(feature, values, valid & fits, found, overflow=valid & ~fits)
 
 
 def settle(
@@ -54,22 +56,53 @@ def settle(
 ) -> Cells:
     """Cells from values before defaults: puts the default in, and gives each cell the first status that holds."""
     dtype = numpy_dtype(feature.dtype)
-    status = np.where(valid, np.uint8(Status.PRESENT), np.uint8(Status.NULL))
-    status[~found] = Status.NOT_FOUND
-    if expired is not None:
-        status[expired] = Status.EXPIRED
     filled = np.array(values, dtype)
     if filled.dtype.kind == "f":
         filled += 0
+    if valid.all() and found.all():  # a count is 0, not NULL, where nothing was found
+        return Cells(filled, valid, np.zeros(len(valid), np.uint8))
+    null = ~valid
+    status = _missing(null, found, expired)
     if feature.default is not None:
-        filled[~valid] = feature.default
-        status[~valid] = Status.DEFAULT
+        filled[null] = feature.default
+        status[null] = Status.DEFAULT
         valid = np.ones_like(valid)
     else:
-        filled[~valid] = None if dtype.kind == "O" else 0
+        filled[null] = None if dtype.kind == "O" else 0
     if overflow is not None:
         status[overflow] = Status.OVERFLOW
     return Cells(filled, valid, status)
+
+
+def settle_block(
+    features: Sequence[Feature], values: Array, valid: Mask | None, found: Mask, expired: Mask | None
+) -> tuple[Array, Mask | None, Statuses | None]:
+    """`settle` for features of one number type at once: `values` is (rows, features), and so is all that comes out.
+
+    `valid` None stands for all, here and in the outcome; statuses None for all PRESENT.
+    """
+    filled = values + values.dtype.type(0) if values.dtype.kind == "f" else values
+    if valid is None or valid.all():
+        return filled, None, None
+    null = ~valid
+    status = _missing(null, found, expired)
+    filled = np.where(valid, filled, filled.dtype.type(0))
+    valid = valid.copy()
+    for i, feature in enumerate(features):
+        if feature.default is not None:
+            filled[null[:, i], i] = feature.default
+            status[null[:, i], i] = Status.DEFAULT
+            valid[:, i] = True
+    return filled, valid, status
+
+
+def _missing(null: Mask, found: Mask, expired: Mask | None) -> Statuses:
+    """PRESENT, or why a value is NULL before defaults; `null` may have a column for each feature."""
+    status = null * np.uint8(Status.NULL)
+    status[~found] = Status.NOT_FOUND
+    if expired is not None:
+        status[expired] = Status.EXPIRED
+    return status
 
 
 Limbs = tuple[Array, Array]
@@ -122,7 +155,8 @@ def _to_double(limbs: Limbs) -> Array:
     return doubles
 
 
-def _fits(values: Array | Limbs, feature: Feature) -> Mask:
+def _fits(values: Array | Limbs, feature: Feature) -> Mask | None:
+    """Where a value fits the feature's type; None where it does everywhere."""
     if isinstance(values, tuple):
         narrow = _narrow(values)
         if isinstance(feature.dtype, DecimalType):
@@ -133,4 +167,4 @@ def _fits(values: Array | Limbs, feature: Feature) -> Mask:
     if is_float(feature.dtype):
         return np.isfinite(values)
     assert is_integer(feature.dtype) or values.dtype.kind in "iObu"
-    return np.ones(len(values), np.bool_)
+    return None

@@ -59,37 +59,46 @@ def reduce_events(slot: Slot, x: Array | None, keep: Mask | None, times: Array, 
 
 
 def merge_tiles(slot: Slot, tiles: Partial, ranges: Ranges) -> Partial:
-    """The slot's partial over each range of tiles. Tiles of one range are in order of time."""
+    """The slot's partial over each range of tiles. Tiles of one range are in order of time.
+
+    A reduction with a null bit has `valid` in `tiles`, or lacks it where no tile is null.
+    """
     match slot.reduction:
         case Count():
             return {"n": ranges.reduce(np.add, tiles["n"], 0)}
         case Sum():
-            valid = ranges.reduce(np.logical_or, tiles["valid"], False)
+            keep = tiles.get("valid")
+            valid = _any(keep, ranges)
             if "s" in tiles:
-                s = ranges.reduce(np.add, np.where(tiles["valid"], tiles["s"], 0.0), 0.0)
-                c = ranges.reduce(np.add, np.where(tiles["valid"], tiles["c"], 0.0), 0.0)
+                s = ranges.reduce(np.add, _where(keep, tiles["s"], 0), 0.0)
+                c = ranges.reduce(np.add, _where(keep, tiles["c"], 0), 0.0)
                 return {"s": s, "c": c, "valid": valid}
-            lo, hi = np.where(tiles["valid"], tiles["lo"], np.uint64(0)), np.where(tiles["valid"], tiles["hi"], 0)
+            lo, hi = _where(keep, tiles["lo"], 0), _where(keep, tiles["hi"], 0)
             small = ranges.reduce(np.add, lo & _LOW, np.uint64(0))
             large = ranges.reduce(np.add, lo >> _32, np.uint64(0))
             return {**_limbs(small, large, ranges.reduce(np.add, hi, 0)), "valid": valid}
         case Minimum():
-            return _extreme(slot, tiles["v"], tiles["valid"], ranges, np.minimum, least=False)
+            return _extreme(slot, tiles["v"], tiles.get("valid"), ranges, np.minimum, least=False)
         case Maximum():
-            return _extreme(slot, tiles["v"], tiles["valid"], ranges, np.maximum, least=True)
+            return _extreme(slot, tiles["v"], tiles.get("valid"), ranges, np.maximum, least=True)
         case Moments():
             n, mean, low, m2 = ranges.moments(tiles["n"], tiles["mean"], tiles["low"], tiles["m2"])
             return {"n": n, "mean": mean, "low": low, "m2": m2}
         case First():
-            return _picked(tiles["v"], tiles["at"], ranges.first_true(tiles["valid"]))
+            return _picked(tiles["v"], tiles["at"], ranges.first_true(tiles.get("valid")))
         case Last():
-            return _picked(tiles["v"], tiles["at"], ranges.last_true(tiles["valid"]))
+            return _picked(tiles["v"], tiles["at"], ranges.last_true(tiles.get("valid")))
         case _:
             assert_never(slot.reduction)
 
 
 def _count(keep: Mask | None, ranges: Ranges) -> Array:
     return ranges.lengths if keep is None else ranges.reduce(np.add, keep, 0)
+
+
+def _any(keep: Mask | None, ranges: Ranges) -> Mask:
+    """Which ranges hold a row that counts."""
+    return ranges.lengths > 0 if keep is None else ranges.reduce(np.logical_or, keep, identity=False)
 
 
 def _where(keep: Mask | None, x: Array, fill: Any) -> Array:
@@ -115,13 +124,15 @@ def _limbs(small: Array, large: Array, hi: Array) -> Partial:
     return {"lo": lo, "hi": hi + (large >> _32).astype(np.int64) + carry}
 
 
-def _extreme(slot: Slot, x: Array | None, keep: Mask | None, ranges: Ranges, ufunc: np.ufunc, *, least: bool) -> Partial:
+def _extreme(
+    slot: Slot, x: Array | None, keep: Mask | None, ranges: Ranges, ufunc: np.ufunc, *, least: bool
+) -> Partial:
     assert x is not None
     values = x.astype(np.int8) if slot.dtype == Bool else x
     identity = _edge(values.dtype, least=least)
     merged = ranges.reduce(ufunc, _where(keep, values, identity), identity)
-    valid = _count(keep, ranges) > 0
-    return {"v": np.where(valid, merged, 0).astype(x.dtype), "valid": valid}
+    valid = _any(keep, ranges)
+    return {"v": np.where(valid, merged, merged.dtype.type(0)).astype(x.dtype, copy=False), "valid": valid}
 
 
 def _edge(dtype: np.dtype[Any], *, least: bool) -> Any:

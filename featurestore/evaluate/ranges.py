@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -200,30 +201,103 @@ class _Ranges:
 
 
 class GatheredRanges(_Ranges):
-    """Every range's rows laid end to end, then one `reduceat`: costs grow with their total length."""
+    """Every range's rows by one `reduceat`: costs grow with their total length.
+
+    Ranges that follow one another without overlap, as those of an online read do, are reduced where they lie; the rows of
+    others are laid end to end first.
+    """
 
     def __init__(self, lo: Array, hi: Array, n: int) -> None:
         super().__init__(lo, hi, n)
-        self._some = np.flatnonzero(self._hi > self._lo)
-        self._sizes = self.lengths[self._some]
-        ends = np.cumsum(self._sizes)
-        self._starts = ends - self._sizes
-        self._rows = np.repeat(self._lo[self._some] - self._starts, self._sizes)
-        self._rows += np.arange(len(self._rows))
+        sizes = self.lengths
+        self._some: Array | slice = slice(None) if bool(sizes.all()) else np.flatnonzero(sizes)
+        self._sizes = sizes[self._some]
+        first, last = self._lo[self._some], self._hi[self._some]
+        self._in_place = bool((first[1:] >= last[:-1]).all())
+        self._step = 1
+        if not self._in_place:
+            ends = np.cumsum(self._sizes)
+            self._starts, self._stop = ends - self._sizes, int(ends[-1])
+        elif bool((first[1:] == last[:-1]).all()):
+            self._starts, self._stop = first, int(last[-1]) if len(last) else 0
+        else:  # what lies between two ranges is reduced as well, and passed over
+            self._starts = np.stack([first, last], axis=1).reshape(-1)[:-1]
+            self._stop, self._step = int(last[-1]), 2
 
-    def _fold(self, ufunc: np.ufunc, values: Array, out: Array) -> None:
-        if len(self._some):
-            out[self._some] = ufunc.reduceat(values.take(self._rows), self._starts)
+    @cached_property
+    def _rows(self) -> Array:
+        """The rows of all ranges, end to end."""
+        starts = np.cumsum(self._sizes) - self._sizes
+        rows = np.repeat(self._lo[self._some] - starts, self._sizes)
+        rows += np.arange(len(rows))
+        return rows
+
+    def reduce(self, ufunc: np.ufunc, values: Array, identity: object) -> Array:
+        self._check(values)
+        if ufunc not in _UFUNCS:
+            return super().reduce(ufunc, values, identity)  # which says what works
+        if ufunc is np.logical_or:
+            values = values.astype(bool, copy=False)
+        elif ufunc is np.add:
+            dtype = {"u": np.uint64, "f": np.float64}.get(values.dtype.kind, np.int64)
+            values = values.astype(dtype, copy=False)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._whole(self._reduced(ufunc, values), identity)
+
+    def moments(self, count: Array, mean: Array, mean_low: Array, *central: Array) -> Moments:
+        if (
+            len(central) != 1
+            or not self._in_place
+            or self._step != 1
+            or not (count > 0).all()
+            or not len(self._starts)
+        ):
+            return super().moments(count, mean, mean_low, *central)
+        for rows in (count, mean, mean_low, *central):
+            self._check(rows)
+        start, stop = int(self._starts[0]), self._stop
+        weight = count[start:stop]
+        shift = mean.take(self._starts)
+        with np.errstate(over="ignore", invalid="ignore"):
+            d = mean[start:stop] - np.repeat(shift, self._sizes)
+            d += mean_low[start:stop]
+            power = d * weight
+            starts = self._starts - start
+            n = np.add.reduceat(weight, starts).astype(np.float64)
+            s1 = np.add.reduceat(power, starts)
+            power *= d
+            power += central[0][start:stop]
+            state = _moments(n, shift, [s1, np.add.reduceat(power, starts)])
+        return tuple(self._whole(part, 0.0) for part in state)
 
     def _fold_moments(self, rows: _Rows, out: Moments) -> None:
-        if not len(self._some):
+        if not len(self._sizes):
             return
-        shift = rows.anchor(self._lo[self._some])
+        lo, hi = self._lo[self._some], self._hi[self._some]
+        shift = rows.anchor(lo)
         sums = rows.about(np.repeat(shift, self._sizes), self._rows)
-        n = rows.seen(self._hi[self._some]) - rows.seen(self._lo[self._some])
-        state = _moments(n, shift, [np.add.reduceat(column, self._starts) for column in sums])
+        starts = np.cumsum(self._sizes) - self._sizes
+        state = _moments(
+            rows.seen(hi) - rows.seen(lo), shift, [np.add.reduceat(column, starts) for column in sums]
+        )
         for column, part in zip(out, state, strict=True):
             column[self._some] = part
+
+    def _laid(self, values: Array) -> Array:
+        return values[: self._stop] if self._in_place else values.take(self._rows)
+
+    def _reduced(self, ufunc: np.ufunc, values: Array) -> Array:
+        if not len(self._starts):
+            return np.empty(0, values.dtype)
+        out: Array = ufunc.reduceat(self._laid(values), self._starts)
+        return out[:: self._step]
+
+    def _whole(self, some: Array, identity: object) -> Array:
+        if isinstance(self._some, slice):
+            return some
+        out = np.full(len(self._lo), identity, some.dtype)
+        out[self._some] = some
+        return out
 
 
 class OverlappingRanges(_Ranges):
