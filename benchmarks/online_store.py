@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
 import shutil
 import socket
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import lmdb
 import redis
+from _common import machine
 
 from featurestore.online.store import OnlineStore, open_store
 
@@ -39,11 +39,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=15)
     asked = options.parse_args()
     rows = made(asked.rows, asked.bytes)
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, ",
-        end="",
-    )
-    print(f"Python {platform.python_version()}, redis-py {redis.__version__}, lmdb {lmdb.__version__}")
+    print(f"{machine('redis', 'hiredis', 'lmdb')}, load {os.getloadavg()[0]:.1f}")
     print(
         f"{asked.rows} rows, keys of {len(rows[0][0])} bytes, values of {asked.bytes}, {asked.rounds} rounds\n"
     )
