@@ -40,13 +40,13 @@ def tiles_sql(
     # A true floor, also before 1970: DuckDB's % has the sign of the dividend.
     tile = "0" if whole else f"t - ((t % {level.hop}) + {level.hop}) % {level.hop}"
     select = [", ".join(_slot_sql(s, view, both)) for s in level.slots]
-    shifted = {both.names[s.reduction.arg]: s for s in level.slots if isinstance(s.reduction, Moments)}
+    shifted = [s for s in level.slots if isinstance(s.reduction, Moments)]
     ctes = [f"ev AS (SELECT *, {tile} AS tile FROM ({events}))"]
     rows = "ev"
     if shifted:
-        # Sums of squares are taken about a value of the tile itself. About 0, or a running mean in one double, a
-        # variance near 1e-6 of values near 1e9 has no right digit.
-        least = ", ".join(f"min({_double(x, s)}) AS {x}_0" for x, s in shifted.items())
+        # Sums of squares are taken about a value that is among them. About 0, or a running mean in one double, a
+        # variance near 1e-6 of values near 1e9 has no right digit; nor has one about an outlier that a filter left out.
+        least = ", ".join(_shift_sql(s, both) for s in shifted)
         ctes[0] = f"ev AS MATERIALIZED (SELECT *, {tile} AS tile FROM ({events}))"
         ctes.append(f"least AS (SELECT {keys}, tile, {least} FROM ev GROUP BY ALL)")
         rows = f"ev JOIN least USING ({keys}, tile)"
@@ -54,6 +54,13 @@ def tiles_sql(
         f"WITH {', '.join(ctes)} SELECT {keys}, tile, count(*) AS rows, min(t) AS first_at, max(t) AS last_at, "
         f"{', '.join(select)} FROM {rows} GROUP BY {keys}, tile ORDER BY {keys}, tile"
     )
+
+
+def _shift_sql(slot: Slot, columns: EventColumns) -> str:
+    """What the sums of a slot of moments are about, in each tile: the least of its own values, as `slot_0`."""
+    assert slot.reduction.arg is not None
+    only = f" FILTER ({columns.names[slot.where]})" if slot.where is not None else ""
+    return f"min({_double(columns.names[slot.reduction.arg], slot)}){only} AS {slot.name}_0"
 
 
 def _slot_sql(slot: Slot, view: View, columns: EventColumns) -> list[str]:
@@ -78,10 +85,10 @@ def _slot_sql(slot: Slot, view: View, columns: EventColumns) -> list[str]:
         case Maximum():
             return [f"max({x}){only} AS {name}_v"]
         case Moments():
-            d = f"({_double(x, slot)} - {x}_0)"
+            d = f"({_double(x, slot)} - {name}_0)"
             return [
                 f"count({x}){only} AS {name}_n",
-                f"any_value({x}_0) AS {name}_shift",
+                f"any_value({name}_0) AS {name}_shift",
                 f"fsum({d}){only} AS {name}_s1",
                 f"fsum({d} * {d}){only} AS {name}_s2",
             ]
