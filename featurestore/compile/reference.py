@@ -171,7 +171,7 @@ def _finish(
             if len(values) <= ddof:
                 return None
             mean = sum(values, Fraction(0)) / len(values)
-            return float(sum(((v - mean) ** 2 for v in values), Fraction(0)) / (len(values) - ddof))
+            return _double(sum(((v - mean) ** 2 for v in values), Fraction(0)) / (len(values) - ddof))
         case Root(of):
             variance = _finish(of, partials, rows, feature)
             assert variance is None or isinstance(variance, float)
@@ -222,7 +222,7 @@ def _exact(value: bool | int | float, dtype: DType) -> Fraction:
     return Fraction(value / 10**dtype.scale if isinstance(dtype, DecimalType) else float(value))
 
 
-def _double(value: int | float) -> float:
+def _double(value: int | float | Fraction) -> float:
     try:
         return float(value)
     except OverflowError:
