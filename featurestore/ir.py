@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -243,8 +244,8 @@ def feature_meaning(view: View, feature: Feature) -> Mapping[str, Any]:
     order = view.order if ties or source.event_id else ()
     columns = sorted(read | set(order) | {c for c in marked.values() if c})
     return {
-        "location": _encode(source.location),
-        "stream": _encode(source.stream),
+        "location": _place(source.location),
+        "stream": None if source.stream is None else _place(source.stream),
         "lateness": source.lateness if source.stream else None,
         "columns": [[c, type_to_json(schema[c])] for c in columns],
         **marked,
@@ -259,6 +260,15 @@ def feature_meaning(view: View, feature: Feature) -> Mapping[str, Any]:
         "default": feature.default,
         "dtype": _encode(feature.dtype),
     }
+
+
+def _place(location: Location) -> Any:
+    """What a location says of the rows that lie there. How to get at them (brokers, certificates, who logs in) may change."""
+    options = dict(location.options)
+    said = {"format": options["format"]} if "format" in options else {}
+    if "dsn" in options:
+        said["dsn"] = re.sub(r"//[^/@]*@", "//", options["dsn"])
+    return [location.kind, location.path, said]
 
 
 def view_fingerprint(view: View) -> str:

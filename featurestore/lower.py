@@ -143,6 +143,7 @@ class _Lowering:
         if schema is None:
             return None
         before = len(self.problems)
+        self._secrets(source)
         for role in ("event_time", "arrival_time"):
             column = getattr(source, role)
             why = f"source '{source.name}' has it as {role}"
@@ -179,6 +180,19 @@ class _Lowering:
             lateness=lateness,
             about=_about(source),
         )
+
+    def _secrets(self, source: d.BatchSource | d.StreamSource) -> None:
+        """A plan is kept in the registry and shown to people: what logs in belongs into the environment."""
+        places = [source.batch, *([source.stream] if isinstance(source, d.StreamSource) else [])]
+        for name, text in (option for at in places for option in location_of(at).options):
+            login = re.match(r"[a-z0-9+]+://[^/@]*:([^/@]*)@", text)
+            secret = text if re.search(r"passw|secret|token|sasl.jaas", name) else login[1] if login else None
+            if secret and "${" not in secret:
+                self.wrong(
+                    source.line,
+                    f"source '{source.name}' has a password written out in {name.removeprefix('property.')}",
+                    "put it into the environment and name it there: ${VARIABLE}",
+                )
 
     def _column(self, line: Where, name: str, schema: Schema, why: str) -> bool:
         if name in schema:
