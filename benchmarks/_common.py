@@ -76,11 +76,26 @@ def race(script: str, contenders: Mapping[str, Sequence[str]], repeat: int) -> d
     return middle
 
 
+def ratios(a: Figures, b: Figures) -> tuple[float, float]:
+    """How much longer `a` took than `b`: by the clock, and in processor time, which a busy machine disturbs less."""
+    return a.wall / b.wall, a.cpu / b.cpu
+
+
 def verdict(
-    what: str, value: float, must: float, reach: float, *, unit: str = "x", more_is_better: bool = False
+    what: str,
+    value: float,
+    must: float,
+    reach: float,
+    *,
+    unit: str = "x",
+    cpu: float | None = None,
+    more_is_better: bool = False,
 ) -> None:
-    """One line: the figure beside what it must and may reach."""
+    """One line: the figure beside what it must and may reach, and the same in processor time."""
     met = [value >= goal if more_is_better else value <= goal for goal in (must, reach)]
     word = "reached" if met[1] else "met" if met[0] else "MISSED"
     sign = ">=" if more_is_better else "<="
-    print(f"  -> {what}: {value:.2f} {unit} (must {sign} {must:g}, reach {reach:g}): {word}\n", flush=True)
+    also = f"; {cpu:.2f} in processor time" if cpu is not None else ""
+    print(
+        f"  -> {what}: {value:.2f} {unit} (must {sign} {must:g}, reach {reach:g}): {word}{also}\n", flush=True
+    )

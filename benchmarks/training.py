@@ -13,15 +13,12 @@ import argparse
 import contextlib
 import hashlib
 import math
-import os
-import tempfile
 import threading
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from _common import machine, measure, race, verdict
-from _data import SIZES, dataset
+from _common import machine, measure, race, ratios, verdict
+from _data import SIZES, dataset, folder
 
 import featurestore.declare as fs
 from featurestore.config import Config
@@ -54,8 +51,7 @@ def training_set(view: fs.FeatureView, spine: str, memory: str | None) -> Traini
     """The training set of one view: windowed or latest."""
     service = fs.FeatureService("bench", features=[view])
     plan = lower(fs.declarations_in([service]), lambda _: {})
-    offline = Path(tempfile.gettempdir()) / f"featurestore-bench-{os.getpid()}"
-    config = Config(Path("/"), "bench", offline_path=str(offline), memory_limit=memory)
+    config = Config(folder(), "bench", memory_limit=memory)
     views = {v.name: v for v in plan.views}
     return TrainingSet(config, plan.service("bench"), views, dataset("spine", spine), "ts")
 
@@ -237,8 +233,8 @@ def latest(repeat: int, *, quick: bool) -> None:
         {"DuckDB ASOF JOIN, rows in any order": ("asof", "1m", "5m"), "training set": ("latest", "1m", "5m")},
         repeat,
     )
-    ours, peer = done.values().__reversed__()
-    verdict("time over plain as-of join", ours.wall / peer.wall, 1.3, 1.1)
+    wall, cpu = ratios(done["training set"], done["DuckDB ASOF JOIN, rows in any order"])
+    verdict("time over plain as-of join", wall, 1.3, 1.1, cpu=cpu)
 
 
 def windows(repeat: int, *, quick: bool) -> None:
@@ -247,7 +243,8 @@ def windows(repeat: int, *, quick: bool) -> None:
     scale, name = (10, "naive-quick") if quick else (1, "naive")
     label = "naive range join" + (", a tenth of the rows, x 10" if quick else "")
     naive = race(__file__, {label: (name, "100k", "1m")}, 1)[label]
-    verdict("times faster than naive", naive.wall * scale / ours.wall, 40, 80, more_is_better=True)
+    wall, cpu = (scale * r for r in ratios(naive, ours))
+    verdict("times faster than naive", wall, 40, 80, cpu=cpu, more_is_better=True)
 
 
 def polars(repeat: int, *, quick: bool) -> None:
@@ -257,19 +254,20 @@ def polars(repeat: int, *, quick: bool) -> None:
         {"polars rolling": ("polars", "1m", "10m"), "training set": ("windowed", "1m", "10m")},
         repeat,
     )
-    verdict("time over polars", done["training set"].wall / done["polars rolling"].wall, 2, 0.8)
+    wall, cpu = ratios(done["training set"], done["polars rolling"])
+    verdict("time over polars", wall, 2, 0.8, cpu=cpu)
 
 
 def growth(repeat: int, *, quick: bool) -> None:
     print("growth at 1M rows: events 1M to 30M with 5 windows; windows 1 to 5 with 10M events")
     sizes = {f"{size} events, 5 windows": ("windowed", "1m", size) for size in ("1m", "10m", "30m")}
-    done = race(
-        __file__, {**sizes, "10m events, 1 window": ("windowed", "1m", "10m", "--windows", "1")}, repeat
-    )
-    few, ten, thirty, one = done.values()
-    verdict("exponent, 1M to 30M", math.log(thirty.wall / few.wall) / math.log(30), 1.15, 1.0, unit="")
-    verdict("exponent, 10M to 30M", math.log(thirty.wall / ten.wall) / math.log(3), 1.15, 1.0, unit="")
-    verdict("time of 5 windows over 1", ten.wall / one.wall, 2.5, 1.5)
+    one = {"10m events, 1 window": ("windowed", "1m", "10m", "--windows", "1")}
+    few, ten, thirty, single = race(__file__, {**sizes, **one}, repeat).values()
+    for start, end, times in (("1M", few, 30), ("10M", ten, 3)):
+        wall, cpu = (math.log(r) / math.log(times) for r in ratios(thirty, end))
+        verdict(f"exponent, {start} to 30M", wall, 1.15, 1.0, unit="", cpu=cpu)
+    wall, cpu = ratios(ten, single)
+    verdict("time of 5 windows over 1", wall, 2.5, 1.5, cpu=cpu)
 
 
 def memory(repeat: int, *, quick: bool) -> None:

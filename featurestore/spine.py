@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from featurestore.compile.sources import Connection
 from featurestore.errors import SpineError, nearest
 from featurestore.evaluate.arrow import to_physical
 from featurestore.evaluate.partials import Array, Mask
-from featurestore.types import DType, Int64, Timestamp
+from featurestore.types import DType, Int64, String, Timestamp, is_integer
 
 
 def spine_batches(con: Connection, spine: Any, rows: int) -> Iterator[pa.Table]:
@@ -22,7 +23,13 @@ def spine_batches(con: Connection, spine: Any, rows: int) -> Iterator[pa.Table]:
 
     `spine` is Arrow, pandas, polars, a DuckDB relation, anything with the Arrow C stream, or a path to Parquet or CSV.
     """
-    reader = _reader(con, spine, rows)
+    try:
+        reader = _reader(con, spine, rows)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise SpineError(f"the spine is not a table: {error}") from error
+    twice = [n for n, times in Counter(reader.schema.names).items() if times > 1]
+    if twice:
+        raise SpineError(f"the spine has two columns '{twice[0]}'\n  give each column a name of its own")
     pending: list[pa.RecordBatch] = []
     held, given = 0, False
     for batch in reader:
@@ -72,6 +79,8 @@ def times_of(table: pa.Table, column: str, first: int = 0) -> Array:
     the number of the table's first row in the spine.
     """
     values = _column(table, column, "the moments asked for")
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
     kind = values.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         raise SpineError(
@@ -96,12 +105,17 @@ def keys_of(table: pa.Table, column: str, dtype: DType, view: str) -> tuple[Arra
     values = _column(table, column, f"a join key of feature view '{view}'")
     whole = pa.types.is_integer(values.type)
     if pa.types.is_null(values.type):
-        values = values.cast(pa.int64() if dtype == Int64 else pa.string())
-    elif whole != (dtype == Int64) or not (whole or _is_text(values.type)):
+        values = values.cast(pa.string() if dtype == String else pa.int64())
+    elif whole != is_integer(dtype) or not (whole or _is_text(values.type)):
         raise SpineError(
             f"spine column '{column}' is {values.type}, and the join key of view '{view}' is {dtype}"
         )
-    return to_physical(values, dtype)
+    try:
+        return to_physical(values, Int64 if whole else dtype)  # an id past 32 bits is an unknown entity
+    except pa.ArrowInvalid as error:
+        raise SpineError(
+            f"spine column '{column}' does not fit the join key of view '{view}', {dtype}: {error}"
+        ) from error
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -143,6 +157,7 @@ def _parsed(values: pa.ChunkedArray, column: str, first: int) -> pa.ChunkedArray
 
 
 def _instants(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    texts = pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1")  # nothing is finer than a microsecond
     zoned = pc.match_substring_regex(texts, _ZONED)
     nothing = pa.scalar(None, pa.string())
     aware = pc.if_else(zoned, texts, nothing).cast(pa.timestamp("us", tz="UTC"))

@@ -7,7 +7,7 @@ DuckDB filters events and sorts them by entity and time, on disk if need be; chu
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -40,8 +40,8 @@ BATCH_EVENTS = 1 << 18
 CHUNK_EVENTS = 1 << 20
 """Events worked on at a time, more when one entity alone has more."""
 
-WORKERS = 2
-"""Chunks reduced at the same time."""
+WORKERS = 4
+"""Chunks reduced at the same time, at most; no more than DuckDB has threads."""
 
 SLICE_BYTES = 1 << 30
 """Spine and features held for one slice of the spine."""
@@ -185,7 +185,9 @@ def _view_cells(
         events = sorted_events_sql(
             con, view, columns, "spine_keys", root, settled=settled, start=start, end=int(spine.q.max())
         )
-        _fill_all(outputs, work, con.sql(events).to_arrow_reader(BATCH_EVENTS), spine)
+        ((threads,),) = con.execute("SELECT current_setting('threads')").fetchall()
+        chunks = _chunks(con.sql(events).to_arrow_reader(BATCH_EVENTS))
+        _fill_all(outputs, work, chunks, spine, min(int(threads), WORKERS))
     con.execute("DROP TABLE spine_keys")
     return outputs
 
@@ -250,13 +252,15 @@ def _reach(view: View, features: Sequence[Feature], spine: Asked) -> int | None:
     return int(spine.q.min()) - max(sizes) if len(sizes) == len(back) else None
 
 
-def _fill_all(outputs: Mapping[str, Cells], work: Work, reader: pa.RecordBatchReader, spine: Asked) -> None:
+def _fill_all(
+    outputs: Mapping[str, Cells], work: Work, chunks: Iterable[pa.Table], spine: Asked, workers: int
+) -> None:
     # NumPy and Arrow release the GIL in what takes long, so chunks side by side use cores while DuckDB feeds them.
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         running: deque[Future[None]] = deque()
-        for chunk in _chunks(reader):
+        for chunk in chunks:
             running.append(pool.submit(_fill, outputs, work, chunk, spine))
-            if len(running) > WORKERS:
+            if len(running) > workers:
                 running.popleft().result()
         for future in running:
             future.result()

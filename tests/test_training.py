@@ -312,8 +312,12 @@ TIMES: dict[str, pa.Array] = {
     "a text with a space": pa.array(["2013-07-01 01:00:01"]),
     "a text in UTC": pa.array(["2013-07-01T01:00:01Z"]),
     "a text with an offset": pa.array(["2013-07-01T03:00:01+02:00"]),
+    "a text finer than a microsecond": pa.array(["2013-07-01T01:00:00.000001999"]),
+    "a text of a day and an offset without minutes": pa.array(["2013-07-01 03:00:01+02"]),
+    "a category": pa.array(["2013-07-01T01:00:01"]).dictionary_encode(),
     "a large text": pa.array(["2013-07-01T01:00:01"], pa.large_string()),
     "a date": pa.array([dt.date(2013, 7, 2)]),
+    "a date as text": pa.array(["2013-07-02"]),
 }
 
 
@@ -321,8 +325,42 @@ TIMES: dict[str, pa.Array] = {
 def test_a_time_may_be(form: str, root: Path) -> None:
     spine = pa.table({"city": ["Ulm"], "ts": TIMES[form]})
     got = training_set(root, spine, visits(fs.count().over(lifetime))).to_arrow()
-    assert got["count_lifetime"].to_pylist() == [4 if form == "a date" else 3]
+    assert got["count_lifetime"].to_pylist() == [4 if form.startswith("a date") else 3]
     assert got["ts"].combine_chunks().equals(TIMES[form])
+
+
+KEYS = {
+    "a text": pa.array(["Ulm", None, "Rom"]),
+    "a large text": pa.array(["Ulm", None, "Rom"], pa.large_string()),
+    "a text view": pa.array(["Ulm", None, "Rom"], pa.string_view()),
+    "a category": pa.array(["Ulm", None, "Rom"]).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("form", KEYS)
+def test_a_key_may_be(form: str, root: Path) -> None:
+    spine = pa.table({"city": KEYS[form], "ts": pa.array([T0 + DAY] * 3, INSTANT)})
+    got = training_set(root, spine, visits(fs.count().over(lifetime))).to_arrow()
+    assert got["count_lifetime"].to_pylist() == [4, 0, 0]
+
+
+@pytest.mark.parametrize("stored", [Int32, Int64])
+@pytest.mark.parametrize("asked", [pa.int8(), pa.int32(), pa.int64(), pa.uint64()])
+def test_whole_keys_may_be_narrow_or_wide(stored: DType, asked: pa.DataType, tmp_path: Path) -> None:
+    kind = pa.int32() if stored == Int32 else pa.int64()
+    table = pa.table({"id": pa.array([1, 2], kind), "at": pa.array([T0] * 2, INSTANT)})
+    pq.write_table(table, tmp_path / "ids.parquet")
+    source = fs.BatchSource("ids", fs.Parquet("ids.parquet"), "at", {"id": stored, "at": Timestamp})
+    view = fs.FeatureView("ids", fs.Entity("id", key="id"), source, [fs.count().over(lifetime)])
+    spine = pa.table({"id": pa.array([2, 3, None], asked), "ts": pa.array([T0 + 1] * 3, INSTANT)})
+    assert training_set(tmp_path, spine, view).to_arrow()["count_lifetime"].to_pylist() == [1, 0, 0]
+    if asked == pa.int64():
+        far = spine.set_column(0, "id", pa.array([2**40] * 3, asked))
+        assert training_set(tmp_path, far, view).to_arrow()["count_lifetime"].to_pylist() == [0, 0, 0]
+    if asked == pa.uint64():
+        huge = pa.array([2**63] * 3, asked)
+        with pytest.raises(SpineError, match="does not fit the join key of view 'ids'"):
+            training_set(tmp_path, spine.set_column(0, "id", huge), view).to_arrow()
 
 
 def test_texts_with_and_without_a_zone_may_be_mixed(root: Path) -> None:
@@ -358,6 +396,11 @@ BAD_SPINES: dict[str, tuple[Any, str]] = {
         {"city": ULM, "ts": NOW, "tag": ULM},
         "has a column 'tag', and so has service",
     ),
+    "two columns have one name": (pa.table([ULM, ULM, NOW], ["city", "city", "ts"]), "two columns 'city'"),
+    "columns differ in length": (
+        {"city": ["Ulm"], "ts": []},
+        "the spine is not a table: .* expected length 1",
+    ),
     "the spine is a number": (7, "cannot be a int"),
     "the spine is a file that is not there": ("nowhere.parquet", "nowhere.parquet does not exist"),
 }
@@ -366,9 +409,8 @@ BAD_SPINES: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("mistake", BAD_SPINES)
 def test_a_spine_is_refused_when(mistake: str, root: Path) -> None:
     spine, message = BAD_SPINES[mistake]
-    table = pa.table(spine) if isinstance(spine, dict) else spine
     with pytest.raises(SpineError, match=message):
-        training_set(root, table, visits(fs.latest("tag"))).to_arrow()
+        training_set(root, spine, visits(fs.latest("tag"))).to_arrow()
 
 
 def test_the_row_of_a_bad_time_counts_from_the_beginning_of_the_spine(
