@@ -20,7 +20,7 @@ from featurestore.evaluate.finish import Cells, finish, settle, settle_block
 from featurestore.evaluate.partials import Array, Mask, Partial, merge_tiles
 from featurestore.evaluate.ranges import GatheredRanges
 from featurestore.ir import Feature, Read, Service, View
-from featurestore.layout import Layout, Level, layout_of
+from featurestore.layout import Layout, Level, Slot, layout_of
 from featurestore.materialize import ViewState, load_states
 from featurestore.online.codec import (
     BASE,
@@ -29,7 +29,6 @@ from featurestore.online.codec import (
     NOBODY,
     Codec,
     Decoded,
-    Section,
     codec_of,
     decode,
     entity_keys,
@@ -55,6 +54,22 @@ class Block:
     values: Array
     valid: Mask | None
     status: Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorColumns:
+    """The features that are columns of the tensor, and which column each feature of the service is (None: its own number)."""
+
+    names: tuple[str, ...]
+    number: Array | None
+
+    @staticmethod
+    def of(names: Sequence[str], dtypes: Sequence[DType]) -> TensorColumns:
+        kept = [is_tensor(t) for t in dtypes]
+        return TensorColumns(
+            tuple(n for n, k in zip(names, kept, strict=True) if k),
+            None if all(kept) else np.cumsum(kept) - 1,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,7 @@ class OnlineFeatures:
     seen: tuple[Seen, ...]
     freshness: Mapping[str, float | None]
     at: int
+    columns: TensorColumns
 
     def __len__(self) -> int:
         return self.rows
@@ -132,10 +148,10 @@ class OnlineFeatures:
         """What predictions and labels of each row refer to."""
         return [f"{self.request_id}-{i}" for i in range(self.rows)]
 
-    @cached_property
+    @property
     def tensor_names(self) -> tuple[str, ...]:
         """The columns of the tensor: the numeric and boolean features, in service order."""
-        return tuple(n for n, t in zip(self.names, self.dtypes, strict=True) if is_tensor(t))
+        return self.columns.names
 
     def to_numpy(self, dtype: str = "float32") -> Array:
         """(rows, numeric and boolean features) C-contiguous `float32` or `float64`; NULL is NaN.
@@ -195,11 +211,8 @@ class OnlineFeatures:
 
 
 def _tensor(result: OnlineFeatures, dtype: np.dtype[Any]) -> Array:
-    count = len(result.tensor_names)
-    column = None
-    if count < len(result.names):
-        column = np.cumsum([is_tensor(t) for t in result.dtypes]) - 1
-    out = np.empty((result.rows, count), dtype)
+    number = result.columns.number
+    out = np.empty((result.rows, len(result.columns.names)), dtype)
     for block in result.blocks:
         kind = result.dtypes[block.places[0]]
         if not is_tensor(kind):
@@ -212,7 +225,7 @@ def _tensor(result: OnlineFeatures, dtype: np.dtype[Any]) -> Array:
             values = values / 10.0 ** np.array(scales)
         if block.valid is not None:
             values = np.where(block.valid, values.astype(dtype, copy=False), dtype.type(np.nan))
-        out[:, block.places if column is None else column[block.places]] = values
+        out[:, block.places if number is None else number[block.places]] = values
     return out
 
 
@@ -261,6 +274,7 @@ class Reader:
         self._groups = _groups(service.reads, views)
         self._names = tuple(r.output for r in service.reads)
         self._dtypes = tuple(r.dtype for r in service.reads)
+        self._columns = TensorColumns.of(self._names, self._dtypes)
         self._codecs = {g.view.name: g.codec for g in self._groups}
         self._key_types = {
             c: k.dtype for g in self._groups for c, k in zip(g.columns, g.view.keys, strict=True)
@@ -307,7 +321,7 @@ class Reader:
             )
         fresh = {g.view.name: _freshness(states.get(g.view.name), q) for g in self._groups}
         return OnlineFeatures(
-            self.service, self._names, self._dtypes, rows, tuple(blocks), tuple(seen), fresh, q
+            self.service, self._names, self._dtypes, rows, tuple(blocks), tuple(seen), fresh, q, self._columns
         )
 
     def _view_states(self) -> dict[str, ViewState]:
@@ -591,8 +605,8 @@ class _Entities:
         """The latest rows; which of them is each entity's at this moment (-1 if none, None: each its own); who is inexact."""
         decoded, q = self.decoded, self.q
         static = self.group.view.source.event_time is None
-        if decoded.alike and self._step == 1 and decoded.blocks[number].shape[1] == 1:
-            rows = decoded.blocks[number][:, 0]
+        if decoded.alike and self._step == 1 and decoded.counts[0, number] == 1:
+            rows = decoded.rows[number]
             if static or bool((rows["at"] < q).all()):
                 return rows, None, None
         rows, ends, count = decoded.rows[number], decoded.ends[number], decoded.counts[:, number]
@@ -629,23 +643,16 @@ class _Entities:
         settled = Block(table.places, cell.values[:, None], cell.valid[:, None], cell.status[:, None])
         return _marked(settled, inexact)
 
-    def _field(self, section: Section, number: int, name: str) -> Array:
-        if name in section.strings:
-            return self.decoded.text(section, number, name)
-        kind, column = section.places[name]
-        values: Array = self.decoded.rows[number][kind][:, column]
-        return values
-
     # -- windows
 
     def _level(
         self, number: int, level: Level, features: Sequence[tuple[int, Feature]]
     ) -> Iterator[tuple[int, Feature, Cells]]:
-        section, rows = self.group.codec.sections[number], self.decoded.rows[number]
-        first, end, kept = self._bounds(number, rows)
+        places = self.decoded.places(number)
+        first, end, kept = self._bounds(number, places)
         if kept is not None:
-            rows = rows[kept]
-        tiles = rows["tile"]
+            places = places[kept]
+        tiles = self.decoded.field(number, "tile", places)
         seek = _Seek(tiles, first, end)
         stop = seek(self.q)
         here = self.q - self.q % level.hop
@@ -653,7 +660,7 @@ class _Entities:
         if here < self.q and self.newer.any():
             at_open = (stop > first) & (_taken(tiles, np.where(stop > first, stop - 1, -1), NEVER) == here)
             open_tile = at_open & self.newer
-        all_valid = _null_free(section, rows)
+        all_valid = self._null_free(number, places)
         pruned_before = self._kept_from(level)
         slots = {s.name: s for s in level.slots}
         by_size: dict[int | None, list[tuple[int, Feature]]] = {}
@@ -673,10 +680,7 @@ class _Entities:
                 parts = self.group.layout.parts[feature.name]
                 for name in parts.values():
                     if name not in columns:
-                        fields = [f.name for f in slots[name].fields]
-                        columns[name] = self._slot(
-                            section, number, rows, kept, name, fields, all_valid=all_valid
-                        )
+                        columns[name] = self._slot(number, slots[name], places, kept, all_valid=all_valid)
                     if name not in merged:
                         merged[name] = merge_tiles(slots[name], columns[name], ranges)
                 cell = finish(feature, {p: merged[n] for p, n in parts.items()}, self.found)
@@ -684,8 +688,8 @@ class _Entities:
                     cell.status[inexact & (cell.status == Status.PRESENT)] = Status.INEXACT
                 yield i, feature, cell
 
-    def _bounds(self, number: int, rows: Array) -> tuple[Array, Array, Array | None]:
-        """Where each entity's tiles begin and end; and, if head holds tiles that base has taken over, which rows remain."""
+    def _bounds(self, number: int, places: Array) -> tuple[Array, Array, Array | None]:
+        """Where each entity's tiles begin and end; and, if head holds tiles that base has taken over, which remain."""
         ends = self.decoded.ends[number]
         starts = ends - self.decoded.counts[:, number]
         if self._step == 1:
@@ -694,12 +698,13 @@ class _Entities:
         exists = self.decoded.header["magic"][::2] != 0
         counts = ends[1::2] - starts[1::2]
         limit = np.where(exists, cut, NEVER)
-        oldest = _taken(rows["tile"], np.where(counts > 0, starts[1::2], -1), np.iinfo(np.int64).max)
-        if not (oldest < limit).any():
+        some = np.flatnonzero(counts)
+        oldest = self.decoded.field(number, "tile", places[starts[1::2][some]])
+        if not (oldest < limit[some]).any():
             return starts[::2], ends[1::2], None
         heads = np.repeat(starts[1::2], counts) + _within(counts)
-        covered = rows["tile"][heads] < np.repeat(limit, counts)
-        keep = np.ones(len(rows), np.bool_)
+        covered = self.decoded.field(number, "tile", places[heads]) < np.repeat(limit, counts)
+        keep = np.ones(len(places), np.bool_)
         keep[heads[covered]] = False
         before = np.concatenate([[0], np.cumsum(keep)])
         return before[starts[::2]], before[ends[1::2]], np.flatnonzero(keep)
@@ -711,27 +716,29 @@ class _Entities:
         return np.where(header["magic"] != 0, np.maximum(kept, header["kept_from"]), NEVER)
 
     def _slot(
-        self,
-        section: Section,
-        number: int,
-        rows: Array,
-        kept: Array | None,
-        slot: str,
-        fields: Sequence[str],
-        *,
-        all_valid: bool,
+        self, number: int, slot: Slot, places: Array, kept: Array | None, *, all_valid: bool
     ) -> Partial:
+        section = self.group.codec.sections[number]
         partial: Partial = {}
-        for name in fields:
-            if f"{slot}_{name}" in section.strings:
-                texts = self._field(section, number, f"{slot}_{name}")
-                partial[name] = texts if kept is None else texts[kept]
+        for field in slot.fields:
+            name = f"{slot.name}_{field.name}"
+            if name in section.strings:
+                texts = self.decoded.text(section, number, name)
+                partial[field.name] = texts if kept is None else texts[kept]
             else:
-                kind, column = section.places[f"{slot}_{name}"]
-                partial[name] = rows[kind][:, column]
-        if slot in section.bits and not all_valid:
-            partial["valid"] = _bit(rows, section.bits[slot])
+                partial[field.name] = self.decoded.field(number, name, places)
+        if slot.has_null_bit and not all_valid:
+            bit = section.bits[slot.name]
+            words = self.decoded.field(number, "null", places + bit // 64)
+            partial["valid"] = (words >> np.uint64(bit % 64) & np.uint64(1)).astype(np.bool_)
         return partial
+
+    def _null_free(self, number: int, places: Array) -> bool:
+        """Whether no partial of these tiles is null."""
+        bits = len(self.group.codec.sections[number].bits)
+        if not 0 < bits <= 64:
+            return False
+        return bool((self.decoded.field(number, "null", places) == np.uint64((1 << bits) - 1)).all())
 
 
 class _Seek:
@@ -774,13 +781,6 @@ def _bit(rows: Array, bit: int) -> Mask:
     if not len(rows):
         return np.zeros(0, np.bool_)
     return (rows["null"][:, bit // 64] >> np.uint64(bit % 64) & np.uint64(1)).astype(np.bool_)
-
-
-def _null_free(section: Section, rows: Array) -> bool:
-    """Whether no partial of these tiles is null."""
-    if len(section.bits) > 64 or not section.bits:
-        return False
-    return bool((rows["null"][:, 0] == np.uint64((1 << len(section.bits)) - 1)).all())
 
 
 def _valid(rows: Array, table: _Table) -> Mask | None:

@@ -73,6 +73,13 @@ class Section:
     bits: Mapping[str, int]
     strings: tuple[str, ...]
 
+    def field(self, name: str) -> tuple[np.dtype[Any], int]:
+        """The type of a field and the byte at which it begins in a record; `tile`, `at` and `null` are called so."""
+        kind, column = self.places.get(name, (name, 0))
+        assert self.dtype.fields is not None
+        dtype, offset = self.dtype.fields[kind][:2]
+        return dtype.base, offset + column * dtype.base.itemsize
+
 
 @dataclass(frozen=True)
 class Codec:
@@ -81,6 +88,11 @@ class Codec:
     prefix: bytes
     plan: int
     sections: tuple[Section, ...]
+
+    @cached_property
+    def widths(self) -> Array:
+        """The words that a record of each section takes."""
+        return np.array([s.dtype.itemsize // 8 for s in self.sections], np.int64)
 
     @property
     def counts_size(self) -> int:
@@ -324,27 +336,57 @@ def _scatter(words: Array, at: Array, rows: Array) -> None:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Many values: a header for each (zeros, `magic` 0, where there is none), and each section's records.
+    """Many values: a header for each (zeros, `magic` 0, where there is none), and where each section's records lie.
 
-    `counts` is (values, sections). `blocks[section]` holds the records value by value: in one dimension, or, when
-    `alike`, as (values, records of each). `side` is where a value's strings are.
+    `words` is all of it, as unsigned numbers of 8 bytes. `counts` and `starts` are (values, sections): how many records,
+    and the word at which the first begins. `alike`: the values are of one length and their counts the same. `side` is where
+    a value's strings are.
     """
 
+    codec: Codec
     header: Array
+    words: Array
     counts: Array
-    blocks: Sequence[Array]
+    starts: Array
     side: Sequence[memoryview | None]
     alike: bool = False
 
     @cached_property
-    def rows(self) -> list[Array]:
-        """Each section's records in one dimension."""
-        return [b.reshape(-1) for b in self.blocks]
-
-    @cached_property
     def ends(self) -> list[Array]:
         """For each section and value `i` the number of records of values 0…i: its own are `ends[i-1]` to `ends[i]`."""
-        return [np.cumsum(self.counts[:, i], dtype=np.int64) for i in range(len(self.blocks))]
+        return [np.cumsum(self.counts[:, i], dtype=np.int64) for i in range(self.counts.shape[1])]
+
+    def places(self, number: int) -> Array:
+        """The word at which each record of a section begins, value by value."""
+        width = self.codec.sections[number].dtype.itemsize // 8
+        counts, ends = self.counts[:, number], self.ends[number]
+        places = np.repeat(self.starts[:, number] - (ends - counts) * width, counts)
+        places += np.arange(0, len(places) * width, width)
+        return places
+
+    def field(self, number: int, name: str, places: Array) -> Array:
+        """One field (not a string) of the records that begin at `places`; `tile` and `at` are called so."""
+        dtype, offset = self.codec.sections[number].field(name)
+        values = self.words.view(dtype)
+        return values[offset // dtype.itemsize :].take(
+            places if dtype.itemsize == 8 else places * (8 // dtype.itemsize)
+        )
+
+    @cached_property
+    def rows(self) -> list[Array]:
+        """Each section's records, value by value."""
+        return [self._rows(i) for i in range(self.counts.shape[1])]
+
+    def _rows(self, number: int) -> Array:
+        dtype = self.codec.sections[number].dtype
+        if self.alike and len(self.counts) and self.counts[0, number] == 1:
+            grid = self.words.view(np.uint8).reshape(len(self.counts), -1)
+            begin = 8 * int(self.starts[0, number])
+            return grid[:, begin : begin + dtype.itemsize].view(dtype)[:, 0]
+        places = self.places(number)
+        if not len(places):
+            return np.zeros(0, dtype)
+        return self.words[places[:, None] + np.arange(dtype.itemsize // 8)].view(dtype)[:, 0]
 
     def text(self, section: Section, number: int, name: str) -> Array:
         """The strings of one field of a section, one for each record; "" where it is NULL."""
@@ -375,13 +417,15 @@ def decode(codec: Codec, values: Sequence[bytes | None], keys: Sequence[bytes] |
     present = [v for v in values if v is not None]
     if keys is not None or len(present) < n:
         present, where = _checked_keys(values, keys)
-    header, counts, rows = _decode_varied(codec, present)
+    header, words, counts, starts = _decode_varied(codec, present)
     if present and not (np.all(header["magic"] == MAGIC) and np.all(header["plan"] == codec.plan)):
         raise _foreign()
     side = _sides(codec, present, header)
     if where is not None:
-        header, counts, side = _spread(header, counts, side, where, n)
-    return Decoded(header, counts, rows, side)
+        header, counts, starts = (_spread(a, where, n) for a in (header, counts, starts))
+        sides = dict(zip(where.tolist(), side, strict=False))
+        side = [sides.get(i) for i in range(n)]
+    return Decoded(codec, header, words, counts, starts, side)
 
 
 def _foreign() -> StoreCorrupt:
@@ -425,19 +469,16 @@ def _decode_alike(codec: Codec, values: Sequence[bytes | None]) -> Decoded | Non
         raise _foreign()
     raw = np.frombuffer(joined, np.uint8).reshape(len(values), length)
     header = raw[:, :64].view(HEADER)[:, 0]
-    counts = raw[:, 64 : 64 + 4 * len(codec.sections)].view("<u4")
-    blocks, at = [], 8 * words
-    for section, count in zip(codec.sections, counts[0].tolist(), strict=True):
-        stop = at + count * section.dtype.itemsize
-        _at_least(length, stop)
-        blocks.append(
-            raw[:, at:stop].view(section.dtype) if count else np.zeros((len(values), 0), section.dtype)
-        )
-        at = stop
-    return Decoded(header, counts, blocks, _sides(codec, values, header), alike=True)  # type: ignore[arg-type]
+    counts = raw[:, 64 : 64 + 4 * len(codec.sections)].view("<u4").astype(np.int64)
+    ends = words + np.cumsum(counts[0] * codec.widths)
+    _at_least(length, 8 * int(ends[-1]))
+    starts = np.arange(0, len(values) * length // 8, length // 8)[:, None] + (ends - counts[0] * codec.widths)
+    side = _sides(codec, values, header)  # type: ignore[arg-type]
+    return Decoded(codec, header, grid.reshape(-1), counts, starts, side, alike=True)
 
 
-def _decode_varied(codec: Codec, present: Sequence[bytes]) -> tuple[Array, Array, list[Array]]:
+def _decode_varied(codec: Codec, present: Sequence[bytes]) -> tuple[Array, Array, Array, Array]:
+    """Header, words, counts and starts."""
     n = len(present)
     lengths = np.array(list(map(len, present)), np.int64)
     shortest = int(lengths.min(initial=64 + codec.counts_size))
@@ -451,18 +492,13 @@ def _decode_varied(codec: Codec, present: Sequence[bytes]) -> tuple[Array, Array
     if (begins + codec.counts_size > lengths).any():
         raise _short()
     words = np.arange(codec.counts_size // 8)
-    counts = grid[(offsets + begins // 8)[:, None] + words].view("<u4")[:, : len(codec.sections)]
-    widths = np.array([s.dtype.itemsize for s in codec.sections], np.int64)
-    ends = begins[:, None] + codec.counts_size + np.cumsum(counts * widths, axis=1)
-    if (ends[:, -1] > lengths).any():
+    counts = (
+        grid[(offsets + begins // 8)[:, None] + words].view("<u4")[:, : len(codec.sections)].astype(np.int64)
+    )
+    ends = (begins // 8)[:, None] + len(words) + np.cumsum(counts * codec.widths, axis=1)
+    if (8 * ends[:, -1] > lengths).any():
         raise _short()
-    rows = []
-    for i, section in enumerate(codec.sections):
-        stops = ends[:, i].tolist()
-        starts = (ends[:, i] - counts[:, i] * widths[i]).tolist()
-        joined = b"".join([v[a:b] for v, a, b in zip(present, starts, stops, strict=True) if a < b])
-        rows.append(np.frombuffer(joined, section.dtype))
-    return header, counts, rows
+    return header, grid, counts, offsets[:, None] + ends - counts * codec.widths
 
 
 _HEADER_WORDS = np.arange(8)
@@ -472,17 +508,10 @@ def _short() -> StoreCorrupt:
     return StoreCorrupt("a stored value is shorter than its counts say")
 
 
-def _spread(
-    header: Array, counts: Array, side: Sequence[memoryview | None], where: Array, n: int
-) -> tuple[Array, Array, list[memoryview | None]]:
-    whole = np.zeros(n, HEADER)
-    whole[where] = header
-    all_counts = np.zeros((n, counts.shape[1]), np.int64)
-    all_counts[where] = counts
-    sides: list[memoryview | None] = [None] * n
-    for i, view in zip(where.tolist(), side, strict=False):
-        sides[i] = view
-    return whole, all_counts, sides
+def _spread(rows: Array, where: Array, n: int) -> Array:
+    out = np.zeros((n, *rows.shape[1:]), rows.dtype)
+    out[where] = rows
+    return out
 
 
 def _at_least(length: int, wanted: int) -> None:
