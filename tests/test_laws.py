@@ -1,0 +1,390 @@
+"""Laws: what holds for every declaration and all events."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from featurestore import ir
+from featurestore.aggregates import AGGREGATES, Count, First, Last, Maximum, Minimum, Moments, Sum
+from featurestore.aggregates.reductions import X
+from featurestore.compile.reference import answers
+from featurestore.compile.sources import Connection, connect
+from featurestore.config import Config
+from featurestore.evaluate.partials import Partial, merge_tiles, reduce_events
+from featurestore.evaluate.ranges import GatheredRanges, OverlappingRanges
+from featurestore.ir import Feature
+from featurestore.layout import Slot, layout_of, storage_fingerprint
+from featurestore.materialize import materialize_view
+from featurestore.online.store import OnlineStore, open_store
+from featurestore.serving import Reader
+from featurestore.status import Status
+from featurestore.time import floor, inside
+from featurestore.training import TrainingSet
+from featurestore.types import DType, Float64, Int64, String, is_float
+from tests.generators import cases, everybody, moments
+from tests.parity.cases import Case, instant
+from tests.parity.engines import Key, World, entities_of, pythonic, spine_of, world_of
+
+Cell = tuple[Any, Status]
+Table = dict[tuple[Key, int], dict[str, Cell]]
+"""For each key and moment every feature's value and status."""
+
+EXAMPLES = settings(max_examples=20, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=300, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("laws")
+
+
+@pytest.fixture(scope="module")
+def con() -> Iterator[Connection]:
+    connection = connect(threads=1)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture(scope="module")
+def store(root: Path) -> Iterator[OnlineStore]:
+    with open_store("lmdb://online", root) as opened:
+        yield opened
+
+
+# -------------------------------------------------------------------------------------------- all engines, everything
+
+
+def by_reference(world: World, asked: Sequence[tuple[Key, int]], before: int | None = None) -> Table:
+    """With `before`, as if nothing had happened from then on."""
+    events = [e for e in world.events if before is None or (e["at"] is not None and e["at"] < before)]
+    types = {f.name: f.dtype for f in world.view.features}
+    return {
+        (key, at): {
+            name: (pythonic(answer.value, types[name]), answer.status)
+            for name, answer in answers(world.view, events, key, at).items()
+        }
+        for key, at in asked
+    }
+
+
+def by_training(world: World, asked: Sequence[tuple[Key, int]], *, statuses: bool = True) -> Table:
+    config = Config(world.root, "laws", threads=1)
+    views = {world.view.name: world.view}
+    rows = TrainingSet(
+        config, world.service, views, spine_of(world, asked), "ts", statuses=statuses
+    ).to_arrow()
+    done: Table = {}
+    for pair, row in zip(asked, rows.to_pylist(), strict=True):
+        done[pair] = {
+            r.feature: (row[r.output], Status[row[f"{r.output}__status"]] if statuses else Status.PRESENT)
+            for r in world.service.reads
+        }
+    return done
+
+
+def by_reading(world: World, store: OnlineStore, asked: Sequence[tuple[Key, int]]) -> Table:
+    reader = Reader(store, world.service, {world.view.name: world.view})
+    done: Table = {}
+    for at in {at for _, at in asked}:
+        keys = [key for key, moment in asked if moment == at]
+        online = reader.read(entities_of(world, keys), at=at)
+        columns = online.to_dict()
+        for row, key in enumerate(keys):
+            done[key, at] = {
+                r.feature: (columns[r.output][row], Status(int(online.statuses[row, i])))
+                for i, r in enumerate(world.service.reads)
+            }
+    return done
+
+
+def assert_equal(world: World, got: Table, want: Table, *, statuses: bool = True) -> None:
+    for pair, cells in want.items():
+        for name, (value, status) in cells.items():
+            feature = world.view.feature(name)
+            found, said = got[pair][name]
+            where = f"{name} of {pair}: {feature}\n got {found!r} {said.name}, want {value!r} {status.name}"
+            assert not statuses or said == status, where
+            assert agrees(world, feature, pair, found, value), where
+
+
+def agrees(world: World, feature: Feature, pair: tuple[Key, int], got: Any, want: Any) -> bool:
+    """Equal, of the same sign when zero; or, where the order of summation may show, within 1e-9 of the scale."""
+    if type(got) is not type(want):
+        return False
+    exact = feature.window is None or AGGREGATES[feature.aggregate].parity(feature.input_types) == "exact"
+    if exact or want is None:
+        return bool(got == want) and (
+            not isinstance(want, float) or math.copysign(1, got) == math.copysign(1, want)
+        )
+    return abs(got - want) <= 1e-9 * scale_of(world, feature, pair, want)
+
+
+def scale_of(world: World, feature: Feature, pair: tuple[Key, int], want: float) -> float:
+    """What closeness is measured by: the sum of absolute values for sums and means, else the value itself."""
+    if feature.aggregate not in ("sum", "mean"):
+        return abs(want)
+    (key, at), window = pair, feature.window
+    assert window is not None
+    column = feature.inputs[0].name  # type: ignore[union-attr]  # random features take plain columns
+    mine = [e for e in world.events if tuple(e[n] for n in world.case.keys) == key]
+    mine = [e for e in mine if e["at"] is not None and inside(e["at"], at, window.size, window.hop)]
+    values = [abs(v) for e in mine if (v := e[column]) is not None and math.isfinite(v)]
+    return sum(values)
+
+
+@given(case=cases(), others=st.lists(moments(0), max_size=3))
+@EXAMPLES
+def test_a_training_set_is_what_the_reference_says(root: Path, case: Case, others: list[int]) -> None:
+    check_training(root, case, others)
+
+
+@pytest.mark.slow
+@given(case=cases(events=60), others=st.lists(moments(0), max_size=3))
+@MANY
+def test_many_training_sets_are_what_the_reference_says(root: Path, case: Case, others: list[int]) -> None:
+    check_training(root, case, others)
+
+
+def check_training(root: Path, case: Case, others: list[int]) -> None:
+    world = world_of(case, root)
+    times = {instant(case.at), *others, *(r["at"] for r in map(case.row, case.rows[:3]))}
+    asked = [(key, at) for key in everybody(case) for at in sorted(times)]
+    want = by_reference(world, asked)
+    assert_equal(world, by_training(world, asked), want)
+    assert_equal(world, by_training(world, asked, statuses=False), want, statuses=False)
+
+
+@given(case=cases(), later=st.lists(st.integers(0, 3 * 86_400_000_000), max_size=2))
+@EXAMPLES
+def test_an_online_read_is_the_training_row(
+    root: Path, con: Connection, store: OnlineStore, case: Case, later: list[int]
+) -> None:
+    check_online(root, con, store, case, later)
+
+
+@pytest.mark.slow
+@given(case=cases(events=60), later=st.lists(st.integers(0, 3 * 86_400_000_000), max_size=2))
+@MANY
+def test_many_online_reads_are_the_training_rows(
+    root: Path, con: Connection, store: OnlineStore, case: Case, later: list[int]
+) -> None:
+    check_online(root, con, store, case, later)
+
+
+def check_online(root: Path, con: Connection, store: OnlineStore, case: Case, later: list[int]) -> None:
+    """Materialised as of any moment: read then, and read later while nothing new was written."""
+    world = world_of(case, root)
+    end = instant(case.at)
+    materialize_view(con, store, world.view, world.root, end=end)
+    asked = [(key, end + more) for key in everybody(case) for more in {0, *later}]
+    assert_equal(world, by_reading(world, store, asked), by_reference(world, asked, before=end))
+    now = [(key, end) for key in everybody(case)]
+    assert_equal(world, by_reading(world, store, now), by_training(world, now))
+
+
+@given(case=cases(), back=st.lists(st.integers(0, 2 * 86_400_000_000), min_size=1, max_size=3))
+@EXAMPLES
+def test_a_read_in_the_past_is_exact_or_says_that_it_is_not(
+    root: Path, con: Connection, store: OnlineStore, case: Case, back: list[int]
+) -> None:
+    world = world_of(case, root)
+    end = instant(case.at)
+    materialize_view(con, store, world.view, world.root, end=end)
+    asked = [(key, end - less) for key in everybody(case) for less in set(back)]
+    got = by_reading(world, store, asked)
+    want = by_reference(world, asked)
+    for pair, cells in got.items():
+        for name, (value, status) in cells.items():
+            if status is Status.PRESENT:
+                assert agrees(world, world.view.feature(name), pair, value, want[pair][name][0]), (pair, name)
+
+
+@given(case=cases(), kept=st.integers(0, 86_400_000_000))
+@EXAMPLES
+def test_later_events_never_change_a_value(root: Path, case: Case, kept: int) -> None:
+    """Neither do events of the very moment asked for."""
+    at = instant(case.at)
+    past = replace(
+        case, rows=[r for r in map(case.row, case.rows) if r["at"] is not None and instant(r["at"]) < at]
+    )
+    asked = [(key, at) for key in everybody(case)]
+    world = world_of(case, root)
+    assert_equal(world, by_training(world, asked), by_training(world_of(past, root), asked))
+
+
+@given(case=cases())
+@EXAMPLES
+def test_the_order_of_rows_in_a_file_changes_nothing(root: Path, case: Case) -> None:
+    turned = replace(case, rows=list(reversed(case.rows)))
+    asked = [(key, instant(case.at)) for key in everybody(case)]
+    assert_equal(
+        world_of(case, root),
+        by_training(world_of(turned, root), asked),
+        by_training(world_of(case, root), asked),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- plans and layouts
+
+
+@given(case=cases(events=0))
+@settings(max_examples=50)
+def test_a_plan_survives_its_json(root: Path, case: Case) -> None:
+    world = world_of(case, root)
+    plan = ir.Plan(views=(world.view,), services=(world.service,), sources=(world.view.source,))
+    again = ir.from_json(json.loads(ir.canonical(ir.to_json(plan))))
+    assert again == plan
+    assert ir.canonical(ir.to_json(again)) == ir.canonical(ir.to_json(plan))
+    assert ir.view_fingerprint(again.views[0]) == ir.view_fingerprint(world.view)
+
+
+@given(case=cases(events=0), data=st.data())
+@settings(max_examples=30)
+def test_the_order_of_features_is_no_part_of_what_is_stored(
+    root: Path, case: Case, data: st.DataObject
+) -> None:
+    view = world_of(case, root).view
+    shuffled = replace(view, features=tuple(data.draw(st.permutations(view.features))))
+    assert storage_fingerprint(shuffled) == storage_fingerprint(view)
+    assert ir.view_fingerprint(shuffled) == ir.view_fingerprint(view)
+    assert layout_of(shuffled).levels == layout_of(view).levels
+
+
+@given(
+    event=st.integers(-(10**16), 10**16),
+    ahead=st.integers(-(10**10), 10**12),
+    hop=st.sampled_from([1, 7, 1_000_000, 3_600_000_000, 86_400_000_000]),
+    hops=st.integers(1, 400),
+)
+def test_inside_a_window_is_inside_its_tiles(event: int, ahead: int, hop: int, hops: int) -> None:
+    """A window is the tiles from its tail to the moment asked for, the last cut off there."""
+    asked, size = event + ahead, hop * hops
+    tile = floor(event, hop)
+    assert inside(event, asked, size, hop) == (floor(asked, hop) - size <= tile < asked and event < asked)
+    assert tile <= event < tile + hop
+
+
+# ------------------------------------------------------------------------------------------------------------- partials
+
+REDUCTIONS: list[tuple[Any, DType | None]] = [
+    (Count(None), None),
+    (Sum(X), Int64),
+    (Sum(X), Float64),
+    (Minimum(X), Int64),
+    (Minimum(X), Float64),
+    (Maximum(X), Int64),
+    (Maximum(X), Float64),
+    (Moments(X), Float64),
+    (First(X), Int64),
+    (First(X), String),
+    (Last(X), Int64),
+    (Last(X), String),
+]
+
+WHOLES = st.integers(-5, 5) | st.sampled_from([2**62, -(2**62), 2**63 - 1, -(2**63)])
+FLOATS = st.integers(-8000, 8000).map(lambda n: n / 8) | st.sampled_from([1e9, 1e9 + 2**-10, 1e9 - 2**-10])
+
+
+def inputs_of(dtype: DType | None) -> st.SearchStrategy[Any]:
+    if dtype == Float64:
+        return FLOATS
+    return st.sampled_from(["", "a", "é"]) if dtype == String else WHOLES
+
+
+@st.composite
+def columns(draw: st.DrawFn, dtype: DType | None) -> list[Any]:
+    return draw(st.lists(st.none() | inputs_of(dtype), min_size=1, max_size=24))
+
+
+def tiles_of(slot: Slot, values: Sequence[Any], cuts: Sequence[int]) -> Partial:
+    """Partials of the values between cuts, in order: one tile each, empty ones included."""
+    lo = np.array([0, *cuts])
+    hi = np.array([*cuts, len(values)])
+    keep = np.array([v is not None for v in values], np.bool_)
+    empty = "" if slot.dtype == String else 0
+    kind = (
+        object
+        if slot.dtype == String
+        else np.float64
+        if slot.dtype is not None and is_float(slot.dtype)
+        else np.int64
+    )
+    x = np.array([empty if v is None else v for v in values], kind)
+    times = np.arange(len(values), dtype=np.int64)
+    return reduce_events(slot, x, keep, times, OverlappingRanges(lo, hi, len(values)))
+
+
+def merged(slot: Slot, tiles: Partial, groups: Sequence[int]) -> Partial:
+    count = len(next(iter(tiles.values())))
+    lo, hi = np.array([0, *groups]), np.array([*groups, count])
+    return merge_tiles(slot, tiles, GatheredRanges(lo, hi, count))
+
+
+def cuts_of(count: int) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(0, count), max_size=6).map(sorted)
+
+
+def same_partial(slot: Slot, a: Partial, b: Partial) -> None:
+    valid = a.get("valid", a.get("n", np.zeros(1)) > 0) if slot.dtype is not None else np.ones(1, np.bool_)
+    assert set(a) == set(b)
+    if "valid" in a:
+        assert a["valid"].tolist() == b["valid"].tolist()
+    if isinstance(slot.reduction, Moments):
+        assert a["n"].tolist() == b["n"].tolist()
+        for i in range(len(a["n"])):
+            left, right = (Fraction(p["mean"][i]) + Fraction(p["low"][i]) for p in (a, b))
+            spread = math.sqrt(a["m2"][i] / max(1, a["n"][i]))  # what a mean has to be right to
+            assert abs(left - right) <= 1e-12 * spread
+            assert math.isclose(a["m2"][i], b["m2"][i], rel_tol=1e-12)
+        return
+    if "s" in a:
+        assert np.allclose(a["s"] + a["c"], b["s"] + b["c"], rtol=1e-12, atol=1e-6)
+        return
+    for name in set(a) - {"valid"}:
+        assert a[name][valid].tolist() == b[name][valid].tolist(), name
+
+
+@pytest.mark.parametrize(("reduction", "dtype"), REDUCTIONS, ids=str)
+@given(data=st.data())
+@settings(max_examples=40)
+def test_merging_is_associative(reduction: Any, dtype: DType | None, data: st.DataObject) -> None:
+    """Any bracketing of tiles that are in order gives what all of them give at once."""
+    slot = Slot("p0", reduction, None, dtype)
+    values = data.draw(columns(dtype))
+    tiles = tiles_of(slot, values, data.draw(cuts_of(len(values))))
+    count = len(next(iter(tiles.values())))
+    bracketed = merged(slot, merged(slot, tiles, data.draw(cuts_of(count))), [])
+    same_partial(slot, bracketed, merged(slot, tiles, []))
+
+
+@pytest.mark.parametrize(("reduction", "dtype"), REDUCTIONS, ids=str)
+@given(data=st.data())
+@settings(max_examples=40)
+def test_tiling_does_not_change_a_partial(reduction: Any, dtype: DType | None, data: st.DataObject) -> None:
+    """Merged tiles are the partial of all values, however they were cut; tiles of nothing are neutral."""
+    slot = Slot("p0", reduction, None, dtype)
+    values = data.draw(columns(dtype))
+    cuts = data.draw(cuts_of(len(values)))
+    same_partial(slot, merged(slot, tiles_of(slot, values, cuts), []), tiles_of(slot, values, []))
+    around = sorted([0, 0, *cuts, len(values), len(values)])
+    same_partial(slot, merged(slot, tiles_of(slot, values, around), []), tiles_of(slot, values, []))
+
+
+@pytest.mark.parametrize(("reduction", "dtype"), REDUCTIONS, ids=str)
+def test_merging_nothing_is_the_neutral_element(reduction: Any, dtype: DType | None) -> None:
+    slot = Slot("p0", reduction, None, dtype)
+    tiles = tiles_of(slot, [None, None], [1])
+    nothing = merge_tiles(slot, tiles, GatheredRanges(np.array([1]), np.array([1]), 2))
+    assert not nothing.get("valid", np.zeros(1)).any()
+    assert nothing.get("n", np.zeros(1)).tolist() == [0]
