@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from featurestore.cli.failures import OK, USAGE, explain
+from featurestore.cli.failures import OK, explain, gone_away
 from featurestore.cli.project import Settings, shared_options
 
 
@@ -62,6 +62,12 @@ class LazyGroup(click.Group):
 
             raise click.UsageError("\n  ".join([f"no command '{args[0]}'", *nearest(args[0], COMMANDS)]), ctx)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # click would call it an error of ours
+            raise click.exceptions.Exit(gone_away()) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))
@@ -127,4 +133,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status if isinstance(status, int) else OK
 
 
-__all__ = ["COMMANDS", "USAGE", "cli", "main"]
+__all__ = ["COMMANDS", "cli", "main"]

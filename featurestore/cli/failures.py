@@ -29,11 +29,7 @@ def explain(error: BaseException, *, as_json: bool) -> int:
         case click.exceptions.Exit():
             return error.exit_code
         case BrokenPipeError():
-            # Whoever read has gone; Python would complain once more when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return PIPE
-        case SystemExit() if isinstance(error.__context__, BrokenPipeError):
-            return PIPE  # click has seen to the flushing
+            return gone_away()
         case SystemExit():
             return error.code if isinstance(error.code, int) else OK if error.code is None else ERROR
         case click.Abort() | KeyboardInterrupt():
@@ -58,6 +54,12 @@ def explain(error: BaseException, *, as_json: bool) -> int:
                 _print_error(error, str(error), report=report)
             click.echo(f"\n{report}", err=True)
             return ERROR
+
+
+def gone_away() -> int:
+    """Whoever read the output has gone: the exit status, after seeing to it that Python does not complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return PIPE
 
 
 def _database(error: BaseException) -> str:

@@ -63,4 +63,4 @@ card_profile = FeatureView(
 )
 
 # What one model reads, in this order.
-disputes = FeatureService("disputes", features=[card_spend, shop_activity, card_profile])
+disputes = FeatureService("disputes", features=[card_profile, shop_activity, card_spend])
