@@ -233,6 +233,8 @@ class FeatureStore:
             try:
                 version = self.registry.service(asked)
             except NotFound:
+                if "@" in asked:
+                    raise  # definitions have no versions
                 plan = self.definitions()
                 known = [s.name for s in plan.services]
                 if asked not in known:
