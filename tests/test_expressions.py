@@ -848,6 +848,14 @@ def test_a_constant_argument_gives_the_bits_of_a_column() -> None:
         assert alone.tobytes() == column.tobytes()
 
 
+def test_what_has_a_whole_answer_is_exact() -> None:
+    tens = np.arange(-300, 309)
+    assert evaluated(log10(x), x=[float(f"1e{n}") for n in tens])[0].tolist() == tens.tolist()
+    pairs = [(base, n) for base in range(40) for n in range(12) if base**n < 2**53]
+    powers, _ = evaluated(pow(x, col("y")), x=[base for base, _ in pairs], y=[n for _, n in pairs])
+    assert powers.tolist() == [base**n for base, n in pairs]
+
+
 def test_the_bits_are_those_of_every_machine() -> None:
     """Written down once: another processor, NumPy or C library must give them again."""
     given = np.arange(1, 4001) / 64.0

@@ -460,7 +460,7 @@ def _integer(typed: Typed) -> int:
 
 
 def _compare(name: str, typed: Typed) -> Run:
-    if typed.args[0].dtype == String:
+    if typed.args[0].dtype == String and name not in ("eq", "ne"):  # None has no order
         return _per_row(getattr(operator, name), Bool)
     return _strict(_COMPARE[name])
 

@@ -1,6 +1,7 @@
 """The expression language: its `nodes`, how a user writes them (`build`), what fits (`functions`, `infer`).
 
-How it is computed is elsewhere: `compile/sql.py` for the engines, `compile/rowwise.py` for the reference.
+How it is computed is elsewhere: `compile/sql.py` for the engines, `compile/rowwise.py` for the reference,
+`evaluate/expressions.py` over NumPy columns.
 `docs/expressions.md` lists every operator and function with its types, NULLs and overflow.
 """
 

@@ -1,9 +1,10 @@
 """The functions of the expression language, operators included: one entry each.
 
 An entry says what the function is called, how it is written, which types it takes and gives, what it does
-with NULL, and whether a row expression may use it. How it is computed is a leaf in each dialect
-(`compile/duckdb.py`) and in the reference (`compile/rowwise.py`). To add a function: an entry here, a leaf in
-each, a row in `docs/expressions.md`; tests name whichever is missing.
+with NULL, and whether a row expression may use it. How it is computed is a leaf in the NumPy evaluator
+(`evaluate/expressions.py`) and, for row expressions, in each dialect (`compile/duckdb.py`) and in the reference
+(`compile/rowwise.py`). To add a function: an entry here, a leaf in each, a row in `docs/expressions.md`; tests
+name whichever is missing.
 """
 
 from __future__ import annotations
