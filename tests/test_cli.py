@@ -835,6 +835,15 @@ def test_control_c_ends_with_130(project: Path) -> None:
     assert not (project / ".fs/registry.db").exists()
 
 
+def test_control_c_is_heard_where_a_library_makes_another_error_of_it(project: Path) -> None:
+    (project / "definitions.py").write_text(
+        "import time\nprint('asleep', flush=True)\ntry:\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    raise RuntimeError('Query interrupted') from None\n"
+    )
+    ended, said = at_terminal(project, ["plan"], interrupt="asleep")
+    assert (ended, "Query" in said) == (130, False)
+
+
 # ------------------------------------------------------------------------------------------------------------- completion
 
 
@@ -908,6 +917,8 @@ def at_terminal(
         stdout=slave,
         stderr=slave,
         start_new_session=True,
+        # Under a shell's `&` Ctrl-C is ignored, and what is ignored is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(slave)
     os.write(master, answer.encode())

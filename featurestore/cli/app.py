@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from featurestore.cli.failures import OK, explain, gone_away
+from featurestore.cli.failures import INTERRUPTED, OK, explain, gone_away, interrupted, noticing_interrupts
 from featurestore.cli.project import Settings, shared_options
 
 
@@ -125,12 +125,13 @@ def _print_version(settings: Settings) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status. What it prints besides values goes to stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        status = cli.main(given, prog_name="fs", standalone_mode=False)
-        sys.stdout.flush()
-    except BaseException as error:  # noqa: BLE001  the edge of the program: every end has an exit status
-        return explain(error, as_json="--json" in given)
-    return status if isinstance(status, int) else OK
+    with noticing_interrupts() as interrupts:
+        try:
+            status = cli.main(given, prog_name="fs", standalone_mode=False)
+            sys.stdout.flush()
+        except BaseException as error:  # noqa: BLE001  the edge of the program: every end has an exit status
+            return interrupted() if interrupts else explain(error, as_json="--json" in given)
+    return INTERRUPTED if interrupts else status if isinstance(status, int) else OK
 
 
 __all__ = ["COMMANDS", "cli", "main"]

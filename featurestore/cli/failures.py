@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import click
@@ -33,17 +38,13 @@ def explain(error: BaseException, *, as_json: bool) -> int:
         case SystemExit():
             return error.code if isinstance(error.code, int) else OK if error.code is None else ERROR
         case click.Abort() | KeyboardInterrupt():
-            click.echo("\ninterrupted", err=True)
-            return INTERRUPTED
+            return interrupted()
         case click.ClickException():
             _say(error, _usage_text(error), as_json=as_json, head="usage")
             return USAGE
         case FeatureStoreError() | OSError():
             _say(error, _text(error), as_json=as_json)
             return ERROR
-        case _ if _database(error) == "InterruptException":
-            click.echo("\ninterrupted", err=True)
-            return INTERRUPTED
         case _ if _database(error) in _DATABASE:
             _say(error, f"{str(error).strip()}\n  {_DATABASE[_database(error)]}", as_json=as_json)
             return ERROR
@@ -54,6 +55,32 @@ def explain(error: BaseException, *, as_json: bool) -> int:
                 _print_error(error, str(error), report=report)
             click.echo(f"\n{report}", err=True)
             return ERROR
+
+
+@contextmanager
+def noticing_interrupts() -> Iterator[list[int]]:
+    """Yields a list that each Ctrl-C adds to: libraries turn a KeyboardInterrupt into errors of their own, or lose it."""
+    seen: list[int] = []
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield seen  # somebody else's business
+        return
+    signal.signal(signal.SIGINT, notice)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def interrupted() -> int:
+    """Says that Ctrl-C was heard; the exit status."""
+    click.echo("\ninterrupted", err=True)
+    return INTERRUPTED
 
 
 def gone_away() -> int:
