@@ -918,7 +918,7 @@ def at_terminal(
         stderr=slave,
         start_new_session=True,
         # Under a shell's `&` Ctrl-C is ignored, and what is ignored is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  no threads run here
     )
     os.close(slave)
     os.write(master, answer.encode())
