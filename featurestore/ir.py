@@ -121,11 +121,21 @@ class View:
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The columns that break ties of event time, in order: tiebreak, event id, then what the view reads, by name."""
+        """The columns that break ties of event time: tiebreak, event id, then what the view reads, by name.
+
+        With an event id nothing comes after it: no two events of one time share it, once copies are dropped.
+        """
         source = self.source
-        named = [*source.tiebreak, *([source.event_id] if source.event_id else [])]
-        rest = sorted(self.reads - {*named, source.event_time})
-        return (*dict.fromkeys(named), *rest)
+        named = tuple(dict.fromkeys([*source.tiebreak, *([source.event_id] if source.event_id else [])]))
+        if source.event_id is not None:
+            return named
+        return (*named, *sorted(self.reads - {*named, source.event_time}))
+
+    @property
+    def copy_order(self) -> tuple[str, ...]:
+        """Which copy of an event stays, should they differ: the one that arrived first, else the least of what is read."""
+        arrived = self.source.arrival_time
+        return (*([arrived] if arrived is not None else []), *sorted(self.reads - {arrived}))
 
     @property
     def reads(self) -> frozenset[str]:
@@ -240,8 +250,7 @@ def feature_meaning(view: View, feature: Feature) -> Mapping[str, Any]:
         "event_id": source.event_id,
         "arrival_time": source.arrival_time,
     }
-    # Copies of an event are told apart by every column the view reads, and so is the order of ties.
-    order = view.order if ties or source.event_id else ()
+    order = view.order if ties else ()
     columns = sorted(read | set(order) | {c for c in marked.values() if c})
     return {
         "location": _place(source.location),

@@ -136,7 +136,7 @@ def storage_fingerprint(view: View) -> str:
     }
     # Which copy of an event stays, and which of two at one moment is last, decides what is in a record.
     ties = bool(layout.latest) or any(ordered(s.reduction) for level in layout.levels for s in level.slots)
-    order = view.order if ties or view.source.event_id else ()
+    order = view.order if ties else ()
     meaning["arrival_time"] = view.source.arrival_time if view.source.event_id or view.source.stream else None
     # The types of what is read decide how wide it is.
     schema = view.source.schema

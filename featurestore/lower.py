@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import decimal
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, assert_never
@@ -12,12 +14,23 @@ from featurestore import declare as d
 from featurestore import ir
 from featurestore.aggregates import AGGREGATES
 from featurestore.errors import DefinitionError, Problem, SourceError, Where, nearest
-from featurestore.expr import Column, Expr, ExprError, Expression, columns_of, describe, infer, substitute
+from featurestore.expr import (
+    Column,
+    Expr,
+    ExprError,
+    Expression,
+    col,
+    columns_of,
+    describe,
+    infer,
+    substitute,
+)
 from featurestore.time import Duration, Lifetime, default_hop, duration_text
 from featurestore.types import (
     Bool,
     DecimalType,
     DType,
+    Float32,
     Int32,
     Int64,
     String,
@@ -413,6 +426,7 @@ class _Lowering:
 
     def _default(self, spec: d.Aggregation, dtype: DType) -> bool | int | float | str | None:
         value = spec.fallback
+        bits = 31 if dtype == Int32 else 63
         match value:
             case None:
                 return None
@@ -420,14 +434,14 @@ class _Lowering:
                 return value
             case bool():
                 pass
-            case int() if is_integer(dtype) and -(2**63) <= value < 2**63:
+            case int() if is_integer(dtype) and -(2**bits) <= value < 2**bits:
                 return value
-            case int() | float() if is_float(dtype) and math.isfinite(value):
+            case int() | float() if is_float(dtype) and abs(value) <= _largest(dtype):
                 return float(value) + 0.0
-            case int() | float() if isinstance(dtype, DecimalType) and value * 10**dtype.scale == int(
-                value * 10**dtype.scale
+            case int() | float() if (
+                isinstance(dtype, DecimalType) and (digits := _unscaled(value, dtype)) is not None
             ):
-                return int(value * 10**dtype.scale)
+                return digits
             case str() if dtype == String:
                 return value
             case _:
@@ -448,7 +462,9 @@ class _Lowering:
     def _expression(self, line: Where, x: d.Input, scope: _Scope, why: str) -> Expr | None:
         """The node of a column name or expression when it is well typed, else None after reporting."""
         if isinstance(x, str):
-            return Column(x) if self._column(line, x, scope.schema, why) else None
+            if not self._column(line, x, scope.schema, why):
+                return None
+            x = col(x)
         if not isinstance(x, Expression):
             self.wrong(
                 line,
@@ -595,6 +611,19 @@ def _output_names(reads: Sequence[tuple[str, ir.Read]]) -> list[ir.Read]:
     ]
 
 
+def _largest(dtype: DType) -> float:
+    """The largest number that is finite in this type of float."""
+    return (2.0 - 2.0**-23) * 2.0**127 if dtype == Float32 else sys.float_info.max
+
+
+def _unscaled(value: int | float, dtype: DecimalType) -> int | None:
+    """The digits of a number as it is written, None when the type has no room for them."""
+    if not math.isfinite(value):
+        return None
+    digits = decimal.Decimal(repr(value)).scaleb(dtype.scale)
+    return int(digits) if digits == int(digits) and abs(digits) < 10**dtype.precision else None
+
+
 def _counts(names: Iterable[str]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for name in names:
@@ -631,7 +660,7 @@ def location_of(at: d.At | d.Wire) -> ir.Location:
 
 
 def _about(x: d.Entity | d.BatchSource | d.StreamSource | d.FeatureView | d.FeatureService) -> ir.About:
-    return ir.About(x.description, x.owner, tuple(x.tags))
+    return ir.About(x.description, x.owner, tuple(t for t in x.tags if t))
 
 
 _Named = TypeVar("_Named", ir.Entity, ir.Source, ir.View, ir.Service)

@@ -220,13 +220,14 @@ def _work(view: View, features: Sequence[Feature]) -> tuple[Work, EventColumns, 
     schema = source.schema
     if not any(f.window is None for f in features) and not work.sequential and source.event_id is None:
         return work, columns, False
-    if any(isinstance(schema[c], ListType | VectorType) for c in view.order):
+    told = (*view.order, *(view.copy_order if source.event_id is not None else ()))
+    if any(isinstance(schema[c], ListType | VectorType) for c in told):
         return work, columns, True  # Arrow does not sort by lists
     whole_keys = {k.value for k in view.keys}  # the same for all events of an entity
     ties = tuple(columns.add(Column(c)) for c in view.order if Column(c) not in whole_keys)
     copies: tuple[str, ...] = ()
     if source.event_id is not None:
-        telling = [source.event_id, *([source.arrival_time] if source.arrival_time is not None else [])]
+        telling = dict.fromkeys([source.event_id, *view.copy_order])
         copies = tuple(columns.add(Column(c)) for c in telling)
     return replace(work, ties=ties, copies=copies), columns, False
 

@@ -115,6 +115,5 @@ def _first_copy(view: View) -> str:
     assert source.event_id is not None
     same = [expr_sql(k.value, source.schema, DUCKDB) for k in view.keys]
     same += [ident(c, DUCKDB) for c in (source.event_time, source.event_id) if c is not None]
-    order = [source.arrival_time] if source.arrival_time is not None else []
-    by = order_by(ident(c, DUCKDB) for c in [*order, *view.order])
+    by = order_by(ident(c, DUCKDB) for c in view.copy_order)
     return f"row_number() OVER (PARTITION BY {', '.join(same)} ORDER BY {', '.join(by)}) = 1"

@@ -83,7 +83,7 @@ def _events_of(view: View, events: Sequence[Event], key: Sequence[Value]) -> lis
     if source.event_id is None:
         return mine
     kept: dict[tuple[Value, Value], Event] = {}
-    for event in sorted(mine, key=lambda e: (_comparable(e.get(source.arrival_time or "")), _rank(view, e))):
+    for event in sorted(mine, key=lambda e: [_comparable(e[c]) for c in view.copy_order]):
         at = event[source.event_time] if source.event_time is not None else None
         kept.setdefault((at, event[source.event_id]), event)
     return [e for e in mine if any(e is k for k in kept.values())]
