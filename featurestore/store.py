@@ -16,9 +16,9 @@ from typing import Any, Literal, Self
 from featurestore import declare as d
 from featurestore import ir, planning
 from featurestore.compile.programs import Program, programs
-from featurestore.compile.sources import connect, inspect, row_count
+from featurestore.compile.sources import Connection, connect, inspect, row_count, source_sql
 from featurestore.config import load_config
-from featurestore.errors import NotFound, RequestError, Unsupported
+from featurestore.errors import NotFound, RequestError, SourceError, Unsupported
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Materialized, Progress, materialize_view
 from featurestore.online.store import open_store
@@ -113,7 +113,8 @@ class FeatureStore:
     ) -> list[Materialized]:
         """Writes the applied views to the online store, as of `end` (exclusive, now by default).
 
-        `start` leaves out what came before. `select` names views, services, `tag:…` or `owner:…`.
+        `start` leaves out what came before. `select` names views, services, `tag:…` or `owner:…`. Raises SourceError, with
+        nothing written, when a source is gone, empty, or no longer what was applied.
         """
         plan = self.registry.current().plan
         views = select_views(plan, select)
@@ -123,6 +124,8 @@ class FeatureStore:
         last = _now() if end is None else moment(end)
         root = self.config.root
         with self._duckdb() as con:
+            for view in views:
+                _must_hold_rows(con, view, root)
             done = [
                 materialize_view(con, self._store(), view, root, start=first, end=last, progress=progress)
                 for view in views
@@ -272,6 +275,18 @@ def _fully_named(service: ir.Service) -> ir.Service:
         for r in service.reads
     )
     return ir.Service(service.name, reads, service.max_staleness, service.about)
+
+
+def _must_hold_rows(con: Connection, view: ir.View, root: Path) -> None:
+    """SourceError when the view's source cannot be read as planned, or is empty: that would take away what is served."""
+    source = view.source
+    select = source_sql(con, source, sorted(view.reads), root)
+    rows = row_count(con, source.location, root)
+    if rows == 0 or (rows is None and not con.execute(f"{select} LIMIT 1").fetchall()):
+        raise SourceError(
+            f"source '{source.name}' is empty: {source.location.path} holds no rows\n"
+            f"  view '{view.name}' keeps what it has; put rows there, or leave the view out with a selection"
+        )
 
 
 def _now() -> int:

@@ -656,6 +656,11 @@ def test_no_project_here_says_how_to_make_one(tmp_path: Path) -> None:
 Break = Callable[[Path], object]
 
 
+def _empty(root: Path) -> None:
+    file = root / "data/purchases.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 0), file)
+
+
 def _drop_column(root: Path) -> None:
     file = root / "data/purchases.parquet"
     pq.write_table(pq.read_table(file).drop_columns(["amount"]), file)
@@ -672,6 +677,7 @@ def _retype_column(root: Path) -> None:
     ("harm", "says"),
     [
         (_drop_column, "column 'amount' is gone"),
+        (_empty, "data/purchases.parquet holds no rows"),
         (_retype_column, "column 'amount' is VARCHAR, and Decimal(12, 2) in the plan"),
         (lambda root: (root / "data/purchases.parquet").unlink(), "no file matches data/purchases.parquet"),
         (
@@ -679,7 +685,7 @@ def _retype_column(root: Path) -> None:
             "cannot read data/purchases.parquet",
         ),
     ],
-    ids=["a column gone", "a column of another type", "no file", "no Parquet"],
+    ids=["a column gone", "no rows", "a column of another type", "no file", "no Parquet"],
 )
 def test_a_source_that_changed_is_not_materialized(harm: Break, says: str, live: Path) -> None:
     harm(live)
@@ -757,12 +763,6 @@ def test_the_doctor_says_what_is_wrong_and_the_way_out(
     (wrong,) = (c for c in checks if c["subject"] == subject)
     assert wrong["state"] == "wrong"
     assert way_out in " ".join(wrong["way_out"])
-
-
-def test_the_doctor_sees_an_empty_source(live: Path) -> None:
-    file = live / "data/purchases.parquet"
-    pq.write_table(pq.read_table(file).slice(0, 0), file)
-    assert "data/purchases.parquet holds no rows" in fs(live, "doctor", status=1).stdout
 
 
 # ------------------------------------------------------------------------------------------------------- options of all
