@@ -2,20 +2,26 @@
 
 Everything before the cut goes into an entity's base value, everything from the cut to the end of the range into its head,
 the open tile included. Writing twice writes the same; entities that no longer have any event are removed.
+
+Queries answer in the order of keys and are read side by side, a stretch of entities at a time; while one stretch is
+written the next is encoded. What is held does not grow with the number of entities.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore.aggregates import Moments
+from featurestore.compile.events import key_names
 from featurestore.compile.newest import newest_sql
 from featurestore.compile.sources import Connection
 from featurestore.compile.tiles import tiles_sql
@@ -23,13 +29,32 @@ from featurestore.evaluate.arrow import limbs, to_physical
 from featurestore.evaluate.partials import Array
 from featurestore.ir import View
 from featurestore.layout import Layout, Level, Slot, layout_of
-from featurestore.online.codec import BASE, FOLD, HEAD, HEADER, NEVER, Codec, Records, Section, codec_of, encode, entity_keys
+from featurestore.online.codec import (
+    BASE,
+    FOLD,
+    HEAD,
+    HEADER,
+    NEVER,
+    Codec,
+    Records,
+    Section,
+    codec_of,
+    encode,
+    entity_keys,
+    written_by,
+)
 from featurestore.online.store import OnlineStore
 from featurestore.time import floor
 from featurestore.types import Date, Float64, Int32, Int64, String, Timestamp
 
-ENTITIES = 100_000
+ENTITIES = 50_000
 """Entities encoded and written at a time."""
+
+TILES = 100_000
+"""Tiles fetched at a time."""
+
+REMOVED = 10_000
+"""Keys removed at a time."""
 
 Progress = Callable[[str, int], None]
 """Told the view and how many entities of it were written so far."""
@@ -58,9 +83,11 @@ class ViewState:
     end: int
     cut: int
     entities: int
+    run: int
+    """Counts the materialisations of the view; its values bear the number of the one that wrote them."""
 
     def to_bytes(self) -> bytes:
-        return json.dumps([self.start, self.end, self.cut, self.entities]).encode()
+        return json.dumps([self.start, self.end, self.cut, self.entities, self.run]).encode()
 
     @staticmethod
     def from_bytes(raw: bytes) -> ViewState:
@@ -87,31 +114,62 @@ def materialize_view(
     codec = codec_of(view, layout)
     cut = floor(end, layout.grid)
     before = store.get_meta(state_name(codec))
-    counter = 1 if before is None else 2
-    written: list[set[bytes]] = [set(), set()]
+    run = 1 if before is None else ViewState.from_bytes(before).run + 1
     total = size = 0
     sides = ((BASE, start, cut), (HEAD, cut if start is None else max(cut, start), end))
-    for i, (role, first, last) in enumerate(sides):
-        if role == HEAD and first is not None and first >= last:
-            continue
-        parts = _read_side(con, view, layout, codec, root, base=role == BASE, start=first, end=last)
-        for batch in parts.batches(ENTITIES):
-            values = encode(codec, batch.header(cut, counter), batch.sections, batch.key_bytes)
-            prefix = codec.prefix + role
-            items = [(prefix + k, v) for k, v in zip(batch.keys, values, strict=True)]
-            store.write(items)
-            size += sum(map(len, values))
-            if before is not None:
-                written[i].update(k for k, _ in items)
-            total += len(items) if role == BASE else 0
-            if progress is not None:
-                progress(view.name, total)
+    with _Writer(store) as writer:
+        for role, first, last in sides:
+            if role == HEAD and first is not None and first >= last:
+                continue
+            for batch in _batches(con, view, layout, codec, root, role=role, start=first, end=last):
+                values = encode(codec, batch.header(cut, run), batch.sections, batch.key_bytes)
+                writer.write(list(zip(batch.keys, values, strict=True)))
+                size += sum(map(len, values))
+                total += len(values) if role == BASE else 0
+                if progress is not None:
+                    progress(view.name, total)
     if before is not None:
-        for (role, _, _), kept in zip(sides, written, strict=True):
-            gone = [k for k, _ in store.scan(codec.prefix + role) if k not in kept]
-            store.delete(gone)
-    store.set_metas({state_name(codec): ViewState(start, end, cut, total).to_bytes()})
+        for role, _, _ in sides:
+            _remove_others(store, codec.prefix + role, run)
+    store.set_metas({state_name(codec): ViewState(start, end, cut, total, run).to_bytes()})
     return Materialized(view.name, total, size, start, end, cut)
+
+
+class _Writer:
+    """Writes to a store in a thread of its own, one stretch behind. What fails is raised by the next call."""
+
+    def __init__(self, store: OnlineStore) -> None:
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, "materialize")
+        self._pending: Future[int] | None = None
+
+    def write(self, items: list[tuple[bytes, bytes]]) -> None:
+        self._settle()
+        self._pending = self._thread.submit(self._store.write, items)
+
+    def _settle(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self._settle()
+
+
+def _remove_others(store: OnlineStore, prefix: bytes, run: int) -> None:
+    """Removes the values that an earlier run wrote and this one did not: of entities without an event."""
+    gone: list[bytes] = []
+    for key, value in store.scan(prefix):
+        if written_by(value) != run & 0xFFFFFFFF:
+            gone.append(key)
+        if len(gone) == REMOVED:
+            store.delete(gone)
+            gone = []
+    store.delete(gone)
 
 
 @dataclass(frozen=True)
@@ -124,90 +182,131 @@ class _Batch:
     last_at: Array
     sections: Sequence[Records]
 
-    def header(self, cut: int, counter: int) -> Array:
+    def header(self, cut: int, run: int) -> Array:
         header = np.zeros(len(self.keys), HEADER)
-        header["cut"], header["counter"], header["kept_from"] = cut, counter, NEVER
+        header["cut"], header["counter"], header["kept_from"] = cut, run, NEVER
+        header["run"] = run & 0xFFFFFFFF
         header["first_at"], header["last_at"] = self.first_at, self.last_at
         return header
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One side of the cut: the entities, sorted by key, and the records of each section with the entity's number."""
+class _Rows:
+    """The rows of a query that is sorted by key, taken a stretch at a time."""
 
-    view: View
-    codec: Codec
-    keys: list[Array]
-    first_at: Array
-    last_at: Array
-    sections: Sequence[Records]
+    def __init__(self, con: Connection, sql: str, keys: int, size: int) -> None:
+        self._cursor = con.cursor()  # a connection has one open answer
+        self._cursor.execute("SET TimeZone = 'UTC'")
+        self._reader = self._cursor.sql(sql).to_arrow_reader(size)
+        self._batches = iter(self._reader)
+        self._keys = [f"k{i}" for i in range(keys)]
+        self._held: pa.RecordBatch | None = None
 
-    def batches(self, size: int) -> Iterator[_Batch]:
-        for a in range(0, len(self.first_at), size):
-            b = min(a + size, len(self.first_at))
-            ends, raw = entity_keys(self.view, [k[a:b] for k in self.keys])
-            sections = [_cut_records(s, a, b) for s in self.sections]
-            yield _Batch(ends, raw, self.first_at[a:b], self.last_at[a:b], sections)
+    def stretches(self) -> Iterator[pa.Table]:
+        """All rows, some thousands at a time."""
+        for batch in self._batches:
+            if batch.num_rows:
+                yield pa.Table.from_batches([batch])
+
+    def up_to(self, key: tuple[Any, ...]) -> pa.Table:
+        """The rows that were not taken yet and whose key is not greater than `key`."""
+        taken = []
+        while (held := self._held if self._held is not None else next(self._batches, None)) is not None:
+            stop = self._past(held, key)
+            taken.append(held.slice(0, stop))
+            self._held = held.slice(stop) if stop < held.num_rows else None
+            if self._held is not None:
+                break
+        return pa.Table.from_batches(taken, self._reader.schema)
+
+    def _past(self, batch: pa.RecordBatch, key: tuple[Any, ...]) -> int:
+        columns = [batch.column(name) for name in self._keys]
+        return bisect_right(
+            range(batch.num_rows), key, key=lambda row: tuple(c[row].as_py() for c in columns)
+        )
 
 
-def _cut_records(records: Records, a: int, b: int) -> Records:
-    i, j = np.searchsorted(records.owner, [a, b], "left")
-    return Records(records.owner[i:j] - a, records.rows[i:j], {n: t[i:j] for n, t in records.strings.items()})
-
-
-def _read_side(
+def _batches(
     con: Connection,
     view: View,
     layout: Layout,
     codec: Codec,
     root: Path,
     *,
-    base: bool,
+    role: bytes,
     start: int | None,
     end: int,
-) -> _Side:
-    """`base`: from `start` (None is the beginning) to the cut, which is its `end`; else what comes from the cut on."""
+) -> Iterator[_Batch]:
+    """Base: from `start` (None is the beginning) to the cut, which is its `end`; head: what comes from the cut on."""
     static = view.source.event_time is None
-    newest = con.sql(newest_sql(con, view, layout.latest, root, start=start, end=None if static else end)).to_arrow_table()
-    keys = [to_physical(newest.column(f"k{i}"), k.dtype)[0] for i, k in enumerate(view.keys)]
-    numbers = _numbers(view, newest)
-    sections = []
-    for level, section in zip(layout.levels, codec.sections, strict=False):
-        tables = []
-        kept = start
-        if base:
-            reach = None if level.reach is None else end - level.reach
-            kept = end if reach is None else reach
-            kept = kept if start is None else max(start, kept)
-            if level.lifetime:
-                sql = tiles_sql(con, view, level, root, start=start, end=kept, whole=True)
-                fold = con.sql(sql).to_arrow_table()
-                tables.append(fold.set_column(fold.column_names.index("tile"), "tile", pa.array([FOLD] * len(fold), pa.int64())))
-        if not base or level.reach is not None:
-            tables.append(con.sql(tiles_sql(con, view, level, root, start=kept, end=end)).to_arrow_table())
-        sections.append(_tile_records(view, level, section, tables, numbers))
-    sections.append(_latest_records(layout, codec.sections[-1], newest))
-    first_at, last_at = (newest.column(c).to_numpy() for c in ("first_at", "last_at"))
-    return _Side(view, codec, keys, first_at, last_at, sections)
+    sql = newest_sql(con, view, layout.latest, root, start=start, end=None if static else end)
+    levels = [
+        _level_rows(con, view, level, root, base=role == BASE, start=start, end=end)
+        for level in layout.levels
+    ]
+    for newest in _Rows(con, sql, len(view.keys), ENTITIES).stretches():
+        keys = _key_columns(view, newest)
+        last = tuple(newest.column(f"k{i}")[-1].as_py() for i in range(len(view.keys)))
+        sections = [
+            _tile_records(view, level, section, [rows.up_to(last) for rows in parts], keys)
+            for level, section, parts in zip(layout.levels, codec.sections, levels, strict=False)
+        ]
+        sections.append(_latest_records(layout, codec.sections[-1], newest))
+        first_at, last_at = (newest.column(c).to_numpy() for c in ("first_at", "last_at"))
+        yield _Batch(*entity_keys(view, keys, codec.prefix + role), first_at, last_at, sections)
 
 
-def _numbers(view: View, newest: pa.Table) -> pa.Table:
-    names = [f"k{i}" for i in range(len(view.keys))]
-    return newest.select(names).append_column("owner", pa.array(np.arange(len(newest)), pa.int64()))
+def _level_rows(
+    con: Connection, view: View, level: Level, root: Path, *, base: bool, start: int | None, end: int
+) -> list[_Rows]:
+    """The tiles of a level; the fold of a lifetime comes first."""
+    parts = []
+    kept = start
+    if base:
+        kept = end if level.reach is None else end - level.reach
+        kept = kept if start is None else max(start, kept)
+        if level.lifetime:
+            fold = tiles_sql(con, view, level, root, start=start, end=kept, whole=True)
+            order = ", ".join(key_names(view))
+            parts.append(f"SELECT * REPLACE ({FOLD + 1} - 1 AS tile) FROM ({fold}) ORDER BY {order}")  # noqa: S608
+    if not base or level.reach is not None:
+        parts.append(tiles_sql(con, view, level, root, start=kept, end=end))
+    return [_Rows(con, sql, len(view.keys), TILES) for sql in parts]
 
 
-def _tile_records(view: View, level: Level, section: Section, tables: Sequence[pa.Table], numbers: pa.Table) -> Records:
+def _key_columns(view: View, table: pa.Table) -> list[Array]:
+    return [to_physical(table.column(f"k{i}"), k.dtype)[0] for i, k in enumerate(view.keys)]
+
+
+def _owners(view: View, table: pa.Table, entities: Sequence[Array]) -> Array:
+    """For each row, sorted by key, the number of its entity; -1 if it is none of them, which happens when files change."""
+    if not len(table):
+        return np.zeros(0, np.int64)
+    keys = _key_columns(view, table)
+    starts = np.ones(len(table), np.bool_)
+    starts[1:] = np.logical_or.reduce([k[1:] != k[:-1] for k in keys])
+    distinct = [k[starts] for k in keys]
+    if len(keys) == 1 and view.keys[0].dtype == Int64:
+        near = np.minimum(np.searchsorted(entities[0], distinct[0]), len(entities[0]) - 1)
+        owner = np.where(entities[0][near] == distinct[0], near, -1)
+    else:
+        numbers = {key: i for i, key in enumerate(zip(*(e.tolist() for e in entities), strict=True))}
+        owner = np.array(
+            [numbers.get(key, -1) for key in zip(*(d.tolist() for d in distinct), strict=True)], np.int64
+        )
+    owners: Array = owner[np.cumsum(starts) - 1]
+    return owners
+
+
+def _tile_records(
+    view: View, level: Level, section: Section, tables: Sequence[pa.Table], entities: Sequence[Array]
+) -> Records:
     """Tiles as records, sorted by entity and tile."""
-    if not tables:
-        return Records(np.zeros(0, np.int64), np.zeros(0, section.dtype), {n: np.zeros(0, object) for n in section.strings})
+    who = np.concatenate([_owners(view, t, entities) for t in tables])
     table = pa.concat_tables(tables, promote_options="permissive")
-    names = [f"k{i}" for i in range(len(view.keys))]
-    owner = table.select(names).append_column("row", pa.array(np.arange(len(table)), pa.int64()))
-    joined = owner.join(numbers, names, join_type="inner")
-    row, who = joined.column("row").to_numpy(), joined.column("owner").to_numpy()
-    tile = table.column("tile").to_numpy()
-    order = np.lexsort((tile[row], who))
-    table, who = table.take(pa.array(row[order])), who[order]
+    if len(tables) > 1 or (len(who) and who.min() < 0):
+        order = np.argsort(who, kind="stable")  # what comes first stays first: the fold, then tiles by time
+        order = order[who[order] >= 0]
+        table, who = table.take(pa.array(order)), who[order]
     rows = np.zeros(len(table), section.dtype)
     rows["tile"] = table.column("tile").to_numpy()
     strings: dict[str, Array] = {}
@@ -230,7 +329,9 @@ def _set_bits(rows: Array, bit: int, valid: Array) -> None:
 
 def _slot_fields(slot: Slot, table: pa.Table) -> tuple[dict[str, Array], Array | None]:
     """A slot's fields as its tile SQL gave them, by field name, and where it is not null (None for counts)."""
-    column = {c: table.column(c).combine_chunks() for c in table.column_names if c.startswith(f"{slot.name}_")}
+    column = {
+        c: table.column(c).combine_chunks() for c in table.column_names if c.startswith(f"{slot.name}_")
+    }
     rows = len(table)
 
     def physical(name: str, dtype: Any) -> tuple[Array, Array]:
@@ -243,7 +344,9 @@ def _slot_fields(slot: Slot, table: pa.Table) -> tuple[dict[str, Array], Array |
         lo, hi = limbs(total)
         return {"lo": lo, "hi": hi}, np.asarray(total.is_valid())
     if isinstance(slot.reduction, Moments):
-        n, shift, s1, s2 = (physical(c, Int64 if c == "n" else Float64)[0] for c in ("n", "shift", "s1", "s2"))
+        n, shift, s1, s2 = (
+            physical(c, Int64 if c == "n" else Float64)[0] for c in ("n", "shift", "s1", "s2")
+        )
         return _moments(n, shift, s1, s2), None
     if f"{slot.name}_n" in column:
         return {"n": physical("n", Int64)[0]}, None

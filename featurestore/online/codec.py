@@ -45,7 +45,7 @@ HEADER = np.dtype(
         ("last_at", "<i8"),  # and of its last
         ("kept_from", "<i8"),  # tiles that begin before were pruned, of every level
         ("side", "<u4"),  # offset of the side section
-        ("spare", "<u4"),
+        ("run", "<u4"),  # of the materialisation that wrote it, modulo 2^32
     ]
 )
 assert HEADER.itemsize == 64
@@ -156,10 +156,11 @@ def _stored(dtype: DType | np.dtype[Any]) -> str:
 def key_bytes(view: View, parts: Sequence[Any]) -> bytes:
     """The bytes that stand for one entity. Of a composite key each part comes with its length, so that no two run together.
 
-    Whole numbers alone need none: each has 8 bytes.
+    Whole numbers alone need none: each has 8 bytes, which sort as the numbers do, so that a sorted view is written in the
+    order of its store keys.
     """
     if all(key.dtype == Int64 for key in view.keys):
-        return b"".join(int(part).to_bytes(8, "little", signed=True) for part in parts)
+        return b"".join((int(part) + (1 << 63)).to_bytes(8, "big") for part in parts)
     if len(parts) == 1:
         return _text(parts[0])
     out = []
@@ -201,13 +202,21 @@ def _number_keys(columns: Sequence[Array | Sequence[Any]], leads: Sequence[bytes
     for i, lead in enumerate(leads):
         out[:, i, :words] = np.frombuffer(lead, "<i8")
     for i, column in enumerate(columns):
-        out[:, :, words + i] = np.asarray(column, "<i8")[:, None]
+        out[:, :, words + i] = (np.asarray(column, np.int64) ^ _SIGN).byteswap()[:, None]
     keys: list[bytes] = out.reshape(-1).view(f"V{8 * out.shape[2]}").tolist()
     return keys
 
 
+_SIGN = np.int64(-(1 << 63))
+
+
 def _text(part: str) -> bytes:
     return part.encode("utf-8", "surrogatepass")  # half a surrogate pair is no text that a source can hold
+
+
+def written_by(value: bytes) -> int:
+    """The run of the materialisation that wrote a value, modulo 2^32."""
+    return int.from_bytes(value[60:64], "little")
 
 
 # ---------------------------------------------------------------------------------------------------------------- encoding
@@ -227,8 +236,8 @@ def encode(
 ) -> list[bytes]:
     """The values of entities 0…n-1.
 
-    `header` holds `cut`, `first_at`, `last_at`, `kept_from` and `counter`; the rest is filled in here. `keys` are the hashed
-    keys' own bytes, b"" for a key that was not hashed.
+    `header` holds `cut`, `first_at`, `last_at`, `kept_from`, `counter` and `run`; the rest is filled in here. `keys` are
+    the hashed keys' own bytes, b"" for a key that was not hashed.
     """
     n = len(header)
     counts = np.stack([np.bincount(s.owner, minlength=n) for s in sections], axis=1).astype("<u4")
@@ -247,7 +256,7 @@ def encode(
     if texts is not None:
         words.view(np.uint8)[_runs(offsets + side, sizes)] = texts
     head = np.zeros(n, HEADER)
-    for name in ("cut", "first_at", "last_at", "kept_from", "counter"):
+    for name in ("cut", "first_at", "last_at", "kept_from", "counter", "run"):
         head[name] = header[name]
     head["magic"], head["plan"], head["key"], head["side"] = MAGIC, codec.plan, lengths, side
     _scatter(words, offsets, head)
