@@ -48,8 +48,12 @@ def make_data(folder: Path, rows: int, key: str) -> None:
 
 
 def the_plan(folder: Path, key: str) -> ir.Plan:
-    columns = {"id": Int64 if key == "number" else String, "ts": Timestamp} | {f"f{i}": Float32 for i in range(FEATURES)}
-    source = fs.BatchSource("values", fs.Parquet(str(folder / "values.parquet")), event_time="ts", columns=columns)
+    columns = {"id": Int64 if key == "number" else String, "ts": Timestamp} | {
+        f"f{i}": Float32 for i in range(FEATURES)
+    }
+    source = fs.BatchSource(
+        "values", fs.Parquet(str(folder / "values.parquet")), event_time="ts", columns=columns
+    )
     features = [fs.latest(f"f{i}") for i in range(FEATURES)]
     view = fs.FeatureView("values", fs.Entity("one", key="id"), source, features)
     return lower(fs.declarations_in([fs.FeatureService("read", features=[view])]), lambda _: {})
@@ -128,11 +132,21 @@ def figures(kind: str, folder: Path, key: str, rows: int, repeat: int) -> None:
                 done = alone(__file__, what, str(folder), url, key)
                 if what == "write":
                     check(folder, url, key)
-            print(f"  {kind} {what:<8}{done.wall:7.2f} s  cpu {done.cpu:6.2f} s  rss {done.rss_mb:6,} MB  {done.note}", flush=True)
+            print(
+                f"  {kind} {what:<8}{done.wall:7.2f} s  cpu {done.cpu:6.2f} s  rss {done.rss_mb:6,} MB  {done.note}",
+                flush=True,
+            )
             rates.setdefault(what, []).append(rows / done.wall)
     middle = {what: float(np.median(r)) for what, r in rates.items()}
     ratio = float(np.median([a / b for a, b in zip(rates["write"], rates["floor"], strict=True)]))
-    verdict(f"{kind}, {rows:,} rows end to end", middle["write"] / 1000, 300, 300, unit="thousand rows/s", more_is_better=True)
+    verdict(
+        f"{kind}, {rows:,} rows end to end",
+        middle["write"] / 1000,
+        300,
+        300,
+        unit="thousand rows/s",
+        more_is_better=True,
+    )
     verdict(f"{kind}, rate over the raw write of the same bytes", ratio, 0, 0.8, more_is_better=True)
 
 
@@ -151,7 +165,9 @@ def items_of(folder: Path, key: str) -> list[tuple[bytes, bytes]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("words", nargs="*", metavar="STORE", help="redis, lmdb; both by default")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--key", choices=("number", "text"), default="number")

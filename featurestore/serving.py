@@ -259,6 +259,7 @@ class _Group:
     windowed: tuple[tuple[int, Feature], ...]
     heads: bool
 
+    fields: Mapping[tuple[int, str], tuple[tuple[str, str], ...]]
 
 class Reader:
     """A service resolved against an online store; cheap to call, safe to share between threads."""
@@ -348,12 +349,21 @@ def _groups(reads: Sequence[Read], views: Mapping[str, View]) -> list[_Group]:
         windowed = tuple((i, f) for i, f in features if f.window is not None)
         tables = _tables(layout, codec, [(i, f) for i, f in features if f.window is None])
         places = np.array([i for i, _ in features])
-        groups.append(_Group(view, layout, codec, ordered, places, tables, windowed, heads))
+        groups.append(_Group(view, layout, codec, ordered, places, tables, windowed, _fields(layout), heads))
     return groups
 
 
 def _tables(layout: Layout, codec: Codec, features: Sequence[tuple[int, Feature]]) -> tuple[_Table, ...]:
     section = codec.sections[-1]
+def _fields(layout: Layout) -> dict[tuple[int, str], tuple[tuple[str, str], ...]]:
+    """For each slot of each level its fields, and what they are called in a record."""
+    return {
+        (number, slot.name): tuple((f.name, f"{slot.name}_{f.name}") for f in slot.fields)
+        for number, level in enumerate(layout.levels)
+        for slot in level.slots
+    }
+
+
     alike: dict[tuple[str, str | None], list[tuple[int, Feature]]] = {}
     for i, feature in features:
         name = layout.parts[feature.name]["v"]
@@ -559,12 +569,9 @@ class _Entities:
                 (i, f) for i, f in self.group.windowed if f.window is not None and f.window.hop == level.hop
             ]
             if mine:
-                for i, feature, cell in self._level(number, level, mine):
-                    status = cell.status[:, None] if cell.status.any() else None
-                    valid = None if status is None else cell.valid[:, None]
-                    out.append(
-                        _staled(Block(np.array([i]), cell.values[:, None], valid, status), stale(feature))
-                    )
+                out += _side_by_side(
+                    [(i, _settled(c), stale(f)) for i, f, c in self._level(number, level, mine)]
+                )
         return out
 
     # -- latest values
@@ -677,6 +684,7 @@ class _Entities:
             inexact = inexact if open_tile is None else inexact | open_tile
             merged: dict[str, Partial] = {}
             for i, feature in group:
+            some_inexact = bool(inexact.any())
                 parts = self.group.layout.parts[feature.name]
                 for name in parts.values():
                     if name not in columns:
@@ -684,7 +692,7 @@ class _Entities:
                     if name not in merged:
                         merged[name] = merge_tiles(slots[name], columns[name], ranges)
                 cell = finish(feature, {p: merged[n] for p, n in parts.items()}, self.found)
-                if inexact.any():
+                if some_inexact:
                     cell.status[inexact & (cell.status == Status.PRESENT)] = Status.INEXACT
                 yield i, feature, cell
 
@@ -720,13 +728,12 @@ class _Entities:
     ) -> Partial:
         section = self.group.codec.sections[number]
         partial: Partial = {}
-        for field in slot.fields:
-            name = f"{slot.name}_{field.name}"
+        for field, name in self.group.fields[number, slot.name]:
             if name in section.strings:
                 texts = self.decoded.text(section, number, name)
-                partial[field.name] = texts if kept is None else texts[kept]
+                partial[field] = texts if kept is None else texts[kept]
             else:
-                partial[field.name] = self.decoded.field(number, name, places)
+                partial[field] = self.decoded.field(number, name, places)
         if slot.has_null_bit and not all_valid:
             bit = section.bits[slot.name]
             words = self.decoded.field(number, "null", places + bit // 64)
@@ -794,6 +801,27 @@ def _valid(rows: Array, table: _Table) -> Mask | None:
 def _marked(block: Block, inexact: Mask | None) -> Block:
     """INEXACT where a value is present all the same."""
     if inexact is None:
+def _settled(cell: Cells) -> Cells | Array:
+    """The values alone where all are PRESENT."""
+    return cell if cell.status.any() else cell.values
+
+
+def _side_by_side(columns: Sequence[tuple[int, Cells | Array, bool]]) -> list[Block]:
+    """Features of one level as blocks: those that are all PRESENT share one for each type."""
+    out = []
+    whole: dict[tuple[np.dtype[Any], bool], list[tuple[int, Array]]] = {}
+    for i, cell, stale in columns:
+        if isinstance(cell, Cells):
+            block = Block(np.array([i]), cell.values[:, None], cell.valid[:, None], cell.status[:, None])
+            out.append(_staled(block, stale))
+        else:
+            whole.setdefault((cell.dtype, stale), []).append((i, cell))
+    for (_, stale), mine in whole.items():
+        values = np.array([v for _, v in mine]).T
+        out.append(_staled(Block(np.array([i for i, _ in mine]), values, None, None), stale))
+    return out
+
+
         return block
     status = np.zeros(block.values.shape, np.uint8) if block.status is None else block.status
     status[inexact[:, None] & (status == Status.PRESENT)] = Status.INEXACT

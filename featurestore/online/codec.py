@@ -73,12 +73,19 @@ class Section:
     bits: Mapping[str, int]
     strings: tuple[str, ...]
 
-    def field(self, name: str) -> tuple[np.dtype[Any], int]:
-        """The type of a field and the byte at which it begins in a record; `tile`, `at` and `null` are called so."""
-        kind, column = self.places.get(name, (name, 0))
+    @cached_property
+    def fields(self) -> Mapping[str, tuple[np.dtype[Any], int]]:
+        """The type of each field and the byte at which it begins in a record; `tile`, `at` and `null` are called so."""
         assert self.dtype.fields is not None
-        dtype, offset = self.dtype.fields[kind][:2]
-        return dtype.base, offset + column * dtype.base.itemsize
+        whole = {
+            name: (of[0].base, of[1])
+            for name, of in self.dtype.fields.items()
+            if name in ("tile", "at", "null")
+        }
+        groups = {name: (self.dtype.fields[kind], column) for name, (kind, column) in self.places.items()}
+        return whole | {
+            n: (of[0].base, of[1] + column * of[0].base.itemsize) for n, (of, column) in groups.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -375,7 +382,7 @@ class Decoded:
 
     def field(self, number: int, name: str, places: Array) -> Array:
         """One field (not a string) of the records that begin at `places`; `tile` and `at` are called so."""
-        dtype, offset = self.codec.sections[number].field(name)
+        dtype, offset = self.codec.sections[number].fields[name]
         values = self.words.view(dtype)
         return values[offset // dtype.itemsize :].take(
             places if dtype.itemsize == 8 else places * (8 // dtype.itemsize)
