@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -55,8 +56,14 @@ def _reader(con: Connection, spine: Any, rows: int) -> pa.RecordBatchReader:
             )
         csv = path.suffix in (".csv", ".tsv")
         scan = "SELECT * FROM read_csv(?)" if csv else "SELECT * FROM read_parquet(?)"
-        rows_of = con.cursor().sql(scan, params=[str(spine)])
-        return rows_of.to_arrow_reader(min(rows, 1_000_000))
+        cursor = con.cursor()
+        cursor.execute("SET TimeZone = 'UTC'")  # a cursor takes the reader's zone, not the connection's
+        try:
+            return cursor.sql(scan, params=[str(spine)]).to_arrow_reader(min(rows, 1_000_000))
+        except duckdb.Error as error:
+            raise SpineError(
+                f"spine {spine} cannot be read\n  {str(error).splitlines()[0]}\n  a path names Parquet or CSV files"
+            ) from error
     if isinstance(spine, pa.Table | pa.RecordBatch):
         return pa.RecordBatchReader.from_batches(
             spine.schema, spine.to_batches() if isinstance(spine, pa.Table) else [spine]
