@@ -99,6 +99,11 @@ def state_name(codec: Codec) -> str:
     return f"view:{codec.prefix.hex()}"
 
 
+def _runs_name(codec: Codec) -> str:
+    """The name under which the number of the last run lies, finished or not."""
+    return f"run:{codec.prefix.hex()}"
+
+
 def materialize_view(
     con: Connection,
     store: OnlineStore,
@@ -113,8 +118,10 @@ def materialize_view(
     layout = layout_of(view)
     codec = codec_of(view, layout)
     cut = floor(end, layout.grid)
-    before = store.get_meta(state_name(codec))
-    run = 1 if before is None else ViewState.from_bytes(before).run + 1
+    # The number is taken before anything is written: what a run that failed left behind is never taken for this one's.
+    taken = store.get_meta(_runs_name(codec))
+    run = 1 if taken is None else int(taken) + 1
+    store.set_metas({_runs_name(codec): b"%d" % run})
     total = size = 0
     sides = ((BASE, start, cut), (HEAD, cut if start is None else max(cut, start), end))
     with _Writer(store) as writer:
@@ -128,7 +135,7 @@ def materialize_view(
                 total += len(values) if role == BASE else 0
                 if progress is not None:
                     progress(view.name, total)
-    if before is not None:
+    if taken is not None:
         for role, _, _ in sides:
             _remove_others(store, codec.prefix + role, run)
     store.set_metas({state_name(codec): ViewState(start, end, cut, total, run).to_bytes()})
