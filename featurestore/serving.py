@@ -214,18 +214,20 @@ def _tensor(result: OnlineFeatures, dtype: np.dtype[Any]) -> Array:
     number = result.columns.number
     out = np.empty((result.rows, len(result.columns.names)), dtype)
     for block in result.blocks:
-        kind = result.dtypes[block.places[0]]
-        if not is_tensor(kind):
-            continue
-        values = block.values
-        scales = (
-            [getattr(result.dtypes[i], "scale", 0) for i in block.places] if values.dtype.kind == "i" else []
-        )
+        places, values, valid = block.places, block.values, block.valid
+        if number is not None:  # a block may hold instants or dates beside numbers of the same width
+            kept = [j for j, i in enumerate(places) if is_tensor(result.dtypes[i])]
+            if not kept:
+                continue
+            if len(kept) < len(places):
+                places, values = places[kept], values[:, kept]
+                valid = None if valid is None else valid[:, kept]
+        scales = [getattr(result.dtypes[i], "scale", 0) for i in places] if values.dtype.kind == "i" else []
         if any(scales):
             values = values / 10.0 ** np.array(scales)
-        if block.valid is not None:
-            values = np.where(block.valid, values.astype(dtype, copy=False), dtype.type(np.nan))
-        out[:, block.places if number is None else number[block.places]] = values
+        if valid is not None:
+            values = np.where(valid, values.astype(dtype, copy=False), dtype.type(np.nan))
+        out[:, places if number is None else number[places]] = values
     return out
 
 
@@ -257,9 +259,9 @@ class _Group:
     places: Array
     tables: tuple[_Table, ...]
     windowed: tuple[tuple[int, Feature], ...]
+    fields: Mapping[tuple[int, str], tuple[tuple[str, str], ...]]
     heads: bool
 
-    fields: Mapping[tuple[int, str], tuple[tuple[str, str], ...]]
 
 class Reader:
     """A service resolved against an online store; cheap to call, safe to share between threads."""
@@ -353,8 +355,6 @@ def _groups(reads: Sequence[Read], views: Mapping[str, View]) -> list[_Group]:
     return groups
 
 
-def _tables(layout: Layout, codec: Codec, features: Sequence[tuple[int, Feature]]) -> tuple[_Table, ...]:
-    section = codec.sections[-1]
 def _fields(layout: Layout) -> dict[tuple[int, str], tuple[tuple[str, str], ...]]:
     """For each slot of each level its fields, and what they are called in a record."""
     return {
@@ -364,6 +364,8 @@ def _fields(layout: Layout) -> dict[tuple[int, str], tuple[tuple[str, str], ...]
     }
 
 
+def _tables(layout: Layout, codec: Codec, features: Sequence[tuple[int, Feature]]) -> tuple[_Table, ...]:
+    section = codec.sections[-1]
     alike: dict[tuple[str, str | None], list[tuple[int, Feature]]] = {}
     for i, feature in features:
         name = layout.parts[feature.name]["v"]
@@ -682,9 +684,9 @@ class _Entities:
             pruned = pruned_before > (self.q if size is None else tail)
             inexact = pruned & self.found
             inexact = inexact if open_tile is None else inexact | open_tile
+            some_inexact = bool(inexact.any())
             merged: dict[str, Partial] = {}
             for i, feature in group:
-            some_inexact = bool(inexact.any())
                 parts = self.group.layout.parts[feature.name]
                 for name in parts.values():
                     if name not in columns:
@@ -718,10 +720,11 @@ class _Entities:
         return before[starts[::2]], before[ends[1::2]], np.flatnonzero(keep)
 
     def _kept_from(self, level: Level) -> Array:
-        """The moment before which tiles of this level were pruned, per entity; long ago where nothing was."""
+        """The moment before which tiles of this level were pruned, per entity; long ago where there was nothing to prune."""
         header = self.decoded.header[:: self._step]
         kept = header["cut"] - level.reach if level.reach is not None else header["cut"]
-        return np.where(header["magic"] != 0, np.maximum(kept, header["kept_from"]), NEVER)
+        kept = np.maximum(kept, header["kept_from"])
+        return np.where((header["magic"] != 0) & (header["first_at"] < kept), kept, NEVER)
 
     def _slot(
         self, number: int, slot: Slot, places: Array, kept: Array | None, *, all_valid: bool
@@ -798,9 +801,6 @@ def _valid(rows: Array, table: _Table) -> Mask | None:
     return (null[:, table.words] >> table.shifts & np.uint64(1)).astype(np.bool_)
 
 
-def _marked(block: Block, inexact: Mask | None) -> Block:
-    """INEXACT where a value is present all the same."""
-    if inexact is None:
 def _settled(cell: Cells) -> Cells | Array:
     """The values alone where all are PRESENT."""
     return cell if cell.status.any() else cell.values
@@ -822,6 +822,9 @@ def _side_by_side(columns: Sequence[tuple[int, Cells | Array, bool]]) -> list[Bl
     return out
 
 
+def _marked(block: Block, inexact: Mask | None) -> Block:
+    """INEXACT where a value is present all the same."""
+    if inexact is None:
         return block
     status = np.zeros(block.values.shape, np.uint8) if block.status is None else block.status
     status[inexact[:, None] & (status == Status.PRESENT)] = Status.INEXACT
