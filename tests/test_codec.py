@@ -97,7 +97,7 @@ def encoded(draw: st.DrawFn) -> Encoded:
 
 
 @given(case=encoded(), data=st.data())
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_encode_then_decode_is_the_identity(case: Encoded, data: st.DataObject) -> None:
     absent = data.draw(st.sets(st.integers(0, len(case.values) - 1)))
     values = [None if i in absent else v for i, v in enumerate(case.values)]

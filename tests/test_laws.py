@@ -40,7 +40,7 @@ Cell = tuple[Any, Status]
 Table = dict[tuple[Key, int], dict[str, Cell]]
 """For each key and moment every feature's value and status."""
 
-EXAMPLES = settings(max_examples=20, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=15, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=300, suppress_health_check=list(HealthCheck))
 
 
@@ -357,7 +357,7 @@ def same_partial(slot: Slot, a: Partial, b: Partial) -> None:
 
 @pytest.mark.parametrize(("reduction", "dtype"), REDUCTIONS, ids=str)
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_merging_is_associative(reduction: Any, dtype: DType | None, data: st.DataObject) -> None:
     """Any bracketing of tiles that are in order gives what all of them give at once."""
     slot = Slot("p0", reduction, None, dtype)
@@ -370,7 +370,7 @@ def test_merging_is_associative(reduction: Any, dtype: DType | None, data: st.Da
 
 @pytest.mark.parametrize(("reduction", "dtype"), REDUCTIONS, ids=str)
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_tiling_does_not_change_a_partial(reduction: Any, dtype: DType | None, data: st.DataObject) -> None:
     """Merged tiles are the partial of all values, however they were cut; tiles of nothing are neutral."""
     slot = Slot("p0", reduction, None, dtype)

@@ -703,7 +703,6 @@ SERIES = [
 ]
 INSIDE: dict[Duration | Lifetime, list[int]] = {
     minutes(10): [7, 3],
-    HOUR: [1, 7, 3],
     days(1): [4, 1, 7, 3],
     days(30): [-2, 4, 1, 7, 3],
     lifetime: [9, -2, 4, 1, 7, 3],

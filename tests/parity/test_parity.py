@@ -28,6 +28,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def worlds(root: Path) -> dict[str, World]:
+    """Made once, asked of every engine."""
+    return {}
+
+
+@pytest.fixture(scope="module")
 def con() -> Iterator[Connection]:
     connection = connect(threads=1)
     yield connection
@@ -64,8 +70,10 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_every_engine_agrees(case: Case, engine: Engine, root: Path) -> None:
-    world = world_of(case, root)
+def test_every_engine_agrees(case: Case, engine: Engine, root: Path, worlds: dict[str, World]) -> None:
+    if case.name not in worlds:
+        worlds[case.name] = world_of(case, root)
+    world = worlds[case.name]
     (answer,) = engine.ask(world, [(case.key, instant(case.at))])
     check(world, answer)
 
