@@ -72,6 +72,22 @@ def appended(folder: Path, batches: list[object]) -> tuple[float, int]:
         return time.perf_counter() - start, log.stats().bytes
 
 
+def appended_by_threads(folder: Path, single: pa.Table, threads: int, times: int) -> float:
+    """Seconds for as many threads appending one event at a time, each `times` times, to one log object."""
+    with EventLog.open(folder, SCHEMA) as log:
+        work = [
+            threading.Thread(target=lambda: [log.append(single, at) for at in range(times)])
+            for _ in range(threads)
+        ]
+        start = time.perf_counter()
+        for thread in work:
+            thread.start()
+        for thread in work:
+            thread.join()
+        assert log.end() == threads * times
+        return time.perf_counter() - start
+
+
 def read_all(folder: Path, limit: int, want: pa.Table | None = None) -> tuple[float, int]:
     """Seconds for reading all events, `limit` at a time, and how many; compares them with `want`."""
     start, offset, parts, rows = time.perf_counter(), 0, [], 0
@@ -96,8 +112,8 @@ def latency(folder: Path, times: int) -> list[float]:
     def follow() -> None:
         with EventLog.open(folder, SCHEMA) as reader:
             for offset in range(times):
-                reader.wait(offset, 10)
-                assert reader.read(offset).table.num_rows == 1
+                assert reader.wait(offset, 10), "an append was not seen"
+                assert reader.read(offset, 1).table.num_rows == 1
                 got.append(time.perf_counter())
 
     with EventLog.open(folder, SCHEMA) as log:
@@ -141,8 +157,17 @@ def main() -> None:
             took("dicts to a table", lambda d=dicts: _seconds(lambda: [events_table(x, SCHEMA) for x in d]))
             singles: list[object] = [table.slice(i, 1) for i in range(2000)]
             took("append one by one", lambda f=folder, s=singles: appended(f / "single", s)[0])
+            took(
+                "one by one, 16 threads",
+                lambda f=folder, s=singles: appended_by_threads(f / "threads", s[0], 16, 125),
+            )
             took("read what came one by one", lambda f=folder: read_all(f / "single", 65_536)[0])
-    counts = {"dicts to a table": 100_000, "append one by one": 2000, "read what came one by one": 2000}
+    counts = {
+        "dicts to a table": 100_000,
+        "append one by one": 2000,
+        "one by one, 16 threads": 2000,
+        "read what came one by one": 2000,
+    }
     rate = {}
     for name, seconds in runs.items():
         rows = counts.get(name, chosen.rows)

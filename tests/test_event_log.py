@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -225,6 +226,20 @@ def test_threads_append_to_one_log_object(log: EventLog) -> None:
     assert len(found) == len(set(found)) == 80
     for n in range(4):
         assert [c for c in found if c.startswith(f"{n}:")] == [f"{n}:{i}" for i in range(20)]
+
+
+def test_a_directory_that_is_gone_or_none_is_named(tmp_path: Path) -> None:
+    with EventLog.open(tmp_path / "log", SCHEMA) as log:
+        log.append(rows(1), at=1)
+        (log.directory / f"notes{SUFFIX}").touch()
+        assert EventLog.open(log.directory, SCHEMA).read(0).table.num_rows == 1
+        shutil.rmtree(log.directory)
+        for call in (log.end, lambda: log.read(0), lambda: log.append(rows(1), at=2), log.stats):
+            with pytest.raises(LogError, match="No such file"):
+                call()
+    (tmp_path / "file").touch()
+    with pytest.raises(LogError, match="wants a directory"):
+        EventLog.open(tmp_path / "file", SCHEMA)
 
 
 # ── values

@@ -16,7 +16,7 @@ import time
 import zlib
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -52,6 +52,7 @@ OFFSET: Final = "__offset"
 APPENDED_AT: Final = "__appended_at"
 SEGMENT_BYTES: Final = 64 << 20
 LOCK: Final = "lock"
+TURN: Final = "turn"
 BAD_SUFFIX: Final = ".bad"
 
 _MAX_PAYLOAD: Final = 1 << 30
@@ -231,7 +232,14 @@ NEVER: Final = -(1 << 63)
 
 def segment_offsets(directory: Path) -> list[int]:
     """The first offsets of the segments that there are, in order."""
-    return sorted(int(name.removesuffix(SUFFIX)) for name in os.listdir(directory) if name.endswith(SUFFIX))  # noqa: PTH208 (no Path for each name)
+    try:
+        names = os.listdir(directory)  # noqa: PTH208 (no Path for each name)
+    except OSError as error:
+        raise LogError(
+            f"{directory}: {error.strerror}\n  the log was in this directory: is it gone?"
+        ) from error
+    stems = (name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
+    return sorted(int(stem) for stem in stems if stem.isdecimal())
 
 
 class EventLog:
@@ -269,7 +277,12 @@ class EventLog:
         for name in (OFFSET, APPENDED_AT):
             if name in schema:
                 raise LogError(f"column '{name}' is the log's own\n  give the source's column another name")
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LogError(
+                f"{directory}: {error.strerror}\n  a log wants a directory that it can write to"
+            ) from error
         return cls(directory, schema, segment_bytes)
 
     def __enter__(self) -> Self:
@@ -408,18 +421,24 @@ class EventLog:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        # Two locks: who waits for the log holds the turn, so that one process that appends without a pause cannot
+        # take the log again before the waiting one wakes up.
+        with self._flock(TURN) as give_way, self._flock(LOCK):
+            give_way()
+            yield
+
+    @contextmanager
+    def _flock(self, name: str) -> Iterator[Callable[[], None]]:
         # Opened for each turn: an open file would share its lock with a forked child.
         try:
-            fd = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            fd = os.open(self.directory / name, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise self._refused(error) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(fd, fcntl.LOCK_UN)
+            yield lambda: fcntl.flock(fd, fcntl.LOCK_UN)
         finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
     # ── reading

@@ -151,7 +151,7 @@ class Segment:
 
     def __init__(self, path: Path, *, write: bool = False) -> None:
         """Raises FileNotFoundError if it is not there, LogCorrupt if its header is not what was written."""
-        self.path = path
+        self.path, self.fd = path, -1
         self.first_offset = self.floor = 0
         self.fd = os.open(path, os.O_RDWR if write else os.O_RDONLY)
         try:
@@ -182,6 +182,9 @@ class Segment:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def __del__(self) -> None:
+        self.close()
 
     def size(self) -> int:
         return os.fstat(self.fd).st_size
