@@ -157,7 +157,7 @@ class Segment:
         try:
             self._read_header()
         except BaseException:
-            os.close(self.fd)
+            self.close()
             raise
 
     def _read_header(self) -> None:
