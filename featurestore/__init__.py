@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from featurestore.declare import Iceberg as Iceberg
     from featurestore.declare import Json as Json
     from featurestore.declare import Kafka as Kafka
+    from featurestore.declare import OnDemand as OnDemand
     from featurestore.declare import Parquet as Parquet
+    from featurestore.declare import RequestSource as RequestSource
     from featurestore.declare import Sql as Sql
     from featurestore.declare import StreamSource as StreamSource
     from featurestore.declare import count as count
@@ -36,14 +38,23 @@ if TYPE_CHECKING:
     from featurestore.declare import var_pop as var_pop
     from featurestore.declare import var_samp as var_samp
     from featurestore.errors import FeatureStoreError as FeatureStoreError
+    from featurestore.expr import as_of as as_of
     from featurestore.expr import coalesce as coalesce
     from featurestore.expr import col as col
     from featurestore.expr import concat as concat
+    from featurestore.expr import cos as cos
+    from featurestore.expr import exp as exp
     from featurestore.expr import greatest as greatest
     from featurestore.expr import hash_bucket as hash_bucket
     from featurestore.expr import least as least
     from featurestore.expr import lit as lit
+    from featurestore.expr import ln as ln
+    from featurestore.expr import log10 as log10
+    from featurestore.expr import pow as pow
     from featurestore.expr import seconds_between as seconds_between
+    from featurestore.expr import sin as sin
+    from featurestore.expr import sqrt as sqrt
+    from featurestore.expr import tanh as tanh
     from featurestore.expr import when as when
     from featurestore.status import Status as Status
     from featurestore.store import FeatureStore as FeatureStore
@@ -66,11 +77,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "declare": (
-        "BatchSource Csv Delta Entity FeatureService FeatureView Files Iceberg Json Kafka Parquet Sql StreamSource "
+        "BatchSource Csv Delta Entity FeatureService FeatureView Files Iceberg Json Kafka OnDemand Parquet "
+        "RequestSource Sql StreamSource "
         "count first last latest max mean min stddev_pop stddev_samp sum var_pop var_samp"
     ),
     "errors": "FeatureStoreError",
-    "expr": "coalesce col concat greatest hash_bucket least lit seconds_between when",
+    "expr": (
+        "as_of coalesce col concat cos exp greatest hash_bucket least lit ln log10 pow seconds_between sin sqrt tanh when"
+    ),
     "status": "Status",
     "store": "FeatureStore",
     "time": "days hours lifetime minutes seconds",

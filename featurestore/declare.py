@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from featurestore.errors import Where
-from featurestore.expr import Expression, col
+from featurestore.expr import Column, Expression, col
 from featurestore.time import Duration, Lifetime, hours, lifetime
 from featurestore.types import DType
 
@@ -313,7 +313,11 @@ class FeatureView:
         """
         return ViewOn(self, tuple(columns.items()), prefix)
 
-    def __getitem__(self, features: str | tuple[str, ...]) -> ViewOn:
+    @overload
+    def __getitem__(self, features: str) -> FeatureRef: ...
+    @overload
+    def __getitem__(self, features: tuple[str, ...]) -> ViewOn: ...
+    def __getitem__(self, features: str | tuple[str, ...]) -> FeatureRef | ViewOn:
         return self.on()[features]
 
 
@@ -327,8 +331,62 @@ class ViewOn:
     features: tuple[str, ...] | None = None
     line: Where = _where()
 
-    def __getitem__(self, features: str | tuple[str, ...]) -> ViewOn:
-        return replace(self, features=(features,) if isinstance(features, str) else tuple(features))
+    @overload
+    def __getitem__(self, features: str) -> FeatureRef: ...
+    @overload
+    def __getitem__(self, features: tuple[str, ...]) -> ViewOn: ...
+    def __getitem__(self, features: str | tuple[str, ...]) -> FeatureRef | ViewOn:
+        if isinstance(features, str):
+            return FeatureRef(replace(self, features=(features,)))
+        return replace(self, features=tuple(features))
+
+
+class FeatureRef(Expression):
+    """One feature of a view: what a service may read, and what an on-demand expression may be made of.
+
+    In an expression it is the column `view__feature`, or `view[key=column]__feature` when the view is looked up by other
+    columns.
+    """
+
+    __slots__ = ("on",)
+
+    def __init__(self, on: ViewOn) -> None:
+        assert on.features is not None
+        columns = ",".join(f"{key}={column}" for key, column in sorted(on.columns))
+        lookup = f"[{columns}]" if columns else ""
+        super().__init__(Column(f"{on.view.name}{lookup}__{on.features[0]}"))
+        self.on = on
+
+
+@dataclass(frozen=True)
+class RequestSource:
+    """Values that come with a request; in a training set they are columns of the spine."""
+
+    name: str
+    columns: Mapping[str, DType]
+    description: str = ""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
+    line: Where = _where()
+
+    def __getitem__(self, column: str) -> Expression:
+        return col(column)
+
+
+@dataclass(frozen=True)
+class OnDemand:
+    """A feature computed when it is asked for, from request columns, features and `as_of()`, by one expression.
+
+    Features are taken before their defaults; `default` stands in where the expression is NULL.
+    """
+
+    name: str
+    expression: Expression
+    default: bool | int | float | str | None = None
+    description: str = ""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
+    line: Where = _where()
 
 
 @dataclass(frozen=True)
@@ -336,7 +394,7 @@ class FeatureService:
     """What one model reads, in this order. Immutable once it has served; an edit becomes the next version."""
 
     name: str
-    features: Sequence[FeatureView | ViewOn]
+    features: Sequence[FeatureView | ViewOn | FeatureRef | OnDemand]
     label: object | None = None
     scale: object | None = None
     capture: object | None = None
@@ -350,7 +408,7 @@ class FeatureService:
     line: Where = _where()
 
 
-Declaration = Entity | BatchSource | StreamSource | FeatureView | FeatureService
+Declaration = Entity | BatchSource | StreamSource | RequestSource | FeatureView | OnDemand | FeatureService
 
 
 def declarations_in(values: Iterable[object]) -> list[Declaration]:
@@ -359,7 +417,7 @@ def declarations_in(values: Iterable[object]) -> list[Declaration]:
 
     def add(value: object) -> None:
         match value:
-            case Entity() | BatchSource() | StreamSource():
+            case Entity() | BatchSource() | StreamSource() | RequestSource() | OnDemand():
                 found.setdefault(id(value), value)
             case Derived(base=base):
                 add(base)
@@ -367,6 +425,8 @@ def declarations_in(values: Iterable[object]) -> list[Declaration]:
                 add(entity)
                 add(source)
                 found.setdefault(id(value), value)
+            case FeatureRef():
+                add(value.on)
             case ViewOn(view=view):
                 add(view)
             case FeatureService(features=features):
@@ -394,13 +454,16 @@ __all__ = [
     "Delta",
     "Derived",
     "Entity",
+    "FeatureRef",
     "FeatureService",
     "FeatureView",
     "Files",
     "Iceberg",
     "Json",
     "Kafka",
+    "OnDemand",
     "Parquet",
+    "RequestSource",
     "Sql",
     "StreamSource",
     "ViewOn",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from featurestore.aggregates import AGGREGATES, ordered
-from featurestore.expr import Expr, columns_of
+from featurestore.expr import Column, Expr, columns_of, substitute
 from featurestore.expr import from_json as expr_from_json
 from featurestore.expr import to_json as expr_to_json
 from featurestore.types import DecimalType, DType, ListType, Scalar, VectorType, type_from_json, type_to_json
@@ -151,7 +151,8 @@ class View:
 class Read:
     """One column a service reads: a view's feature under an output name.
 
-    `keys` pairs each join key of the view with the column of the spine or request that holds it.
+    `keys` pairs each join key of the view with the column of the spine or request that holds it. A `hidden` read is no
+    column of the service: an on-demand feature takes it, before its default.
     """
 
     view: str
@@ -159,6 +160,17 @@ class Read:
     output: str
     keys: tuple[tuple[str, str], ...]
     dtype: DType
+    hidden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OnDemand:
+    """A feature computed at the moment of asking, from the outputs of hidden reads, request columns and `as_of()`."""
+
+    name: str
+    expression: Expr
+    dtype: DType
+    default: bool | int | float | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +181,16 @@ class Service:
     reads: tuple[Read, ...]
     max_staleness: int | None = None
     about: About = About()
+    on_demand: tuple[OnDemand, ...] = ()
+    request: tuple[tuple[str, DType], ...] = ()
+    order: tuple[str, ...] = ()
+    """The names of the columns in order; empty is the order of the reads."""
+
+    @property
+    def columns(self) -> tuple[tuple[str, DType], ...]:
+        """What comes out: names and types, in order."""
+        found = {r.output: r.dtype for r in self.reads if not r.hidden} | {o.name: o.dtype for o in self.on_demand}
+        return tuple((name, found[name]) for name in (self.order or found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +209,9 @@ class Plan:
         return next(s for s in self.services if s.name == name)
 
 
-Node = Location | About | Entity | Source | Window | Key | Feature | View | Read | Service | Plan
+Node = Location | About | Entity | Source | Window | Key | Feature | View | Read | OnDemand | Service | Plan
 _NODES: dict[str, type[Any]] = {
-    c.__name__: c for c in (Location, About, Entity, Source, Window, Key, Feature, View, Read, Service, Plan)
+    c.__name__: c for c in (Location, About, Entity, Source, Window, Key, Feature, View, Read, OnDemand, Service, Plan)
 }
 
 
@@ -287,12 +309,21 @@ def view_fingerprint(view: View) -> str:
 
 def service_fingerprint(service: Service, views: Mapping[str, View]) -> str:
     """Changes exactly when a vector of the service can: its columns, their order, or the meaning of one."""
-    reads = [
-        [
-            r.output,
+    meanings = {
+        r.output: [
             [list(k) for k in r.keys],
             digest(feature_meaning(views[r.view], views[r.view].feature(r.feature))),
         ]
         for r in service.reads
-    ]
-    return digest({"reads": reads, "max_staleness": service.max_staleness})
+    }
+    reads = [[r.output, *meanings[r.output]] for r in service.reads if not r.hidden]
+    said: dict[str, Any] = {"reads": reads, "max_staleness": service.max_staleness}
+    if service.on_demand:
+        inputs: dict[str, Expr] = {r.output: Column(digest(meanings[r.output])) for r in service.reads if r.hidden}
+        said["order"] = list(service.order)
+        said["request"] = [[name, type_to_json(dtype)] for name, dtype in service.request]
+        said["on_demand"] = [
+            [o.name, _encode(substitute(o.expression, inputs)), type_to_json(o.dtype), o.default]
+            for o in service.on_demand
+        ]
+    return digest(said)

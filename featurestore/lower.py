@@ -33,6 +33,7 @@ from featurestore.types import (
     Float32,
     Int32,
     Int64,
+    Scalar,
     String,
     Timestamp,
     is_float,
@@ -68,7 +69,11 @@ class _Lowering:
         sources = [x for x in declarations if isinstance(x, d.BatchSource | d.StreamSource)]
         views = [x for x in declarations if isinstance(x, d.FeatureView)]
         services = [x for x in declarations if isinstance(x, d.FeatureService)]
+        requests = [x for x in declarations if isinstance(x, d.RequestSource)]
+        computed = [x for x in declarations if isinstance(x, d.OnDemand)]
         for kind, named in (
+            ("request source", requests),
+            ("on-demand feature", computed),
             ("entity", entities),
             ("source", sources),
             ("feature view", views),
@@ -79,7 +84,9 @@ class _Lowering:
             self._entity(entity)
         lowered_sources = {s.name: self._source(s) for s in sources}
         lowered_views = {v.name: self._view(v, lowered_sources) for v in views}
-        lowered_services = [self._service(s, lowered_views) for s in services]
+        request = self._request(requests)
+        on_demand = {o.name: self._on_demand(o, lowered_views, request) for o in computed}
+        lowered_services = [self._service(s, lowered_views, on_demand) for s in services]
         lowered_entities = [self._typed_entity(e, views, lowered_views) for e in entities]
         if self.problems:
             raise DefinitionError(sorted(set(self.problems), key=_by_line))
@@ -320,7 +327,7 @@ class _Lowering:
         stem = self._stem(spec, inputs, who)
         if stem is None:
             return
-        default = self._default(spec, dtype)
+        default = self._default(spec.line, spec.fallback, dtype)
         folded = tuple(substitute(x, scope.derived) for x in inputs)
         where = None if condition is None else substitute(condition, scope.derived)
         if aggregate == ir.LATEST:
@@ -424,8 +431,9 @@ class _Lowering:
         )
         return None
 
-    def _default(self, spec: d.Aggregation, dtype: DType) -> bool | int | float | str | None:
-        value = spec.fallback
+    def _default(
+        self, line: Where, value: bool | int | float | str | None, dtype: DType
+    ) -> bool | int | float | str | None:
         bits = 31 if dtype == Int32 else 63
         match value:
             case None:
@@ -446,7 +454,7 @@ class _Lowering:
                 return value
             case _:
                 pass
-        self.wrong(spec.line, f"default {value!r} does not fit a {dtype}", f"give a {dtype}, or no default")
+        self.wrong(line, f"default {value!r} does not fit a {dtype}", f"give a {dtype}, or no default")
         return None
 
     def _condition(self, spec: d.Aggregation, scope: _Scope, who: str) -> Expr | None:
@@ -507,7 +515,104 @@ class _Lowering:
 
     # ---------------------------------------------------------------------------------------------------- services
 
-    def _service(self, service: d.FeatureService, views: Mapping[str, ir.View | None]) -> ir.Service | None:
+    def _request(self, sources: Sequence[d.RequestSource]) -> dict[str, DType]:
+        """The columns that requests may hold. Two sources that share a column mean the same one."""
+        columns: dict[str, DType] = {}
+        for source in sources:
+            for name, dtype in source.columns.items():
+                if columns.setdefault(name, dtype) != dtype:
+                    self.wrong(
+                        source.line,
+                        f"request column '{name}' is {dtype} in '{source.name}', and {columns[name]} elsewhere",
+                        "a request holds it once: give one of them another name",
+                    )
+                if not _NAME.match(name) or "__" in name:
+                    self.wrong(
+                        source.line,
+                        f"{name!r} is not a name for a request column",
+                        "a name is letters, digits and single underscores, and begins with a letter",
+                    )
+                if not isinstance(dtype, Scalar | DecimalType):
+                    self.wrong(source.line, f"request column '{name}' is {dtype}", "a request holds scalars")
+        return columns
+
+    def _on_demand(
+        self, feature: d.OnDemand, views: Mapping[str, ir.View | None], request: Schema
+    ) -> _Computed | None:
+        """An on-demand feature with what it reads; None after reporting what is wrong with it."""
+        who = f"on-demand feature '{feature.name}'"
+        if not isinstance(feature.expression, Expression):
+            self.wrong(
+                feature.line,
+                f"{who} is {feature.expression!r}, not an expression",
+                'write checkout["amount"] / card_spend["amount_mean_7d"]',
+            )
+            return None
+        node = feature.expression.node
+        reads: dict[str, ir.Read] = {}
+        asked: dict[str, DType] = {}
+        before = len(self.problems)
+        for name in sorted(columns_of(node)):
+            if "__" in name:
+                read = self._input(feature, name, views)
+                if read is not None:
+                    reads[name] = read
+            elif name in request:
+                asked[name] = request[name]
+            else:
+                self._column(feature.line, name, request, f"{who} takes it from the request")
+        if len(self.problems) > before:
+            return None
+        if any(r is _BROKEN for r in reads.values()):
+            return None
+        schema = {**asked, **{name: r.dtype for name, r in reads.items()}}
+        try:
+            dtype = infer(node, schema, on_demand=True)
+        except ExprError as error:
+            for problem in error.problems:
+                head, *rest = str(problem).splitlines()
+                self.wrong(feature.line, head, *(r.strip() for r in rest), f"in {who}")
+            return None
+        default = self._default(feature.line, feature.default, dtype)
+        return _Computed(ir.OnDemand(feature.name, node, dtype, default), tuple(reads.values()), asked)
+
+    def _input(self, feature: d.OnDemand, name: str, views: Mapping[str, ir.View | None]) -> ir.Read | None:
+        """The hidden read that a column of an on-demand expression stands for."""
+        match = _REFERENCE.match(name)
+        assert match is not None
+        view_name, columns, inner = match[1], match[2] or "", match[3]
+        if view_name not in views:
+            self.wrong(
+                feature.line,
+                f"on-demand feature '{feature.name}' reads feature view '{view_name}', which no file declares",
+                *nearest(view_name, views),
+            )
+            return None
+        view = views[view_name]
+        if view is None:
+            return _BROKEN  # its own problems are reported where it stands
+        on = dict(pair.split("=", 1) for pair in columns.split(",") if pair)
+        features = {f.name: f for f in view.features}
+        joined = [k.name for k in view.keys]
+        for key in on:
+            if key not in joined:
+                self.wrong(
+                    feature.line, f"feature view '{view_name}' has no join key '{key}'", *nearest(key, joined)
+                )
+        if inner not in features:
+            self.wrong(
+                feature.line, f"feature view '{view_name}' has no feature '{inner}'", *nearest(inner, features)
+            )
+            return None
+        keys = tuple((k, on.get(k, k)) for k in joined)
+        return ir.Read(view_name, inner, name, keys, features[inner].dtype, hidden=True)
+
+    def _service(
+        self,
+        service: d.FeatureService,
+        views: Mapping[str, ir.View | None],
+        on_demand: Mapping[str, _Computed | None],
+    ) -> ir.Service | None:
         before = len(self.problems)
         who = f"feature service '{service.name}'"
         for setting in ("label", "scale", "capture", "deadline"):
@@ -518,32 +623,63 @@ class _Lowering:
         if service.on_unavailable != "fail":
             self._later(service.line, who, f"on_unavailable={service.on_unavailable!r}")
         reads: list[tuple[str, ir.Read]] = []
+        computed: list[_Computed] = []
+        order: list[int | str] = []
         for item in service.features:
+            count = len(reads)
             match item:
                 case d.FeatureView():
                     reads += self._reads(service, item.on(), views)
                 case d.ViewOn():
                     reads += self._reads(service, item, views)
+                case d.FeatureRef(on=on):
+                    reads += self._reads(service, on, views)
+                case d.OnDemand(name=name):
+                    found = on_demand.get(name)
+                    if found is None:
+                        continue  # its own problems are reported where it stands
+                    computed.append(found)
+                    order.append(name)
                 case _:
                     self.wrong(
                         service.line,
                         f"{who} reads {item!r}, which is neither a view nor a feature of one",
                         'give views, view["feature"] or view.on(key="column")',
                     )
+            order += range(count, len(reads))
         if not service.features:
             self.wrong(service.line, f"{who} reads nothing", "give it at least one view")
         named = _output_names(reads)
-        for name, count in _counts(r.output for r in named).items():
+        outputs = [named[i].output if isinstance(i, int) else i for i in order]
+        for name, count in _counts(outputs).items():
             if count > 1:
                 self.wrong(
                     service.line,
                     f"{who} reads two columns named '{name}'",
                     'tell them apart with view.on(…, prefix="…")',
                 )
-        if len(self.problems) > before or len(reads) == 0:
+        if len(self.problems) > before or not outputs:
+            return None
+        hidden = {r.output: r for c in computed for r in c.reads}
+        asked = {name: dtype for c in computed for name, dtype in c.request.items()}
+        joined = {column for r in (*named, *hidden.values()) for _, column in r.keys}
+        for name in sorted(joined & asked.keys()):
+            self.wrong(
+                service.line,
+                f"{who} has '{name}' both as a join key and as a request column",
+                'look the view up by another column: view.on(key="column")',
+            )
             return None
         stale = None if service.max_staleness is None else service.max_staleness.microseconds
-        return ir.Service(service.name, tuple(named), stale, _about(service))
+        return ir.Service(
+            name=service.name,
+            reads=(*named, *(r for _, r in sorted(hidden.items()))),
+            max_staleness=stale,
+            about=_about(service),
+            on_demand=tuple(c.feature for c in computed),
+            request=tuple(sorted(asked.items())),
+            order=tuple(outputs) if computed else (),
+        )
 
     def _reads(
         self, service: d.FeatureService, item: d.ViewOn, views: Mapping[str, ir.View | None]
@@ -573,6 +709,21 @@ class _Lowering:
 
     def _later(self, line: Where, who: str, what: str) -> None:
         self.wrong(line, f"{who} asks for {what}, which this version cannot do yet", "leave it out")
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """An on-demand feature, the hidden reads it takes, and the request columns."""
+
+    feature: ir.OnDemand
+    reads: tuple[ir.Read, ...]
+    request: Mapping[str, DType]
+
+
+_BROKEN = ir.Read("", "", "", (), Int64)
+"""Stands for a read of a view that has problems of its own."""
+
+_REFERENCE = re.compile(r"([A-Za-z0-9_]+?)(?:\[([^\]]*)\])?__(.+)\Z")
 
 
 @dataclass(frozen=True)

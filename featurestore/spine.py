@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from featurestore.compile.sources import Connection
 from featurestore.errors import SpineError, nearest
 from featurestore.evaluate.arrow import to_physical
+from featurestore.evaluate.on_demand import cleaned
 from featurestore.evaluate.partials import Array, Mask
 from featurestore.types import DType, Int64, String, Timestamp, is_integer
 
@@ -122,6 +123,17 @@ def keys_of(table: pa.Table, column: str, dtype: DType, view: str) -> tuple[Arra
     except pa.ArrowInvalid as error:
         raise SpineError(
             f"spine column '{column}' does not fit the join key of view '{view}', {dtype}: {error}"
+        ) from error
+
+
+def request_of(table: pa.Table, column: str, dtype: DType, service: str) -> tuple[Array, Mask | None]:
+    """A request column for each row. Raises SpineError if it is missing, or holds what the declared type cannot."""
+    values = _column(table, column, f"a request column of service '{service}'")
+    try:
+        return cleaned(*to_physical(values, dtype), dtype)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise SpineError(
+            f"spine column '{column}' is {values.type}, and service '{service}' takes {dtype} from the request: {error}"
         ) from error
 
 

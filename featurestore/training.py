@@ -25,12 +25,13 @@ from featurestore.config import Config
 from featurestore.errors import SpineError
 from featurestore.evaluate.arrow import arrow_type, from_physical
 from featurestore.evaluate.finish import Cells
+from featurestore.evaluate.on_demand import compiled, compute
 from featurestore.evaluate.partials import Array, Mask
 from featurestore.evaluate.point_in_time import ONE_ROW, Asked, Work, cells_of
 from featurestore.expr import Column, infer
 from featurestore.ir import Feature, Read, Service, View
 from featurestore.layout import layout_of
-from featurestore.spine import keys_of, spine_batches, times_of
+from featurestore.spine import keys_of, request_of, spine_batches, times_of
 from featurestore.status import Status
 from featurestore.types import Date, ListType, Timestamp, VectorType
 
@@ -110,26 +111,27 @@ class TrainingSet:
 
     def _enriched(self, con: Connection, spine: pa.Table, first: int) -> pa.Table:
         taken = set(spine.column_names)
-        for read in self.service.reads:
-            if read.output in taken:
+        for name, _ in self.service.columns:
+            if name in taken:
                 raise SpineError(
-                    f"the spine has a column '{read.output}', and so has service '{self.service.name}'\n"
+                    f"the spine has a column '{name}', and so has service '{self.service.name}'\n"
                     '  rename the spine\'s column, or prefix the feature: view.on(…, prefix="…")'
                 )
         asked = times_of(spine, self.timestamp, first)
         reads = self.service.reads
         cells = enrich(con, self.config.root, reads, self.views, spine, asked, statuses=self.statuses)
+        if self.service.on_demand:
+            request = {n: request_of(spine, n, t, self.service.name) for n, t in self.service.request}
+            cells |= compute(compiled(self.service), cells, request, len(asked), asked)
         columns = {name: spine.column(name) for name in spine.column_names}
-        for read in self.service.reads:
-            cell = cells[read.output]
-            columns[read.output] = pa.chunked_array([from_physical(cell.values, cell.valid, read.dtype)])
+        for name, dtype in self.service.columns:
+            cell = cells[name]
+            columns[name] = pa.chunked_array([from_physical(cell.values, cell.valid, dtype)])
         if self.statuses:
-            names = pa.array([s.name for s in Status])
-            for read in self.service.reads:
-                codes = pa.array(cells[read.output].status.view(np.int8))
-                columns[f"{read.output}__status"] = pa.chunked_array(
-                    [pa.DictionaryArray.from_arrays(codes, names)]
-                )
+            words = pa.array([s.name for s in Status])
+            for name, _ in self.service.columns:
+                codes = pa.array(cells[name].status.view(np.int8))
+                columns[f"{name}__status"] = pa.chunked_array([pa.DictionaryArray.from_arrays(codes, words)])
         return pa.table(columns)
 
 
