@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from featurestore import ir
+from featurestore.expr import columns_of, describe
 from featurestore.layout import storage_fingerprint
 from featurestore.planning.cost import cost_of
 from featurestore.planning.records import Change, ChangePlan, Class, Cost, Draft, Kind, RowsOf
@@ -139,7 +140,7 @@ class _Diff:
             return None  # `_dangling` refuses it
         after = 1 + max((v.version for v in mine), default=0)
         if not live:
-            change = Change("service", name, "added", "new", (f"{len(new.reads)} columns",))
+            change = Change("service", name, "added", "new", (f"{len(new.columns)} columns",))
             return _ServiceDiff(change, self._draft(name, after))
         newest = live[-1]
         draft = self._draft(name, after if newest is served else newest.version)
@@ -187,15 +188,18 @@ def _service_edits(
     old: ServiceVersion, new: ir.Service, desired: ir.Plan
 ) -> tuple[list[str], list[str], frozenset[tuple[str, str]]]:
     """What breaks a reader of the old columns, what does not, and the features of views that break it."""
-    before, after = {r.output: r for r in old.service.reads}, {r.output: r for r in new.reads}
+    before, after = _columns_of(old.service), _columns_of(new)
     breaks, broken = [], set()
     for name, was in before.items():
-        words = (
-            [f"column {name} removed"] if name not in after else _column_edits(old, was, desired, after[name])
-        )
+        if name not in after:
+            words = [f"column {name} removed"]
+        else:
+            words = _column_edits(old, was, new, after[name], desired)
         breaks += words
-        if words and _differs(old.view(was.view), was, desired):
-            broken.add((was.view, was.feature))
+        for read in _made_of(old.service, was):
+            if words and _differs(old.view(read.view), read, desired):
+                broken.add((read.view, read.feature))
+    breaks += [f"a request has to hold {name} too" for name in _wanted(new) if name not in _wanted(old.service)]
     kept, order = [n for n in before if n in after], [n for n in after if n in before]
     if kept != order:
         breaks.append(f"columns reordered {', '.join(kept)} -> {', '.join(order)}")
@@ -207,7 +211,56 @@ def _service_edits(
     return breaks, [*harmless, *differences(stale, staler)], frozenset(broken)
 
 
-def _column_edits(old: ServiceVersion, was: ir.Read, desired: ir.Plan, now: ir.Read) -> list[str]:
+Column = ir.Read | ir.OnDemand
+
+
+def _columns_of(service: ir.Service) -> dict[str, Column]:
+    """The columns of a service by name, in order."""
+    found: dict[str, Column] = {r.output: r for r in service.reads if not r.hidden}
+    found |= {o.name: o for o in service.on_demand}
+    return {name: found[name] for name, _ in service.columns}
+
+
+def _made_of(service: ir.Service, column: Column) -> list[ir.Read]:
+    """The reads behind a column: itself, or the hidden ones that an on-demand expression takes."""
+    if isinstance(column, ir.Read):
+        return [column]
+    names = columns_of(column.expression)
+    return [r for r in service.reads if r.hidden and r.output in names]
+
+
+def _wanted(service: ir.Service) -> list[str]:
+    """What a request has to hold: join keys, then request columns."""
+    keys = dict.fromkeys(column for r in service.reads for _, column in r.keys)
+    return [*keys, *(name for name, _ in service.request)]
+
+
+def _column_edits(
+    old: ServiceVersion, was: Column, service: ir.Service, now: Column, desired: ir.Plan
+) -> list[str]:
+    if isinstance(was, ir.Read) and isinstance(now, ir.Read):
+        return _read_edits(old, was, desired, now)
+    name = was.output if isinstance(was, ir.Read) else was.name
+    if isinstance(was, ir.Read) or isinstance(now, ir.Read):
+        return [f"column {name}: {_kind(was)} -> {_kind(now)}"]
+    words = [*differences(_on_demand_parts(was), _on_demand_parts(now))]
+    inputs = {r.output: r for r in _made_of(service, now)}
+    for read in _made_of(old.service, was):
+        if read.output in inputs:
+            words += _read_edits(old, read, desired, inputs[read.output])
+    return [f"column {name}: {', '.join(dict.fromkeys(words))}"] if words else []
+
+
+def _kind(column: Column) -> str:
+    return "stored" if isinstance(column, ir.Read) else "on demand"
+
+
+def _on_demand_parts(feature: ir.OnDemand) -> dict[str, str]:
+    default = "" if feature.default is None else repr(feature.default)
+    return {"expression": describe(feature.expression), "type": repr(feature.dtype), "default": default}
+
+
+def _read_edits(old: ServiceVersion, was: ir.Read, desired: ir.Plan, now: ir.Read) -> list[str]:
     words = [*differences({"type": repr(was.dtype)}, {"type": repr(now.dtype)})]
     words += differences({"looked up by": lookup_text(was)}, {"looked up by": lookup_text(now)})
     before, after = old.view(was.view), desired.view(now.view)
