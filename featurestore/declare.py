@@ -344,7 +344,7 @@ class ViewOn:
 class FeatureRef(Expression):
     """One feature of a view: what a service may read, and what an on-demand expression may be made of.
 
-    In an expression it is the column `view__feature`, or `view[key=column]__feature` when the view is looked up by other
+    In an expression it is the column `view.feature`, or `view[key=column].feature` when the view is looked up by other
     columns.
     """
 
@@ -354,7 +354,7 @@ class FeatureRef(Expression):
         assert on.features is not None
         columns = ",".join(f"{key}={column}" for key, column in sorted(on.columns))
         lookup = f"[{columns}]" if columns else ""
-        super().__init__(Column(f"{on.view.name}{lookup}__{on.features[0]}"))
+        super().__init__(Column(f"{on.view.name}{lookup}.{on.features[0]}"))
         self.on = on
 
 

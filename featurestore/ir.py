@@ -189,7 +189,9 @@ class Service:
     @property
     def columns(self) -> tuple[tuple[str, DType], ...]:
         """What comes out: names and types, in order."""
-        found = {r.output: r.dtype for r in self.reads if not r.hidden} | {o.name: o.dtype for o in self.on_demand}
+        found = {r.output: r.dtype for r in self.reads if not r.hidden} | {
+            o.name: o.dtype for o in self.on_demand
+        }
         return tuple((name, found[name]) for name in (self.order or found))
 
 
@@ -211,7 +213,8 @@ class Plan:
 
 Node = Location | About | Entity | Source | Window | Key | Feature | View | Read | OnDemand | Service | Plan
 _NODES: dict[str, type[Any]] = {
-    c.__name__: c for c in (Location, About, Entity, Source, Window, Key, Feature, View, Read, OnDemand, Service, Plan)
+    c.__name__: c
+    for c in (Location, About, Entity, Source, Window, Key, Feature, View, Read, OnDemand, Service, Plan)
 }
 
 
@@ -319,7 +322,9 @@ def service_fingerprint(service: Service, views: Mapping[str, View]) -> str:
     reads = [[r.output, *meanings[r.output]] for r in service.reads if not r.hidden]
     said: dict[str, Any] = {"reads": reads, "max_staleness": service.max_staleness}
     if service.on_demand:
-        inputs: dict[str, Expr] = {r.output: Column(digest(meanings[r.output])) for r in service.reads if r.hidden}
+        inputs: dict[str, Expr] = {
+            r.output: Column(digest(meanings[r.output])) for r in service.reads if r.hidden
+        }
         said["order"] = list(service.order)
         said["request"] = [[name, type_to_json(dtype)] for name, dtype in service.request]
         said["on_demand"] = [

@@ -553,7 +553,7 @@ class _Lowering:
         asked: dict[str, DType] = {}
         before = len(self.problems)
         for name in sorted(columns_of(node)):
-            if "__" in name:
+            if "." in name:
                 read = self._input(feature, name, views)
                 if read is not None:
                     reads[name] = read
@@ -601,7 +601,9 @@ class _Lowering:
                 )
         if inner not in features:
             self.wrong(
-                feature.line, f"feature view '{view_name}' has no feature '{inner}'", *nearest(inner, features)
+                feature.line,
+                f"feature view '{view_name}' has no feature '{inner}'",
+                *nearest(inner, features),
             )
             return None
         keys = tuple((k, on.get(k, k)) for k in joined)
@@ -723,7 +725,8 @@ class _Computed:
 _BROKEN = ir.Read("", "", "", (), Int64)
 """Stands for a read of a view that has problems of its own."""
 
-_REFERENCE = re.compile(r"([A-Za-z0-9_]+?)(?:\[([^\]]*)\])?__(.+)\Z")
+_REFERENCE = re.compile(r"([^.\[]+)(?:\[([^\]]*)\])?\.(.+)\Z")
+"""How an on-demand expression names a feature; see `declare.FeatureRef`."""
 
 
 @dataclass(frozen=True)

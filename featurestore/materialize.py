@@ -122,7 +122,8 @@ def materialize_view(
     taken = store.get_meta(_runs_name(codec))
     run = 1 if taken is None else int(taken) + 1
     store.set_metas({_runs_name(codec): b"%d" % run})
-    total = size = 0
+    size = 0
+    written = dict.fromkeys((BASE, HEAD), 0)
     sides = ((BASE, start, cut), (HEAD, cut if start is None else max(cut, start), end))
     with _Writer(store) as writer:
         for role, first, last in sides:
@@ -132,12 +133,13 @@ def materialize_view(
                 values = encode(codec, batch.header(cut, run), batch.sections, batch.key_bytes)
                 writer.write(list(zip(batch.keys, values, strict=True)))
                 size += sum(map(len, values))
-                total += len(values) if role == BASE else 0
+                written[role] += len(values)
                 if progress is not None:
-                    progress(view.name, total)
+                    progress(view.name, max(written.values()))
     if taken is not None:
         for role, _, _ in sides:
             _remove_others(store, codec.prefix + role, run)
+    total = max(written.values())
     store.set_metas({state_name(codec): ViewState(start, end, cut, total, run).to_bytes()})
     return Materialized(view.name, total, size, start, end, cut)
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,8 @@ from featurestore.serving import OnlineFeatures, Reader, Rows
 from featurestore.training import TrainingSet
 
 Moment = datetime | str | int
-Asked = str | d.FeatureView | d.ViewOn | d.FeatureService | Sequence["str | d.FeatureView | d.ViewOn"]
+Item = str | d.FeatureView | d.ViewOn | d.FeatureRef | d.OnDemand
+Asked = Item | d.FeatureService | Sequence[Item]
 
 
 class FeatureStore:
@@ -155,10 +157,8 @@ class FeatureStore:
         """
         if scaled:
             raise Unsupported("this version", "scale features", "scale=None, and a scaler of the model's own")
-        if request:
-            raise RequestError("no service reads request columns yet\n  leave request= out")
         reader, version = self._reader(service)
-        result = reader.read(entities, None if at is None else moment(at), timeout)
+        result = reader.read(entities, None if at is None else moment(at), timeout, request)
         if version is not None:
             self.registry.mark_served(version.name, version.version, _now(), version.fingerprint)
         return result
@@ -248,12 +248,12 @@ class FeatureStore:
         if isinstance(asked, d.FeatureService):
             wanted = asked
         else:
-            items = [asked] if isinstance(asked, str | d.FeatureView | d.ViewOn) else list(asked)
+            items = [asked] if isinstance(asked, Item) else list(asked)
             wanted = d.FeatureService("selection", [self._item(i) for i in items])
         plan = self._lower(d.declarations_in([wanted]))
         return plan.service(wanted.name), {v.name: v for v in plan.views}, None
 
-    def _item(self, item: str | d.FeatureView | d.ViewOn) -> d.FeatureView | d.ViewOn:
+    def _item(self, item: Item) -> d.FeatureView | d.ViewOn | d.FeatureRef | d.OnDemand:
         if not isinstance(item, str):
             return item
         name, _, feature = item.partition(":")
@@ -264,17 +264,13 @@ class FeatureStore:
 
 
 def _fully_named(service: ir.Service) -> ir.Service:
-    reads = tuple(
-        ir.Read(
-            r.view,
-            r.feature,
-            r.output if r.output.startswith(f"{r.view}__") else f"{r.view}__{r.output}",
-            r.keys,
-            r.dtype,
-        )
+    names = {
+        r.output: r.output if r.output.startswith(f"{r.view}__") else f"{r.view}__{r.output}"
         for r in service.reads
-    )
-    return ir.Service(service.name, reads, service.max_staleness, service.about)
+        if not r.hidden
+    }
+    reads = tuple(r if r.hidden else replace(r, output=names[r.output]) for r in service.reads)
+    return replace(service, reads=reads, order=tuple(names.get(n, n) for n in service.order))
 
 
 def _must_hold_rows(con: Connection, view: ir.View, root: Path) -> None:

@@ -76,7 +76,7 @@ def write(root: Path, rows: Sequence[Row], name: str = "visits.parquet") -> None
     pq.write_table(pa.table(columns), root / name)
 
 
-def plan_of(*features: fs.FeatureView | fs.ViewOn) -> Plan:
+def plan_of(*features: fs.FeatureView | fs.ViewOn | fs.FeatureRef) -> Plan:
     service = fs.FeatureService("svc", features=features)
     return lower(fs.declarations_in([service]), lambda _: {})
 
@@ -84,7 +84,7 @@ def plan_of(*features: fs.FeatureView | fs.ViewOn) -> Plan:
 def training_set(
     root: Path,
     spine: Any,
-    *features: fs.FeatureView | fs.ViewOn,
+    *features: fs.FeatureView | fs.ViewOn | fs.FeatureRef,
     timestamp: str = "ts",
     statuses: bool = False,
     memory: str | None = None,
@@ -245,7 +245,7 @@ def test_copies_of_an_event_count_once(tmp_path: Path) -> None:
         training_set(tmp_path, spine_of(("Ulm", T0 + SECOND), ("Bonn", T0 + 1)), view).to_arrow().to_pylist()
     )
     assert [(r["count_lifetime"], r["n_sum_1h"], r["x_sum_1h"]) for r in got] == [
-        (4, 40, 1.5),
+        (5, 50, 2.0),  # an event without an id is nobody's copy
         (1, None, None),
     ]
 

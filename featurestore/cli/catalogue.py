@@ -247,7 +247,7 @@ def _service_row(service: ir.Service, version: ServiceVersion | None) -> dict[st
     return {
         "name": service.name,
         "version": None if version is None else version.version,
-        "columns": len(service.reads),
+        "columns": len(service.columns),
         "keys": list(dict.fromkeys(column for r in service.reads for _, column in r.keys)),
         "served_since": None if version is None else moment_text(version.first_served_at),
         "description": service.about.description,
@@ -258,24 +258,28 @@ def _service(service: ir.Service) -> dict[str, Any]:
     return {
         "name": service.name,
         "keys": list(dict.fromkeys(column for r in service.reads for _, column in r.keys)),
+        "request": {name: repr(dtype) for name, dtype in service.request},
         "max_staleness": None if service.max_staleness is None else duration_text(service.max_staleness),
-        "columns": [
-            {
-                "column": r.output,
-                "type": repr(r.dtype),
-                "feature": f"{r.view}:{r.feature}",
-                "keys": dict(r.keys),
-            }
-            for r in service.reads
-        ],
+        "columns": [_column(service, name, repr(dtype)) for name, dtype in service.columns],
         **_about(service.about),
     }
+
+
+def _column(service: ir.Service, name: str, dtype: str) -> dict[str, Any]:
+    """A column of a service: the feature it reads, or the expression it is computed by."""
+    from featurestore.expr import describe
+
+    computed = next((o for o in service.on_demand if o.name == name), None)
+    if computed is not None:
+        return {"column": name, "type": dtype, "feature": describe(computed.expression), "keys": {}}
+    read = next(r for r in service.reads if r.output == name and not r.hidden)
+    return {"column": name, "type": dtype, "feature": f"{read.view}:{read.feature}", "keys": dict(read.keys)}
 
 
 def _version_row(version: ServiceVersion) -> dict[str, Any]:
     return {
         "version": version.reference,
-        "columns": len(version.service.reads),
+        "columns": len(version.service.columns),
         "served_since": moment_text(version.first_served_at),
         "retired": version.retired,
         "fingerprint": version.fingerprint,

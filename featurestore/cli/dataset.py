@@ -64,7 +64,7 @@ def dataset_command(
             {"rows": rows, "columns": columns, "bytes": size, "files": files, "seconds": round(seconds, 3)}
         )
         return
-    features = len(training.service.reads)
+    features = len(training.service.columns)
     click.echo(
         f"{target}: {rows:,} rows, {len(columns)} columns, {features} of them features, in {seconds:.1f} s"
     )

@@ -16,6 +16,7 @@ from featurestore.cli.project import Settings, command
 if TYPE_CHECKING:
     from featurestore import ir
     from featurestore.serving import OnlineFeatures
+    from featurestore.types import DType
 
 _WHOLE = re.compile(r"[+-]?\d{1,30}\Z", re.ASCII)
 
@@ -29,14 +30,17 @@ _WHOLE = re.compile(r"[+-]?\d{1,30}\Z", re.ASCII)
 def get_command(settings: Settings, service: str, keys: tuple[str, ...], at: str | None) -> None:
     """One feature vector, read online, with the reason for every missing value.
 
-    A key given again asks for one more row; keys given once hold for all rows. SERVICE may name a version: delay@2.
+    A key given again asks for one more row; keys given once hold for all rows. Request columns are given like keys.
+    SERVICE may name a version: delay@2.
 
     \b
     fs get delay carrier=UA carrier=DL origin=EWR dest=SFO tailnum=N14228
     """  # noqa: D301  \b keeps click from joining lines
     with settings.store() as store:
         found, views = store.service(service)
-        result = store.get_online_features(service, _entities(keys, found, views), at=at)
+        given = _entities(keys, found, views)
+        request = {name: given.pop(name) for name, _ in found.request if name in given}
+        result = store.get_online_features(service, given, request=request, at=at)
     if settings.json:
         print_json(_as_json(result, found, views))
     else:
@@ -45,9 +49,7 @@ def get_command(settings: Settings, service: str, keys: tuple[str, ...], at: str
 
 def _entities(given: Sequence[str], service: ir.Service, views: Mapping[str, ir.View]) -> dict[str, Any]:
     """Columns of keys: a list where a key was given again. Numbers where the key is one."""
-    from featurestore.types import Int64
-
-    types = {
+    types = dict(service.request) | {
         column: next(k.dtype for k in views[read.view].keys if k.name == key)
         for read in service.reads
         for key, column in read.keys
@@ -58,9 +60,31 @@ def _entities(given: Sequence[str], service: ir.Service, views: Mapping[str, ir.
         if not equals:
             wanted = " ".join(f"{column}=…" for column in types)
             raise click.UsageError(f"'{text}' is not KEY=VALUE\n  fs get {service.name} {wanted}")
-        number = types.get(name) == Int64 and _WHOLE.match(value)
-        columns.setdefault(name, []).append(int(value) if number else value)
+        columns.setdefault(name, []).append(_parsed(value, types.get(name)))
     return {name: values if len(values) > 1 else values[0] for name, values in columns.items()}
+
+
+def _parsed(text: str, dtype: DType | None) -> Any:
+    """A value as its type wants it where the text can be read so; else the text, for the store to refuse."""
+    from datetime import date, datetime
+    from decimal import Decimal, InvalidOperation
+
+    from featurestore.types import Bool, Date, DecimalType, Timestamp, is_float, is_integer
+
+    try:
+        if dtype is not None and is_integer(dtype):
+            return int(text) if _WHOLE.match(text) else text
+        if dtype is not None and is_float(dtype):
+            return float(text)
+        if isinstance(dtype, DecimalType):
+            return Decimal(text)
+        if dtype == Timestamp:
+            return datetime.fromisoformat(text)
+        if dtype == Date:
+            return date.fromisoformat(text)
+    except (ValueError, InvalidOperation):
+        return text
+    return {"true": True, "false": False}.get(text, text) if dtype == Bool else text
 
 
 def _rows(
@@ -70,7 +94,7 @@ def _rows(
     from featurestore.status import Status
 
     values = list(result.to_dict().items())
-    read = [views[r.view] for r in service.reads]
+    read = {r.output: r.view for r in service.reads}
     rows = []
     for i in range(len(result)):
         row = []
@@ -81,8 +105,8 @@ def _rows(
                     "feature": name,
                     "value": column[i],
                     "status": Status(int(result.statuses[i, j])).name,
-                    "age_seconds": None if age < 0 or read[j].source.event_time is None else age / 1000,
-                    "view": read[j].name,
+                    "age_seconds": None if age < 0 else age / 1000,
+                    "view": read.get(name),
                 }
             )
         rows.append(row)

@@ -110,10 +110,14 @@ def events_sql(
 
 
 def _first_copy(view: View) -> str:
-    """Copies of an event share key, time and id; the one that arrived first stays, or the least when no arrival is known."""
+    """Copies of an event share key, time and id; the one that arrived first stays, or the least when no arrival is known.
+
+    An event without an id is nobody's copy.
+    """
     source = view.source
     assert source.event_id is not None
     same = [expr_sql(k.value, source.schema, DUCKDB) for k in view.keys]
     same += [ident(c, DUCKDB) for c in (source.event_time, source.event_id) if c is not None]
     by = order_by(ident(c, DUCKDB) for c in view.copy_order)
-    return f"row_number() OVER (PARTITION BY {', '.join(same)} ORDER BY {', '.join(by)}) = 1"
+    first = f"row_number() OVER (PARTITION BY {', '.join(same)} ORDER BY {', '.join(by)}) = 1"
+    return f"{ident(source.event_id, DUCKDB)} IS NULL OR {first}"

@@ -33,7 +33,7 @@ def newest_sql(
     if view.source.event_time is None:
         events = events_sql(con, view, root, wanted, ordered=True)
         return f"SELECT {keys}, 0::BIGINT AS first_at, 0::BIGINT AS last_at{values} FROM ({events}){one} ORDER BY {keys}"
-    bounds = "SELECT {0}, min(t) AS first_at, max(t) AS last_at FROM ev GROUP BY {0}".format(keys)
+    bounds = f"SELECT {keys}, min(t) AS first_at, max(t) AS last_at FROM ev GROUP BY {keys}"
     if not columns:
         events = events_sql(con, view, root, EventColumns(view), ordered=False, start=start, end=end)
         return f"WITH ev AS ({events}) {bounds} ORDER BY {keys}"

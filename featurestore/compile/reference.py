@@ -86,7 +86,8 @@ def _events_of(view: View, events: Sequence[Event], key: Sequence[Value]) -> lis
     for event in sorted(mine, key=lambda e: [_comparable(e[c]) for c in view.copy_order]):
         at = event[source.event_time] if source.event_time is not None else None
         kept.setdefault((at, event[source.event_id]), event)
-    return [e for e in mine if any(e is k for k in kept.values())]
+    # An event without an id is nobody's copy.
+    return [e for e in mine if e[source.event_id] is None or any(e is k for k in kept.values())]
 
 
 def _rank(view: View, event: Event) -> tuple[Any, ...]:

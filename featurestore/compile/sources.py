@@ -160,7 +160,9 @@ def _column(source: Source, name: str, actual: str) -> str:
     """A raw column in the plan's type, cleaned; event time stays bare, so that a range of it prunes files and row groups."""
     wanted = source.schema[name]
     column = _ident(name)
-    if type_name(wanted) != actual:
+    if actual == "TIMESTAMP_NS":  # a cast rounds, and an event may not move past the moment asked for
+        column = f"make_timestamp((epoch_ns({column}) - ((epoch_ns({column}) % 1000) + 1000) % 1000) // 1000)"
+    elif type_name(wanted) != actual:
         column = f"CAST({column} AS {type_name(wanted)})"
     return column if name == source.event_time else clean_sql(column, wanted, DUCKDB)
 

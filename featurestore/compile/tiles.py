@@ -78,7 +78,11 @@ def _slot_sql(slot: Slot, view: View, columns: EventColumns) -> list[str]:
             if is_float(slot.dtype):
                 return [f"fsum(CAST({x} AS DOUBLE)){only} AS {name}_s"]
             total = f"sum({x}){only}"
-            scaled = f"CAST({total} AS DECIMAL(38, {slot.dtype.scale}))" if isinstance(slot.dtype, DecimalType) else total
+            scaled = (
+                f"CAST({total} AS DECIMAL(38, {slot.dtype.scale}))"
+                if isinstance(slot.dtype, DecimalType)
+                else total
+            )
             return [f"{scaled} AS {name}_total"]
         case Minimum():
             return [f"min({x}){only} AS {name}_v"]

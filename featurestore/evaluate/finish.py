@@ -114,7 +114,7 @@ def _value(node: Finish, partials: Mapping[str, Partial], feature: Feature) -> t
             return _part(partials[name])
         case Ratio(top, bottom):
             total, valid = _part(partials[top.name])
-            n, _ = _part(partials[bottom.name])
+            n = partials[bottom.name]["n"]
             dtype = feature.input_types[0]
             scale = 10.0**dtype.scale if isinstance(dtype, DecimalType) else 1.0
             whole = _to_double(total) if isinstance(total, tuple) else total
@@ -143,7 +143,8 @@ def _part(partial: Partial) -> tuple[Array | Limbs, Mask]:
 def _narrow(limbs: Limbs) -> Mask:
     """Which 128-bit numbers are 64-bit ones: the upper limb is all sign."""
     lo, hi = limbs
-    return hi == lo.view(np.int64) >> 63
+    narrow: Mask = hi == lo.view(np.int64) >> 63
+    return narrow
 
 
 def _to_double(limbs: Limbs) -> Array:
@@ -162,9 +163,10 @@ def _fits(values: Array | Limbs, feature: Feature) -> Mask | None:
         if isinstance(feature.dtype, DecimalType):
             bound = 10**feature.dtype.precision
             whole = values[0].view(np.int64)
-            return narrow & (whole < bound) & (whole > -bound)
+            narrow &= (whole < bound) & (whole > -bound)
         return narrow
     if is_float(feature.dtype):
-        return np.isfinite(values)
+        finite: Mask = np.isfinite(values)
+        return finite
     assert is_integer(feature.dtype) or values.dtype.kind in "iObu"
     return None

@@ -60,8 +60,9 @@ def compute(
 
 
 def _before_default(cells: Cells) -> Mask:
-    absent = (cells.status == Status.DEFAULT) | (cells.status == Status.OVERFLOW)
-    return cells.valid & ~absent
+    stood_in = (cells.status == Status.DEFAULT) | (cells.status == Status.OVERFLOW)
+    valid: Mask = cells.valid & ~stood_in
+    return valid
 
 
 def _settled(feature: OnDemand, values: Array, valid: Mask, inputs: Sequence[Array]) -> Cells:

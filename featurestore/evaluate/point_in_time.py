@@ -289,7 +289,7 @@ def _without_copies(events: pa.Table, codes: Array, rows: Array, work: Work) -> 
     there = rows[order]
     ids = _whole(events.column(work.copies[0])).take(pa.array(there)).dictionary_encode()
     number = pc.fill_null(ids.indices, -1).to_numpy()
-    again = (codes[there[1:]] == codes[there[:-1]]) & (number[1:] == number[:-1])
+    again = (codes[there[1:]] == codes[there[:-1]]) & (number[1:] == number[:-1]) & (number[1:] >= 0)
     return np.delete(every, there[1:][again])
 
 

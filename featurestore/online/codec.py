@@ -140,10 +140,10 @@ def _section(time: str, slots: Sequence[tuple[str, list[tuple[str, Any]], bool]]
             groups.setdefault(kind, []).append(name)
     words = -(-len(bits) // 64)
     fields: list[Any] = [(time, "<i8")] + ([("null", "<u8", (words,))] if words else [])
-    places = {}
-    for kind, names in sorted(groups.items(), key=lambda g: -np.dtype(g[0]).itemsize):
-        fields.append((kind, kind, (len(names),)))
-        places |= {name: (kind, i) for i, name in enumerate(names)}
+    places: dict[str, tuple[str, int]] = {}
+    for kind, members in sorted(groups.items(), key=lambda g: -np.dtype(g[0]).itemsize):
+        fields.append((kind, kind, (len(members),)))
+        places |= {name: (kind, i) for i, name in enumerate(members)}
     size = np.dtype(fields).itemsize
     if size % 8:
         fields.append(("pad", "V1", (8 - size % 8,)))

@@ -191,15 +191,15 @@ def _service_edits(
     before, after = _columns_of(old.service), _columns_of(new)
     breaks, broken = [], set()
     for name, was in before.items():
-        if name not in after:
-            words = [f"column {name} removed"]
-        else:
-            words = _column_edits(old, was, new, after[name], desired)
+        now = after.get(name)
+        words = [f"column {name} removed"] if now is None else _column_edits(old, was, new, now, desired)
         breaks += words
         for read in _made_of(old.service, was):
             if words and _differs(old.view(read.view), read, desired):
                 broken.add((read.view, read.feature))
-    breaks += [f"a request has to hold {name} too" for name in _wanted(new) if name not in _wanted(old.service)]
+    breaks += [
+        f"a request has to hold {name} too" for name in _wanted(new) if name not in _wanted(old.service)
+    ]
     kept, order = [n for n in before if n in after], [n for n in after if n in before]
     if kept != order:
         breaks.append(f"columns reordered {', '.join(kept)} -> {', '.join(order)}")

@@ -1,0 +1,319 @@
+"""Decoded values of entities at one moment: the latest rows, and the tiles that each window merges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from featurestore.evaluate.finish import Cells, finish, settle, settle_block
+from featurestore.evaluate.partials import Array, Mask, Partial, merge_tiles
+from featurestore.evaluate.ranges import GatheredRanges
+from featurestore.ir import Feature
+from featurestore.layout import Level, Slot
+from featurestore.online.codec import NEVER, Decoded
+from featurestore.serving.group import Group, Table
+from featurestore.serving.result import Block
+from featurestore.status import Status
+
+
+class Entities:
+    """The decoded values of a group's distinct entities at one moment: which rows each window merges, and what comes out."""
+
+    def __init__(self, group: Group, decoded: Decoded, q: int) -> None:
+        self.group, self.decoded, self.q = group, decoded, q
+        step = 2 if group.heads else 1
+        header = decoded.header
+        self._step = step
+        first, last = header["first_at"], header["last_at"]
+        exists = None if decoded.alike else header["magic"] != 0
+        if exists is not None:
+            first, last = np.where(exists, first, np.iinfo(np.int64).max), np.where(exists, last, NEVER)
+        self.last_at = last if step == 1 else np.maximum(last[::2], last[1::2])
+        static = group.view.source.event_time is None
+        if static:
+            self.found = (
+                np.ones(len(first), np.bool_) if exists is None else exists[::step] | exists[step - 1 :: step]
+            )
+            self.newer = np.zeros(len(self.found), np.bool_)
+        else:
+            self.found = (first if step == 1 else np.minimum(first[::2], first[1::2])) < q
+            self.newer = self.found & (self.last_at >= q)
+
+    def blocks(self, stale: Callable[[Feature], bool]) -> list[Block]:
+        """What the group reads, with the statuses of this moment."""
+        out = [_staled(b, stale(t.features[0])) for t, b in self._latest()] if self.group.tables else []
+        for number, level in enumerate(self.group.layout.levels):
+            mine = [
+                (i, f) for i, f in self.group.windowed if f.window is not None and f.window.hop == level.hop
+            ]
+            if mine:
+                out += _side_by_side(
+                    [(i, _settled(c), stale(f)) for i, f, c in self._level(number, level, mine)]
+                )
+        return out
+
+    # -- latest values
+
+    def _latest(self) -> Iterator[tuple[Table, Block]]:
+        group = self.group
+        number = len(group.codec.sections) - 1
+        rows, record, inexact = self._newest(number)
+        has = None if record is None else record >= 0
+        ok, expired = has, None
+        if group.view.ttl is not None and group.view.source.event_time is not None:
+            at = rows["at"] if record is None else _taken(rows["at"], record, NEVER)
+            fresh = at >= self.q - group.view.ttl
+            if not fresh.all():
+                expired = ~fresh if has is None else has & ~fresh
+                ok = fresh if has is None else has & fresh
+        safe = None if record is None else np.where(record >= 0, record, 0)
+        for table in group.tables:
+            if table.text is not None:
+                yield table, self._texts(table, number, record, ok, expired, inexact)
+                continue
+            if record is not None and not len(rows):
+                values = np.zeros((len(record), len(table.columns)), table.kind)
+                valid: Mask | None = np.zeros(values.shape, np.bool_)
+            else:
+                values, valid = rows[table.kind], _valid(rows, table)
+                if safe is not None:
+                    values, valid = values[safe], None if valid is None else valid[safe]
+                values = values[:, table.columns]
+                if ok is not None:
+                    valid = (
+                        np.broadcast_to(ok[:, None], values.shape) if valid is None else valid & ok[:, None]
+                    )
+            settled = settle_block(table.features, values, valid, self.found, expired)
+            yield table, _marked(Block(table.places, *settled), inexact)
+
+    def _newest(self, number: int) -> tuple[Array, Array | None, Mask | None]:
+        """The latest rows; which of them is each entity's at this moment (-1 if none, None: each its own); who is inexact."""
+        decoded, q = self.decoded, self.q
+        static = self.group.view.source.event_time is None
+        if decoded.alike and self._step == 1 and decoded.counts[0, number] == 1:
+            rows = decoded.rows[number]
+            if static or bool((rows["at"] < q).all()):
+                return rows, None, None
+        rows, ends, count = decoded.rows[number], decoded.ends[number], decoded.counts[:, number]
+        record = np.where(count > 0, ends - 1, -1)
+        if static:
+            return rows, record[:: self._step], None
+        there = record >= 0
+        visible = there & (_taken(rows["at"], record, NEVER) < q)
+        hidden = there & ~visible
+        record = np.where(visible, record, -1)
+        if self._step == 2:
+            hidden = hidden[::2] | hidden[1::2]
+            record = np.where(record[1::2] >= 0, record[1::2], record[::2])
+        return rows, record, hidden if hidden.any() else None
+
+    def _texts(
+        self,
+        table: Table,
+        number: int,
+        record: Array | None,
+        ok: Mask | None,
+        expired: Mask | None,
+        inexact: Mask | None,
+    ) -> Block:
+        assert table.text is not None
+        feature = table.features[0]
+        texts = self.decoded.text(self.group.codec.sections[number], number, table.text)
+        bits = _bit(self.decoded.rows[number], self.group.codec.sections[number].bits[table.text])
+        record = np.arange(len(texts)) if record is None else record
+        ok = np.ones(len(record), np.bool_) if ok is None else ok
+        safe = np.where(record >= 0, record, 0)
+        values, valid = (texts[safe], bits[safe] & ok) if len(texts) else (np.zeros(len(record), object), ok)
+        cell = settle(feature, values, valid, self.found, expired=expired)
+        settled = Block(table.places, cell.values[:, None], cell.valid[:, None], cell.status[:, None])
+        return _marked(settled, inexact)
+
+    # -- windows
+
+    def _level(
+        self, number: int, level: Level, features: Sequence[tuple[int, Feature]]
+    ) -> Iterator[tuple[int, Feature, Cells]]:
+        places = self.decoded.places(number)
+        first, end, kept = self._bounds(number, places)
+        if kept is not None:
+            places = places[kept]
+        tiles = self.decoded.field(number, "tile", places)
+        seek = _Seek(tiles, first, end)
+        stop = seek(self.q)
+        here = self.q - self.q % level.hop
+        open_tile = None
+        if here < self.q and self.newer.any():
+            at_open = (stop > first) & (_taken(tiles, np.where(stop > first, stop - 1, -1), NEVER) == here)
+            open_tile = at_open & self.newer
+        all_valid = self._null_free(number, places)
+        pruned_before = self._kept_from(level)
+        slots = {s.name: s for s in level.slots}
+        by_size: dict[int | None, list[tuple[int, Feature]]] = {}
+        for i, f in features:
+            assert f.window is not None
+            by_size.setdefault(f.window.size, []).append((i, f))
+        columns: dict[str, Partial] = {}
+        for size, group in by_size.items():
+            tail = NEVER if size is None else here - size
+            start = first if size is None else np.minimum(seek(tail), stop)
+            ranges = GatheredRanges(start, stop, len(tiles))
+            pruned = pruned_before > (self.q if size is None else tail)
+            inexact = pruned & self.found
+            inexact = inexact if open_tile is None else inexact | open_tile
+            some_inexact = bool(inexact.any())
+            merged: dict[str, Partial] = {}
+            for i, feature in group:
+                parts = self.group.layout.parts[feature.name]
+                for name in parts.values():
+                    if name not in columns:
+                        columns[name] = self._slot(number, slots[name], places, kept, all_valid=all_valid)
+                    if name not in merged:
+                        merged[name] = merge_tiles(slots[name], columns[name], ranges)
+                cell = finish(feature, {p: merged[n] for p, n in parts.items()}, self.found)
+                if some_inexact:
+                    cell.status[inexact & (cell.status == Status.PRESENT)] = Status.INEXACT
+                yield i, feature, cell
+
+    def _bounds(self, number: int, places: Array) -> tuple[Array, Array, Array | None]:
+        """Where each entity's tiles begin and end; and, if head holds tiles that base has taken over, which remain."""
+        ends = self.decoded.ends[number]
+        starts = ends - self.decoded.counts[:, number]
+        if self._step == 1:
+            return starts, ends, None
+        cut = self.decoded.header["cut"][::2]
+        exists = self.decoded.header["magic"][::2] != 0
+        counts = ends[1::2] - starts[1::2]
+        limit = np.where(exists, cut, NEVER)
+        some = np.flatnonzero(counts)
+        oldest = self.decoded.field(number, "tile", places[starts[1::2][some]])
+        if not (oldest < limit[some]).any():
+            return starts[::2], ends[1::2], None
+        heads = np.repeat(starts[1::2], counts) + _within(counts)
+        covered = self.decoded.field(number, "tile", places[heads]) < np.repeat(limit, counts)
+        keep = np.ones(len(places), np.bool_)
+        keep[heads[covered]] = False
+        before = np.concatenate([[0], np.cumsum(keep)])
+        return before[starts[::2]], before[ends[1::2]], np.flatnonzero(keep)
+
+    def _kept_from(self, level: Level) -> Array:
+        """The moment before which tiles of this level were pruned, per entity; long ago where there was nothing to prune."""
+        header = self.decoded.header[:: self._step]
+        kept = header["cut"] - level.reach if level.reach is not None else header["cut"]
+        kept = np.maximum(kept, header["kept_from"])
+        return np.where((header["magic"] != 0) & (header["first_at"] < kept), kept, NEVER)
+
+    def _slot(
+        self, number: int, slot: Slot, places: Array, kept: Array | None, *, all_valid: bool
+    ) -> Partial:
+        section = self.group.codec.sections[number]
+        partial: Partial = {}
+        for field, name in self.group.fields[number, slot.name]:
+            if name in section.strings:
+                texts = self.decoded.text(section, number, name)
+                partial[field] = texts if kept is None else texts[kept]
+            else:
+                partial[field] = self.decoded.field(number, name, places)
+        if slot.has_null_bit and not all_valid:
+            bit = section.bits[slot.name]
+            words = self.decoded.field(number, "null", places + bit // 64)
+            partial["valid"] = (words >> np.uint64(bit % 64) & np.uint64(1)).astype(np.bool_)
+        return partial
+
+    def _null_free(self, number: int, places: Array) -> bool:
+        """Whether no partial of these tiles is null."""
+        bits = len(self.group.codec.sections[number].bits)
+        if not 0 < bits <= 64:
+            return False
+        return bool((self.decoded.field(number, "null", places) == np.uint64((1 << bits) - 1)).all())
+
+
+class _Seek:
+    """Finds, for each entity, its first tile at or after a moment: by halving, all entities at once."""
+
+    def __init__(self, tiles: Array, first: Array, end: Array) -> None:
+        self._tiles, self._first, self._end = tiles, first, end
+        some = end > first
+        self._some: Mask | None = None if some.all() else some
+        self._oldest = _taken(tiles, np.where(some, first, -1), NEVER)
+        self._newest = _taken(tiles, np.where(some, end - 1, -1), NEVER)
+
+    def __call__(self, moment: int) -> Array:
+        if (self._newest < moment).all():
+            return self._end
+        if self._some is None and (self._oldest >= moment).all():
+            return self._first
+        low, high = self._first, self._end
+        while (open_ := low < high).any():
+            middle = (low + high) >> 1
+            before = open_ & (_taken(self._tiles, np.where(open_, middle, -1), NEVER) < moment)
+            low = np.where(before, middle + 1, low)
+            high = np.where(open_ & ~before, middle, high)
+        return low
+
+
+def _within(counts: Array) -> Array:
+    """0…c-1 for each count c, one after another."""
+    starts = np.cumsum(counts) - counts
+    numbers: Array = np.arange(int(counts.sum())) - np.repeat(starts, counts)
+    return numbers
+
+
+def _taken(values: Array, index: Array, missing: int) -> Array:
+    if not len(values):
+        return np.full(len(index), missing, np.int64)
+    return np.where(index >= 0, values[np.where(index >= 0, index, 0)], missing)
+
+
+def _bit(rows: Array, bit: int) -> Mask:
+    if not len(rows):
+        return np.zeros(0, np.bool_)
+    return (rows["null"][:, bit // 64] >> np.uint64(bit % 64) & np.uint64(1)).astype(np.bool_)
+
+
+def _valid(rows: Array, table: Table) -> Mask | None:
+    """Which values of a table are not NULL, (rows, features); None if all are."""
+    null = rows["null"]
+    if ((null & table.all_valid) == table.all_valid).all():
+        return None
+    return (null[:, table.words] >> table.shifts & np.uint64(1)).astype(np.bool_)
+
+
+def _settled(cell: Cells) -> Cells | Array:
+    """The values alone where all are PRESENT."""
+    return cell if cell.status.any() else cell.values
+
+
+def _side_by_side(columns: Sequence[tuple[int, Cells | Array, bool]]) -> list[Block]:
+    """Features of one level as blocks: those that are all PRESENT share one for each type."""
+    out = []
+    whole: dict[tuple[np.dtype[Any], bool], list[tuple[int, Array]]] = {}
+    for i, cell, stale in columns:
+        if isinstance(cell, Cells):
+            block = Block(np.array([i]), cell.values[:, None], cell.valid[:, None], cell.status[:, None])
+            out.append(_staled(block, stale))
+        else:
+            whole.setdefault((cell.dtype, stale), []).append((i, cell))
+    for (_, stale), mine in whole.items():
+        values = np.array([v for _, v in mine]).T
+        out.append(_staled(Block(np.array([i for i, _ in mine]), values, None, None), stale))
+    return out
+
+
+def _marked(block: Block, inexact: Mask | None) -> Block:
+    """INEXACT where a value is present all the same."""
+    if inexact is None:
+        return block
+    status = np.zeros(block.values.shape, np.uint8) if block.status is None else block.status
+    status[inexact[:, None] & (status == Status.PRESENT)] = Status.INEXACT
+    return Block(block.places, block.values, block.valid, status)
+
+
+def _staled(block: Block, stale: bool) -> Block:
+    """STALE where a value is present, if `stale`."""
+    if not stale:
+        return block
+    status = np.zeros(block.values.shape, np.uint8) if block.status is None else block.status
+    status[status == Status.PRESENT] = Status.STALE
+    return Block(block.places, block.values, block.valid, status)
