@@ -45,6 +45,23 @@ def finish(feature: Feature, partials: Mapping[str, Partial], found: Mask) -> Ce
     return settle(feature, values, valid & fits, found, overflow=valid & ~fits)
 
 
+def finish_present(feature: Feature, partials: Mapping[str, Partial]) -> Array | None:
+    """The values of `finish` when they are all there, the common case of an online read; None when one is not.
+
+    For partials of ranges that hold rows of entities that were found. Call it where NumPy's warnings are off.
+    """
+    values, valid = _value(AGGREGATES[feature.aggregate].finish, partials, feature)
+    if not valid.all():
+        return None
+    fits = _fits(values, feature)
+    if fits is not None and not fits.all():
+        return None
+    if isinstance(values, tuple):
+        values = values[0].view(np.int64)
+    filled = values.astype(numpy_dtype(feature.dtype), copy=False)
+    return filled + 0 if filled.dtype.kind == "f" else filled
+
+
 def settle(
     feature: Feature,
     values: Array,

@@ -430,8 +430,8 @@ def decode(codec: Codec, values: Sequence[bytes | None], keys: Sequence[bytes] |
         return alike
     n = len(values)
     where = None
-    present = [v for v in values if v is not None]
-    if keys is not None or len(present) < n:
+    present: Sequence[bytes] = values  # type: ignore[assignment]
+    if keys is not None or None in values:
         present, where = _checked_keys(values, keys)
     header, words, counts, starts = _decode_varied(codec, present)
     if present and not (np.all(header["magic"] == MAGIC) and np.all(header["plan"] == codec.plan)):
@@ -458,13 +458,14 @@ def _sides(codec: Codec, present: Sequence[bytes], header: Array) -> list[memory
 
 def _checked_keys(values: Sequence[bytes | None], keys: Sequence[bytes] | None) -> tuple[list[bytes], Array]:
     if keys is None:
-        kept = [(i, v) for i, v in enumerate(values) if v is not None]
-    else:
-        kept = [
-            (i, v)
-            for i, (v, k) in enumerate(zip(values, keys, strict=True))
-            if v is not None and v.startswith(k, 64)
-        ]
+        return list(filter(None, values)), np.flatnonzero(
+            np.fromiter(map(bool, values), np.bool_, len(values))
+        )
+    kept = [
+        (i, v)
+        for i, (v, k) in enumerate(zip(values, keys, strict=True))
+        if v is not None and v.startswith(k, 64)
+    ]
     return [v for _, v in kept], np.array([i for i, _ in kept], np.int64)
 
 
@@ -496,7 +497,7 @@ def _decode_alike(codec: Codec, values: Sequence[bytes | None]) -> Decoded | Non
 def _decode_varied(codec: Codec, present: Sequence[bytes]) -> tuple[Array, Array, Array, Array]:
     """Header, words, counts and starts."""
     n = len(present)
-    lengths = np.array(list(map(len, present)), np.int64)
+    lengths = np.fromiter(map(len, present), np.int64, n)
     shortest = int(lengths.min(initial=64 + codec.counts_size))
     _at_least(shortest, 64 + codec.counts_size)
     if (lengths % 8).any():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.evaluate.finish import Cells, finish, settle, settle_block
+from featurestore.evaluate.finish import Cells, finish, finish_present, settle, settle_block
 from featurestore.evaluate.partials import Array, Mask, Partial, merge_tiles
 from featurestore.evaluate.ranges import GatheredRanges
 from featurestore.ir import Feature
@@ -19,11 +19,14 @@ from featurestore.status import Status
 
 
 class Entities:
-    """The decoded values of a group's distinct entities at one moment: which rows each window merges, and what comes out."""
+    """The decoded values of a group's distinct entities at one moment: which rows each window merges, and what comes out.
 
-    def __init__(self, group: Group, decoded: Decoded, q: int) -> None:
+    With `heads` the values are base and head of each entity in turn, else bases alone.
+    """
+
+    def __init__(self, group: Group, decoded: Decoded, q: int, *, heads: bool) -> None:
         self.group, self.decoded, self.q = group, decoded, q
-        step = 2 if group.heads else 1
+        step = 2 if heads else 1
         header = decoded.header
         self._step = step
         first, last = header["first_at"], header["last_at"]
@@ -49,9 +52,8 @@ class Entities:
                 (i, f) for i, f in self.group.windowed if f.window is not None and f.window.hop == level.hop
             ]
             if mine:
-                out += _side_by_side(
-                    [(i, _settled(c), stale(f)) for i, f, c in self._level(number, level, mine)]
-                )
+                with np.errstate(all="ignore"):
+                    out += _side_by_side([(i, c, stale(f)) for i, f, c in self._level(number, level, mine)])
         return out
 
     # -- latest values
@@ -134,7 +136,8 @@ class Entities:
 
     def _level(
         self, number: int, level: Level, features: Sequence[tuple[int, Feature]]
-    ) -> Iterator[tuple[int, Feature, Cells]]:
+    ) -> Iterator[tuple[int, Feature, Cells | Array]]:
+        """The cells of each feature, or its values alone where all are PRESENT."""
         places = self.decoded.places(number)
         first, end, kept = self._bounds(number, places)
         if kept is not None:
@@ -163,6 +166,7 @@ class Entities:
             inexact = pruned & self.found
             inexact = inexact if open_tile is None else inexact | open_tile
             some_inexact = bool(inexact.any())
+            whole = all_valid and not some_inexact and bool(self.found.all()) and bool((stop > start).all())
             merged: dict[str, Partial] = {}
             for i, feature in group:
                 parts = self.group.layout.parts[feature.name]
@@ -171,7 +175,11 @@ class Entities:
                         columns[name] = self._slot(number, slots[name], places, kept, all_valid=all_valid)
                     if name not in merged:
                         merged[name] = merge_tiles(slots[name], columns[name], ranges)
-                cell = finish(feature, {p: merged[n] for p, n in parts.items()}, self.found)
+                mine = {p: merged[n] for p, n in parts.items()}
+                if whole and (values := finish_present(feature, mine)) is not None:
+                    yield i, feature, values
+                    continue
+                cell = finish(feature, mine, self.found)
                 if some_inexact:
                     cell.status[inexact & (cell.status == Status.PRESENT)] = Status.INEXACT
                 yield i, feature, cell
@@ -278,11 +286,6 @@ def _valid(rows: Array, table: Table) -> Mask | None:
     if ((null & table.all_valid) == table.all_valid).all():
         return None
     return (null[:, table.words] >> table.shifts & np.uint64(1)).astype(np.bool_)
-
-
-def _settled(cell: Cells) -> Cells | Array:
-    """The values alone where all are PRESENT."""
-    return cell if cell.status.any() else cell.values
 
 
 def _side_by_side(columns: Sequence[tuple[int, Cells | Array, bool]]) -> list[Block]:

@@ -90,7 +90,11 @@ class Reader:
         for group, plan in zip(self._groups, plans, strict=True):
             values = raw if len(plans) == 1 else raw[taken : taken + len(plan.keys)]
             taken += len(plan.keys)
-            entities_read = Entities(group, decode(group.codec, values, plan.key_bytes), q)
+            known = plan.key_bytes
+            heads = group.heads and any(values[1::2])
+            if group.heads and not heads:  # nobody has a head: bases alone are decoded, mostly as one grid
+                values, known = values[::2], None if known is None else known[::2]
+            entities_read = Entities(group, decode(group.codec, values, known), q, heads=heads)
             stale = _stale(states.get(group.view.name), q, self.service.max_staleness)
             blocks += [rows_of(b, plan.rows) for b in entities_read.blocks(stale)]
             if group.view.source.event_time is not None:  # what is static has no age
