@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore
@@ -85,6 +86,27 @@ def test_the_tutorial_runs_block_by_block(flights: Path, monkeypatch: pytest.Mon
     assert names["ahead"].to_arrow().num_rows == spine.num_rows
     assert names["online"].to_numpy().shape == (2, 38)
     names["store"].close()
+
+
+def test_the_on_demand_page_runs(tmp_path: Path) -> None:
+    (block,) = blocks("docs/on-demand.md")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "fs.toml").write_text('[project]\nname = "cards"\n', encoding="utf-8")
+    (tmp_path / "cards.py").write_text(block, encoding="utf-8")
+    noon = datetime(2024, 3, 1, 12, tzinfo=UTC)
+    rows = {"card_id": [7, 7], "at": [noon.replace(hour=10), noon.replace(hour=11)], "amount": [10.0, 30.0]}
+    pq.write_table(pa.table(rows), tmp_path / "data" / "purchases.parquet")
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        store.materialize(end=noon)
+        read = store.get_online_features(
+            "fraud", {"card_id": [7, 8]}, request={"price": [50.0, 9.0]}, at=noon
+        )
+        assert read.to_dict() == {
+            "amount_mean_7d": [20.0, None],
+            "price_vs_week": [2.5, 1.0],
+            "idle_seconds": [3600.0, None],
+        }
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:

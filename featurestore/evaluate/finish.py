@@ -58,8 +58,10 @@ def finish_present(feature: Feature, partials: Mapping[str, Partial]) -> Array |
         return None
     if isinstance(values, tuple):
         values = values[0].view(np.int64)
-    filled = values.astype(numpy_dtype(feature.dtype), copy=False)
-    return filled + 0 if filled.dtype.kind == "f" else filled
+    filled: Array = values.astype(numpy_dtype(feature.dtype), copy=False)
+    if filled.dtype.kind == "f":
+        filled = filled + 0
+    return filled
 
 
 def settle(
