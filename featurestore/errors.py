@@ -6,6 +6,7 @@ FeatureStoreError
 ├── NotFound               a name nobody declared, with the nearest one that exists
 ├── Unsupported            an engine cannot say this, with the closest thing that works
 ├── SourceError            a source that is missing, empty, or no longer what was applied
+├── EngineError            DuckDB ran out of memory or disk, or met a file that is not what it was taken for
 ├── SpineError             rows to enrich that lack a key or a readable time
 ├── RequestError           an online request that does not fit the service
 ├── RegistryError
@@ -92,6 +93,10 @@ class Unsupported(FeatureStoreError):
 
 class SourceError(FeatureStoreError):
     """A source is missing, empty where rows are needed, or its schema is no longer what was applied."""
+
+
+class EngineError(FeatureStoreError):
+    """DuckDB could not go on: memory, disk, or a file that is not what it was taken for. Nothing half-written stays."""
 
 
 class SpineError(FeatureStoreError):

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 from featurestore import declare as d
 from featurestore import ir, planning
 from featurestore.compile.programs import Program, programs
-from featurestore.compile.sources import Connection, connect, inspect, row_count, source_sql
+from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
 from featurestore.errors import NotFound, RequestError, SourceError, Unsupported
 from featurestore.lower import location_of, lower
@@ -125,7 +125,7 @@ class FeatureStore:
         first = None if start is None else moment(start)
         last = _now() if end is None else moment(end)
         root = self.config.root
-        with self._duckdb() as con:
+        with engine_errors(), self._duckdb() as con:
             for view in views:
                 _must_hold_rows(con, view, root)
             done = [

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from featurestore.compile.events import EventColumns
 from featurestore.compile.point_in_time import numbered_keys_sql, sorted_events_sql
-from featurestore.compile.sources import Connection, connect
+from featurestore.compile.sources import Connection, connect, engine_errors
 from featurestore.config import Config
 from featurestore.errors import SpineError
 from featurestore.evaluate.arrow import arrow_type, from_physical
@@ -69,7 +69,7 @@ class TrainingSet:
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows in order, as tables as large as one slice of the spine."""
-        with ExitStack() as stack:
+        with engine_errors(), ExitStack() as stack:
             self.config.offline.mkdir(parents=True, exist_ok=True)
             con = connect(self.config.memory_limit, self.config.threads, self.config.offline / "spill")
             stack.callback(con.close)

@@ -24,7 +24,7 @@ from featurestore import training
 from featurestore.aggregates import AGGREGATES
 from featurestore.compile.reference import Value, answers
 from featurestore.config import Config
-from featurestore.errors import SourceError, SpineError
+from featurestore.errors import EngineError, SourceError, SpineError
 from featurestore.evaluate import point_in_time
 from featurestore.evaluate.finish import Cells
 from featurestore.evaluate.point_in_time import Asked, Work, cells_of
@@ -720,3 +720,19 @@ def test_later_events_never_change_a_value(
 
     after = [e | {"at": at + abs(e["at"] or 0)} for e in later]
     assert values(events) == values(events + after)
+
+
+def test_memory_that_does_not_suffice_is_said_with_the_way_out(tmp_path: Path) -> None:
+    rows = 200_000
+    table = pa.table(
+        {
+            "city": [f"city number {i % 50_000}" for i in range(rows)],
+            "at": pa.array(range(T0, T0 + rows), INSTANT),
+            "x": [float(i) for i in range(rows)],
+        }
+    )
+    pq.write_table(table, tmp_path / "visits.parquet")
+    view = visits(fs.sum("x").over(hours(1)))
+    spine = spine_of(*((f"city number {i}", T0 + rows) for i in range(100)))
+    with pytest.raises(EngineError, match="memory_limit"):
+        training_set(tmp_path, spine, view, memory="2MB").to_arrow()

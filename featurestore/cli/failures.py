@@ -19,14 +19,6 @@ from featurestore.errors import DefinitionError, FeatureStoreError
 OK, ERROR, CHANGES, USAGE, INTERRUPTED, PIPE = 0, 1, 2, 2, 130, 141
 """Exit statuses; PIPE is what a shell gives a program whose reader has gone."""
 
-_DATABASE = {
-    "IOException": "the file could not be read or written",
-    "InvalidInputException": "a file is not what it was taken for",
-    "ConversionException": "a value does not fit its type",
-    "OutOfMemoryException": "set [offline] memory_limit in fs.toml, and free some disk to spill to",
-}
-"""What DuckDB raises about files and memory, which are the user's, with the way out. Its other errors are ours."""
-
 
 def explain(error: BaseException, *, as_json: bool) -> int:
     """Says what went wrong, on stdout as JSON if asked for, and gives the exit status."""
@@ -45,8 +37,8 @@ def explain(error: BaseException, *, as_json: bool) -> int:
         case FeatureStoreError() | OSError():
             _say(error, _text(error), as_json=as_json)
             return ERROR
-        case _ if _database(error) in _DATABASE:
-            _say(error, f"{str(error).strip()}\n  {_DATABASE[_database(error)]}", as_json=as_json)
+        case _ if (typed := _of_the_engine(error)) is not None:
+            _say(typed, str(typed), as_json=as_json)
             return ERROR
         case _:
             traceback.print_exception(error)
@@ -89,9 +81,15 @@ def gone_away() -> int:
     return PIPE
 
 
-def _database(error: BaseException) -> str:
-    kind = type(error)
-    return kind.__name__ if kind.__module__.lstrip("_").startswith("duckdb") else ""
+def _of_the_engine(error: BaseException) -> FeatureStoreError | None:
+    """What DuckDB raises about files and memory, typed; DuckDB is loaded then, and not before."""
+    if not type(error).__module__.lstrip("_").startswith("duckdb"):
+        return None
+    import duckdb
+
+    from featurestore.compile.sources import engine_error
+
+    return engine_error(error) if isinstance(error, duckdb.Error) else None
 
 
 def _text(error: FeatureStoreError | OSError) -> str:

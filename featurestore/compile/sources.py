@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import duckdb
 from featurestore.compile.duckdb import DUCKDB, type_name
 from featurestore.compile.sql import clean_sql, ident, literal
 from featurestore.config import expand
-from featurestore.errors import SourceError, Unsupported, nearest
+from featurestore.errors import EngineError, SourceError, Unsupported, nearest
 from featurestore.ir import Location, Source
 from featurestore.types import (
     Bool,
@@ -69,6 +70,33 @@ def connect(
     con.execute("SET TimeZone = 'UTC'")
     con.execute("SET enable_progress_bar = false")
     return con
+
+
+_WAYS_OUT = {
+    "IOException": "a file could not be read or written: is it whole, and is there room on the disk?",
+    "InvalidInputException": "a file is not what it was taken for",
+    "ConversionException": "a value does not fit its type",
+    "OutOfMemoryException": "set [offline] memory_limit in fs.toml, and free some disk to spill to",
+}
+"""What DuckDB raises about files and memory, which are the user's, with the way out. Its other errors are ours."""
+
+
+def engine_error(error: duckdb.Error) -> EngineError | None:
+    """The typed error for one of DuckDB's that a user can do something about, None for another."""
+    way_out = _WAYS_OUT.get(type(error).__name__)
+    return None if way_out is None else EngineError(f"{str(error).strip()}\n  {way_out}")
+
+
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """Turns what DuckDB raises about files and memory into an EngineError."""
+    try:
+        yield
+    except duckdb.Error as error:
+        typed = engine_error(error)
+        if typed is None:
+            raise
+        raise typed from error
 
 
 def location_sql(con: Connection, location: Location, root: Path) -> str:
