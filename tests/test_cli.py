@@ -73,6 +73,7 @@ def running(written: Path) -> Path:
     shutil.copytree(written, root)
     fs(root, "apply", "--yes")
     fs(root, "materialize", "--end", UNTIL)
+    shutil.copytree(root, root.with_name("unserved"))  # a test that reads `running` makes its service one that served
     return root
 
 
@@ -85,7 +86,7 @@ def project(written: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def live(running: Path, tmp_path: Path) -> Path:
     """A project of the test's own, applied and materialized."""
-    return Path(shutil.copytree(running, tmp_path / "live"))
+    return Path(shutil.copytree(running.with_name("unserved"), tmp_path / "live"))
 
 
 def edit(project: Path, old: str, new: str) -> None:
