@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from featurestore.declare import StreamSource as StreamSource
     from featurestore.declare import count as count
     from featurestore.declare import first as first
+    from featurestore.declare import kurtosis as kurtosis
     from featurestore.declare import last as last
     from featurestore.declare import latest as latest
     from featurestore.declare import max as max
+    from featurestore.declare import max_by as max_by
     from featurestore.declare import mean as mean
     from featurestore.declare import min as min
+    from featurestore.declare import min_by as min_by
+    from featurestore.declare import skew as skew
     from featurestore.declare import stddev_pop as stddev_pop
     from featurestore.declare import stddev_samp as stddev_samp
     from featurestore.declare import sum as sum
@@ -79,7 +83,8 @@ _HOMES = {
     "declare": (
         "BatchSource Csv Delta Entity FeatureService FeatureView Files Iceberg Json Kafka OnDemand Parquet "
         "RequestSource Sql StreamSource "
-        "count first last latest max mean min stddev_pop stddev_samp sum var_pop var_samp"
+        "count first kurtosis last latest max max_by mean min min_by skew stddev_pop stddev_samp sum "
+        "var_pop var_samp"
     ),
     "errors": "FeatureStoreError",
     "expr": (

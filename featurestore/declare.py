@@ -207,6 +207,7 @@ class Aggregation:
     condition: Expression | None = None
     fallback: bool | int | float | str | None = None
     label: str | None = None
+    params: tuple[tuple[str, int | float], ...] = ()
     line: Where = _where()
 
     def over(self, *windows: Duration | Lifetime, hop: Duration | None = None) -> Aggregation:
@@ -272,6 +273,16 @@ def stddev_samp(x: Input) -> Aggregation:
     return Aggregation("stddev_samp", (x,))
 
 
+def skew(x: Input) -> Aggregation:
+    """The skewness of `x`, of the population. NULL of equal values."""
+    return Aggregation("skew", (x,))
+
+
+def kurtosis(x: Input) -> Aggregation:
+    """The excess kurtosis of `x`, of the population: 0 for a normal distribution. NULL of equal values."""
+    return Aggregation("kurtosis", (x,))
+
+
 def first(x: Input) -> Aggregation:
     """The first non-null `x` in the window."""
     return Aggregation("first", (x,))
@@ -280,6 +291,16 @@ def first(x: Input) -> Aggregation:
 def last(x: Input) -> Aggregation:
     """The last non-null `x` in the window."""
     return Aggregation("last", (x,))
+
+
+def min_by(x: Input, by: Input) -> Aggregation:
+    """The `x`, NULL included, of the event with the least non-null `by`; the earliest of several."""
+    return Aggregation("min_by", (x, by))
+
+
+def max_by(x: Input, by: Input) -> Aggregation:
+    """The `x`, NULL included, of the event with the greatest non-null `by`; the earliest of several."""
+    return Aggregation("max_by", (x, by))
 
 
 def latest(x: Input) -> Aggregation:
@@ -471,12 +492,16 @@ __all__ = [
     "count",
     "declarations_in",
     "first",
+    "kurtosis",
     "last",
     "latest",
     "lifetime",
     "max",
+    "max_by",
     "mean",
     "min",
+    "min_by",
+    "skew",
     "stddev_pop",
     "stddev_samp",
     "sum",

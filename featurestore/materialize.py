@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from featurestore.aggregates import Moments
+from featurestore.aggregates import MaxBy, MinBy, Moments
 from featurestore.compile.events import key_names
 from featurestore.compile.newest import newest_sql
 from featurestore.compile.sources import Connection
@@ -45,7 +45,7 @@ from featurestore.online.codec import (
 )
 from featurestore.online.store import OnlineStore
 from featurestore.time import floor
-from featurestore.types import Date, Float64, Int32, Int64, String, Timestamp
+from featurestore.types import Date, DType, Float64, Int32, Int64, String, Timestamp
 
 ENTITIES = 50_000
 """Entities encoded and written at a time."""
@@ -353,25 +353,32 @@ def _slot_fields(slot: Slot, table: pa.Table) -> tuple[dict[str, Array], Array |
         lo, hi = limbs(total)
         return {"lo": lo, "hi": hi}, np.asarray(total.is_valid())
     if isinstance(slot.reduction, Moments):
-        n, shift, s1, s2 = (
-            physical(c, Int64 if c == "n" else Float64)[0] for c in ("n", "shift", "s1", "s2")
-        )
-        return _moments(n, shift, s1, s2), None
+        n, shift = physical("n", Int64)[0], physical("shift", Float64)[0]
+        sums = [physical(f"s{k}", Float64)[0] for k in range(1, slot.reduction.order + 1)]
+        return _moments(n, shift, *sums), None
     if f"{slot.name}_n" in column:
         return {"n": physical("n", Int64)[0]}, None
     if f"{slot.name}_s" in column:
         s, valid = physical("s", Float64)
         return {"s": s, "c": np.zeros(rows)}, valid
     assert slot.dtype is not None
-    dtype = Int64 if slot.dtype == Timestamp else Int32 if slot.dtype == Date else slot.dtype
-    v, valid = physical("v", dtype)
+    v, valid = physical("v", _carried(slot.dtype))
+    if isinstance(slot.reduction, MinBy | MaxBy):
+        assert slot.by is not None
+        by, ranked = physical("by", _carried(slot.by))
+        return {"by": by, "at": physical("at", Int64)[0], "known": valid, "v": v}, ranked
     fields = {"v": v}
     if f"{slot.name}_at" in column:
         fields["at"] = physical("at", Int64)[0]
     return fields, valid
 
 
-def _moments(n: Array, shift: Array, s1: Array, s2: Array) -> dict[str, Array]:
+def _carried(dtype: DType) -> DType:
+    """The type a value comes in from SQL: instants and dates are whole numbers."""
+    return Int64 if dtype == Timestamp else Int32 if dtype == Date else dtype
+
+
+def _moments(n: Array, shift: Array, s1: Array, s2: Array, *more: Array) -> dict[str, Array]:
     """Moments from sums about a shift inside the data: `mean + low` is the mean in two doubles (Dekker's two-sum)."""
     some = n > 0
     delta = np.divide(s1, n, out=np.zeros(len(n)), where=some)
@@ -380,7 +387,13 @@ def _moments(n: Array, shift: Array, s1: Array, s2: Array) -> dict[str, Array]:
     part = mean - shift
     low = (shift - (mean - part)) + (delta - part)
     m2 = np.maximum(s2 - s1 * delta, 0.0)
-    return {"n": n, "mean": mean, "low": low, "m2": np.where(some, m2, 0.0)}
+    moments = {"n": n, "mean": mean, "low": low, "m2": np.where(some, m2, 0.0)}
+    if more:
+        moments["m3"] = np.where(some, more[0] - delta * (3 * s2 - 2 * delta * s1), 0.0)
+    if len(more) > 1:
+        m4 = more[1] - delta * (4 * more[0] - delta * (6 * s2 - 3 * delta * s1))
+        moments["m4"] = np.where(some, np.maximum(m4, 0.0), 0.0)
+    return moments
 
 
 def _latest_records(layout: Layout, section: Section, newest: pa.Table) -> Records:
@@ -390,8 +403,7 @@ def _latest_records(layout: Layout, section: Section, newest: pa.Table) -> Recor
     if count:
         rows["at"] = newest.column("last_at").to_numpy()
         for slot in layout.latest:
-            dtype = Int64 if slot.dtype == Timestamp else Int32 if slot.dtype == Date else slot.dtype
-            values, valid = to_physical(newest.column(slot.name), dtype)
+            values, valid = to_physical(newest.column(slot.name), _carried(slot.dtype))
             if slot.dtype == String:
                 strings[slot.name] = values
             else:

@@ -133,7 +133,7 @@ def agrees(world: World, feature: Feature, pair: tuple[Key, int], got: Any, want
 def scale_of(world: World, feature: Feature, pair: tuple[Key, int], want: float) -> float:
     """What closeness is measured by: the sum of absolute values for sums and means, else the value itself."""
     if feature.aggregate not in ("sum", "mean"):
-        return abs(want)
+        return abs(want) + (feature.aggregate in ("skew", "kurtosis"))
     (key, at), window = pair, feature.window
     assert window is not None
     column = feature.inputs[0].name  # type: ignore[union-attr]  # random features take plain columns

@@ -1,13 +1,27 @@
 """Aggregates: an open set with one entry per member, over a closed set of reductions."""
 
 from featurestore.aggregates import entries as _entries  # noqa: F401  registers the members
-from featurestore.aggregates.record import AGGREGATES, Aggregate, Finish, Part, Ratio, Root, Variance
+from featurestore.aggregates.record import (
+    AGGREGATES,
+    Aggregate,
+    Finish,
+    Kurtosis,
+    Parameter,
+    Params,
+    Part,
+    Ratio,
+    Root,
+    Skewness,
+    Variance,
+)
 from featurestore.aggregates.reductions import (
     Count,
     Field,
     First,
     Last,
+    MaxBy,
     Maximum,
+    MinBy,
     Minimum,
     Moments,
     Reduction,
@@ -15,6 +29,7 @@ from featurestore.aggregates.reductions import (
     bind,
     fields,
     has_null_bit,
+    inputs_of,
     ordered,
 )
 
@@ -25,18 +40,25 @@ __all__ = [
     "Field",
     "Finish",
     "First",
+    "Kurtosis",
     "Last",
+    "MaxBy",
     "Maximum",
+    "MinBy",
     "Minimum",
     "Moments",
+    "Parameter",
+    "Params",
     "Part",
     "Ratio",
     "Reduction",
     "Root",
+    "Skewness",
     "Sum",
     "Variance",
     "bind",
     "fields",
     "has_null_bit",
+    "inputs_of",
     "ordered",
 ]

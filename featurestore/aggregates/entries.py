@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
-from featurestore.aggregates.record import Aggregate, Parity, Part, Ratio, Root, Variance, register
-from featurestore.aggregates.reductions import Count, First, Last, Maximum, Minimum, Moments, Sum, X
+from featurestore.aggregates.record import (
+    Aggregate,
+    Kurtosis,
+    Parity,
+    Part,
+    Ratio,
+    Root,
+    Skewness,
+    Variance,
+    register,
+)
+from featurestore.aggregates.reductions import (
+    BY,
+    Count,
+    First,
+    Last,
+    MaxBy,
+    Maximum,
+    MinBy,
+    Minimum,
+    Moments,
+    Sum,
+    X,
+)
 from featurestore.types import (
     Bool,
     Date,
@@ -49,6 +71,13 @@ def _comparable(inputs: tuple[DType, ...]) -> DType | str:
 def _storable(inputs: tuple[DType, ...]) -> DType | str:
     (x,) = inputs
     return x if x == String or not isinstance(_comparable(inputs), str) else "scalars and strings"
+
+
+def _picked_by(inputs: tuple[DType, ...]) -> DType | str:
+    x, by = inputs
+    ranked = not isinstance(_comparable((by,)), str)
+    both = "a scalar or string, by numbers, timestamps, dates or booleans"
+    return x if ranked and not isinstance(_storable((x,)), str) else both
 
 
 def _by_summation(inputs: tuple[DType, ...]) -> Parity:
@@ -169,5 +198,49 @@ register(
         partials={"v": Last(X)},
         finish=Part("v"),
         accepts=_storable,
+    )
+)
+
+register(
+    Aggregate(
+        "skew",
+        "The skewness of the non-null inputs, (m3 / n) / (m2 / n)^1.5; null when their variance is 0.",
+        partials={"m": Moments(X, 3)},
+        finish=Skewness("m"),
+        accepts=_double,
+        parity=_close,
+    )
+)
+
+register(
+    Aggregate(
+        "kurtosis",
+        "The excess kurtosis of the non-null inputs, (m4 / n) / (m2 / n)^2 - 3; null when their variance is 0.",
+        partials={"m": Moments(X, 4)},
+        finish=Kurtosis("m"),
+        accepts=_double,
+        parity=_close,
+    )
+)
+
+register(
+    Aggregate(
+        "min_by",
+        "The input, null or not, of the event with the least non-null `by`; the earliest of several.",
+        partials={"v": MinBy(X, BY)},
+        finish=Part("v"),
+        accepts=_picked_by,
+        inputs=2,
+    )
+)
+
+register(
+    Aggregate(
+        "max_by",
+        "The input, null or not, of the event with the greatest non-null `by`; the earliest of several.",
+        partials={"v": MaxBy(X, BY)},
+        finish=Part("v"),
+        accepts=_picked_by,
+        inputs=2,
     )
 )

@@ -6,7 +6,7 @@ walks over this union; a new member shows up in each of them as a type error.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import numpy as np
@@ -15,6 +15,7 @@ from featurestore.expr import Column, Expr, substitute
 from featurestore.types import DecimalType, DType, is_float, is_integer, numpy_dtype
 
 X = Column("x")
+BY = Column("by")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,13 @@ class Maximum:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Count, mean (hi + lo) and the sum of squared differences from the mean, of the non-null values."""
+    """Count, mean (hi + lo) and the sums of powers, 2 to `order` (at most 4), of differences from the mean.
+
+    Of the non-null values.
+    """
 
     arg: Expr
+    order: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,23 @@ class Last:
     arg: Expr
 
 
-Reduction = Count | Sum | Minimum | Maximum | Moments | First | Last
+@dataclass(frozen=True, slots=True)
+class MinBy:
+    """The value, null or not, of the event with the least non-null `by`, the earliest of several; and its event time."""
+
+    arg: Expr
+    by: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class MaxBy:
+    """The value, null or not, of the event with the greatest non-null `by`, the earliest of several; and its event time."""
+
+    arg: Expr
+    by: Expr
+
+
+Reduction = Count | Sum | Minimum | Maximum | Moments | First | Last | MinBy | MaxBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +100,17 @@ class Field:
 
 def ordered(reduction: Reduction) -> bool:
     """Whether the outcome depends on the order of events, so that ties must be broken."""
-    return isinstance(reduction, First | Last)
+    return isinstance(reduction, First | Last | MinBy | MaxBy)
 
 
-def fields(reduction: Reduction, dtype: DType | None) -> tuple[Field, ...]:
-    """What a partial of this reduction over values of `dtype` consists of.
+def inputs_of(reduction: Reduction) -> tuple[Expr, ...]:
+    """The expressions that a partial is made of: its `arg`, if it has one, and what that goes by."""
+    by = (reduction.by,) if isinstance(reduction, MinBy | MaxBy) else ()
+    return by if reduction.arg is None else (reduction.arg, *by)
+
+
+def fields(reduction: Reduction, dtype: DType | None, by: DType | None = None) -> tuple[Field, ...]:
+    """What a partial of this reduction over values of `dtype` (that go by values of `by`) consists of.
 
     Each partial has a null bit besides, except Count and Moments, whose count says it.
     """
@@ -101,10 +128,16 @@ def fields(reduction: Reduction, dtype: DType | None) -> tuple[Field, ...]:
             assert dtype is not None
             return (Field("v", numpy_dtype(dtype)),)
         case Moments():
-            return (Field("n", i8), Field("mean", f8), Field("low", f8), Field("m2", f8))
+            central = [Field(f"m{k}", f8) for k in range(2, reduction.order + 1)]
+            return (Field("n", i8), Field("mean", f8), Field("low", f8), *central)
         case First() | Last():
             assert dtype is not None
             return (Field("at", i8), Field("v", numpy_dtype(dtype)))
+        case MinBy() | MaxBy():
+            assert dtype is not None
+            assert by is not None
+            known = Field("known", np.dtype(np.bool_))
+            return (Field("by", numpy_dtype(by)), Field("at", i8), known, Field("v", numpy_dtype(dtype)))
         case _:
             assert_never(reduction)
 
@@ -123,4 +156,6 @@ def bind(reduction: Reduction, inputs: dict[str, Expr]) -> Reduction:
         return Count(None)
     if reduction.arg is None:
         return reduction
-    return type(reduction)(substitute(reduction.arg, inputs))
+    if isinstance(reduction, MinBy | MaxBy):
+        return replace(reduction, arg=substitute(reduction.arg, inputs), by=substitute(reduction.by, inputs))
+    return replace(reduction, arg=substitute(reduction.arg, inputs))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from featurestore.aggregates import inputs_of
 from featurestore.compile.events import EventColumns
 from featurestore.compile.newest import newest_sql
 from featurestore.compile.point_in_time import sorted_events_sql
@@ -76,9 +77,8 @@ def _columns(view: View, layout: Layout) -> EventColumns:
     """All that the features of a view reduce."""
     columns = EventColumns(view)
     for slot in (slot for level in layout.levels for slot in level.slots):
-        for node in (slot.reduction.arg, slot.where):
-            if node is not None:
-                columns.add(node)
+        for node in (*inputs_of(slot.reduction), *([slot.where] if slot.where is not None else [])):
+            columns.add(node)
     for latest in layout.latest:
         columns.add(latest.value)
     return columns

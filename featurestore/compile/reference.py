@@ -17,14 +17,18 @@ from featurestore.aggregates import (
     Count,
     Finish,
     First,
+    Kurtosis,
     Last,
+    MaxBy,
     Maximum,
+    MinBy,
     Minimum,
     Moments,
     Part,
     Ratio,
     Reduction,
     Root,
+    Skewness,
     Sum,
     Variance,
 )
@@ -131,7 +135,7 @@ def _value(
             row[name] = evaluate(node, event, schema)
         rows.append(row)
     aggregate = AGGREGATES[feature.aggregate]
-    value = _finish(aggregate.finish, dict(aggregate.partials), rows, feature)
+    value = _finish(aggregate.finish_of(feature.params), feature.partials, rows, feature)
     if value is not None and _overflows(value, feature.dtype):
         return None, Status.OVERFLOW
     return value, Status.PRESENT if value is not None else Status.NULL
@@ -173,12 +177,31 @@ def _finish(
                 return None
             mean = sum(values, Fraction(0)) / len(values)
             return _double(sum(((v - mean) ** 2 for v in values), Fraction(0)) / (len(values) - ddof))
+        case Skewness(name):
+            return _shape(partials[name], rows, feature, 3)
+        case Kurtosis(name):
+            return _shape(partials[name], rows, feature, 4)
         case Root(of):
             variance = _finish(of, partials, rows, feature)
             assert variance is None or isinstance(variance, float)
             return None if variance is None else math.sqrt(variance)
         case _:
             assert_never(finish)
+
+
+def _shape(reduction: Reduction, rows: Sequence[Event], feature: Feature, order: int) -> float | None:
+    """The central moment of this order over the power of the spread; of order 4 what it is more than a normal's 3."""
+    assert isinstance(reduction, Moments)
+    values = [_exact(v, feature.input_types[0]) for v in _inputs(reduction.arg, rows)]
+    if len(set(values)) < 2:
+        return None
+    mean = sum(values, Fraction(0)) / len(values)
+    spread = sum(((v - mean) ** 2 for v in values), Fraction(0)) / len(values)
+    moment = sum(((v - mean) ** order for v in values), Fraction(0)) / len(values)
+    if order == 4:
+        return _double(moment / spread**2 - 3)
+    # sign(m) * sqrt(m^2 / s^3) rounds but twice.
+    return math.copysign(math.sqrt(_double(moment**2 / spread**3)), moment)
 
 
 def _reduced(reduction: Reduction, rows: Sequence[Event], feature: Feature) -> Value:
@@ -207,10 +230,20 @@ def _reduced(reduction: Reduction, rows: Sequence[Event], feature: Feature) -> V
         case Last(arg):
             newest: Value = next(reversed(_inputs(arg, rows)), None)
             return newest
+        case MinBy(arg, by) | MaxBy(arg, by):
+            ranked = [row for row in rows if _of(by, row) is not None]
+            pick = min if isinstance(reduction, MinBy) else max
+            best = pick(ranked, key=lambda row: _of(by, row), default=None)  # the first of several
+            return None if best is None else _of(arg, best)
         case Moments():
             raise AssertionError("moments finish as a variance")
         case _:
             assert_never(reduction)
+
+
+def _of(arg: Expr, row: Event) -> Any:
+    assert isinstance(arg, Column)
+    return row[arg.name]
 
 
 def _inputs(arg: Expr, rows: Sequence[Event]) -> list[Any]:

@@ -5,12 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import assert_never
 
-from featurestore.aggregates import Count, First, Last, Maximum, Minimum, Moments, Sum
+from featurestore.aggregates import (
+    Count,
+    First,
+    Last,
+    MaxBy,
+    Maximum,
+    MinBy,
+    Minimum,
+    Moments,
+    Sum,
+    inputs_of,
+    ordered,
+)
 from featurestore.compile.events import EventColumns, events_sql, key_names, order_names, order_row
 from featurestore.compile.sources import Connection
 from featurestore.ir import View
 from featurestore.layout import Level, Slot
-from featurestore.types import DecimalType, is_float
+from featurestore.types import Bool, DecimalType, is_float
 
 
 def tiles_sql(
@@ -29,11 +41,11 @@ def tiles_sql(
     """
     inputs, filters = EventColumns(view, "x"), EventColumns(view, "w")
     for slot in level.slots:
-        if slot.reduction.arg is not None:
-            inputs.add(slot.reduction.arg)
+        for node in inputs_of(slot.reduction):
+            inputs.add(node)
         if slot.where is not None:
             filters.add(slot.where)
-    ties = any(isinstance(s.reduction, First | Last) for s in level.slots)
+    ties = any(ordered(s.reduction) for s in level.slots)
     both = EventColumns(view, "x", {**inputs.names, **filters.names})
     events = events_sql(con, view, root, both, ordered=ties, start=start, end=end)
     keys = ", ".join(key_names(view))
@@ -94,7 +106,7 @@ def _slot_sql(slot: Slot, view: View, columns: EventColumns) -> list[str]:
                 f"count({x}){only} AS {name}_n",
                 f"any_value({name}_0) AS {name}_shift",
                 f"fsum({d}){only} AS {name}_s1",
-                f"fsum({d} * {d}){only} AS {name}_s2",
+                *(f"fsum({' * '.join([d] * k)}){only} AS {name}_s{k}" for k in range(2, reduction.order + 1)),
             ]
         case First() | Last():
             pick = "arg_min" if isinstance(reduction, First) else "arg_max"
@@ -102,8 +114,26 @@ def _slot_sql(slot: Slot, view: View, columns: EventColumns) -> list[str]:
             by = order_row(view, order_names(view), "t")
             at = f"{'min' if isinstance(reduction, First) else 'max'}(t) FILTER ({known})"
             return [f"{pick}({x}, {by}) FILTER ({known}) AS {name}_v", f"{at} AS {name}_at"]
+        case MinBy() | MaxBy():
+            y = columns.names[reduction.by]
+            known = " AND ".join([*conditions, f"{y} IS NOT NULL"])
+            # The earliest of several: what is greatest is least turned round. A row is no NULL, so a NULL `x` is kept.
+            turned = y if isinstance(reduction, MinBy) else _turned(y, slot)
+            rank = order_row(view, order_names(view), f"{turned}, t")
+            row = f"arg_min(struct_pack(b := {y}, t := t, x := {x}), {rank}) FILTER ({known})"
+            parts = [("by", "b"), ("at", "t"), ("v", "x")]
+            return [f"struct_extract({row}, '{part}') AS {name}_{field}" for field, part in parts]
         case _:
             assert_never(reduction)
+
+
+def _turned(y: str, slot: Slot) -> str:
+    """A number that is less where `y` is greater."""
+    if slot.by == Bool:
+        return f"(NOT {y})"
+    if slot.by is not None and (is_float(slot.by) or isinstance(slot.by, DecimalType)):
+        return f"(-{y})"
+    return f"(-CAST({y} AS HUGEINT))"
 
 
 def _double(x: str, slot: Slot) -> str:

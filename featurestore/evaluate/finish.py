@@ -9,7 +9,7 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.aggregates import AGGREGATES, Finish, Part, Ratio, Root, Variance
+from featurestore.aggregates import AGGREGATES, Finish, Kurtosis, Part, Ratio, Root, Skewness, Variance
 from featurestore.evaluate.partials import Array, Mask, Partial
 from featurestore.ir import Feature
 from featurestore.status import Status
@@ -36,7 +36,7 @@ def finish(feature: Feature, partials: Mapping[str, Partial], found: Mask) -> Ce
     `found` says for each row whether the view has any visible event of the entity.
     """
     with np.errstate(all="ignore"):
-        values, valid = _value(AGGREGATES[feature.aggregate].finish, partials, feature)
+        values, valid = _value(AGGREGATES[feature.aggregate].finish_of(feature.params), partials, feature)
     fits = _fits(values, feature)
     if isinstance(values, tuple):
         values = values[0].view(np.int64)
@@ -142,6 +142,12 @@ def _value(node: Finish, partials: Mapping[str, Partial], feature: Feature) -> t
             n, m2 = partials[name]["n"], partials[name]["m2"]
             valid = n > ddof
             return np.divide(m2, n - ddof, out=np.zeros(len(n)), where=valid), valid
+        case Skewness(name):
+            n, spread, valid = _spread(partials[name])
+            return (partials[name]["m3"] / n) / (spread * np.sqrt(spread)), valid
+        case Kurtosis(name):
+            n, spread, valid = _spread(partials[name])
+            return (partials[name]["m4"] / n) / (spread * spread) - 3.0, valid
         case Root(of):
             values, valid = _value(of, partials, feature)
             return np.sqrt(values), valid
@@ -149,11 +155,20 @@ def _value(node: Finish, partials: Mapping[str, Partial], feature: Feature) -> t
             assert_never(node)
 
 
+def _spread(moments: Partial) -> tuple[Array, Array, Mask]:
+    """Counts and variances, with ones where there is none, and where there is one."""
+    valid = moments["m2"] > 0
+    n = np.where(valid, moments["n"], 1)
+    return n, np.where(valid, moments["m2"], 1.0) / n, valid
+
+
 def _part(partial: Partial) -> tuple[Array | Limbs, Mask]:
     if "lo" in partial:
         return (partial["lo"], partial["hi"]), partial["valid"]
     if "s" in partial:
         return partial["s"] + partial["c"], partial["valid"]
+    if "known" in partial:
+        return partial["v"], partial["valid"] & partial["known"]
     if "v" in partial:
         return partial["v"], partial["valid"]
     return partial["n"], np.ones(len(partial["n"]), np.bool_)

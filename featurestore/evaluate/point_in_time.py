@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.aggregates import Moments, Reduction, Sum, ordered
+from featurestore.aggregates import MaxBy, MinBy, Moments, Reduction, Sum, inputs_of, ordered
 from featurestore.evaluate.arrow import to_physical
 from featurestore.evaluate.finish import Cells, finish, settle
-from featurestore.evaluate.partials import Array, Mask, Partial, reduce_events
+from featurestore.evaluate.partials import Array, By, Mask, Partial, reduce_events
 from featurestore.evaluate.ranges import OverlappingRanges
 from featurestore.expr import Expr, infer
 from featurestore.ir import Feature, View
@@ -83,7 +83,11 @@ class Work:
 
     def inputs(self) -> list[Expr]:
         """What values are made of: one column of events each."""
-        nodes = [node for s in self.slots() for node in (s.reduction.arg, s.where) if node is not None]
+        nodes = [
+            node
+            for s in self.slots()
+            for node in (*inputs_of(s.reduction), *([s.where] if s.where is not None else []))
+        ]
         nodes += [self.column(f).value for f in self.features if f.window is None]
         return list(dict.fromkeys(nodes))
 
@@ -176,7 +180,8 @@ class Chunk:
             if spans not in ranges:
                 lo = np.concatenate([starts[s] for s in spans])
                 ranges[spans] = _Counted(lo, np.tile(end, len(spans)), len(self._t))
-            partial = reduce_events(slot, *self._inputs.of(slot), self._t, ranges[spans])
+            x, keep = self._inputs.of(slot)
+            partial = reduce_events(slot, x, keep, self._t, ranges[spans], self._inputs.by(slot))
             for i, span in enumerate(spans):
                 rows = slice(i * len(end), (i + 1) * len(end))
                 merged[meaning, span] = {field: values[rows] for field, values in partial.items()}
@@ -359,9 +364,12 @@ class _Inputs:
         self._masks: dict[tuple[Expr | None, Expr | None], Mask | None] = {}
 
     def of(self, slot: Slot) -> tuple[Array | None, Mask | None]:
-        """The values of the slot's input and which rows count: not NULL, and its filter true."""
+        """The values of the slot's input and which rows count: not NULL (what it goes by, if it does), and its filter true."""
         arg, where = slot.reduction.arg, slot.where
         x, valid = self._column(arg) if arg is not None else (None, None)
+        if isinstance(slot.reduction, MinBy | MaxBy):
+            arg = slot.reduction.by
+            _, valid = self._column(arg)
         if (arg, where) not in self._masks:
             keep = valid
             if where is not None:
@@ -370,6 +378,12 @@ class _Inputs:
                 keep = keep if valid is None else keep & valid
             self._masks[arg, where] = keep
         return x, self._masks[arg, where]
+
+    def by(self, slot: Slot) -> By | None:
+        """What the slot goes by, if it does."""
+        if not isinstance(slot.reduction, MinBy | MaxBy):
+            return None
+        return By(self._column(slot.reduction.by)[0], self._column(slot.reduction.arg)[1])
 
     def _column(self, node: Expr) -> tuple[Array, Mask | None]:
         name = self._work.names[node]
