@@ -303,6 +303,46 @@ def max_by(x: Input, by: Input) -> Aggregation:
     return Aggregation("max_by", (x, by))
 
 
+def first_k(x: Input, k: int) -> Aggregation:
+    """The first `k` non-null `x`, in the order of events. [] of none."""
+    return Aggregation("first_k", (x,), params=(("k", k),))
+
+
+def last_k(x: Input, k: int) -> Aggregation:
+    """The last `k` non-null `x`, in the order of events: the oldest first. [] of none."""
+    return Aggregation("last_k", (x,), params=(("k", k),))
+
+
+def largest_k(x: Input, k: int) -> Aggregation:
+    """The `k` greatest `x`, the greatest first; equal ones as often as they come. [] of none."""
+    return Aggregation("largest_k", (x,), params=(("k", k),))
+
+
+def smallest_k(x: Input, k: int) -> Aggregation:
+    """The `k` least `x`, the least first; equal ones as often as they come. [] of none."""
+    return Aggregation("smallest_k", (x,), params=(("k", k),))
+
+
+def count_distinct(x: Input, k: int = 1024) -> Aggregation:
+    """How many distinct `x`. 0 of none; exact up to `k`, then an estimate with a standard error of 1 / sqrt(k - 2)."""
+    return Aggregation("count_distinct", (x,), params=(("k", k),))
+
+
+def quantile(x: Input, p: float) -> Aggregation:
+    """The `x` of rank ceil(p x n), as Float64, to within 0.4 % of itself. NULL of none."""
+    return Aggregation("quantile", (x,), params=(("p", p),))
+
+
+def most_frequent(x: Input, k: int = 1, bound: int = 1000) -> Aggregation:
+    """The `k` most frequent `x`, the lesser first of two. [] of none; NULL, OVERFLOW past `bound` distinct values."""
+    return Aggregation("most_frequent", (x,), params=(("k", k), ("bound", bound)))
+
+
+def histogram(x: Input, bound: int = 1000) -> Aggregation:
+    """How often each `x` comes. {} of none; NULL, status OVERFLOW past `bound` distinct values."""
+    return Aggregation("histogram", (x,), params=(("bound", bound),))
+
+
 def latest(x: Input) -> Aggregation:
     """The `x` of the latest event before the moment asked for, NULL included."""
     return Aggregation("latest", (x,))
@@ -490,10 +530,15 @@ __all__ = [
     "ViewOn",
     "Wire",
     "count",
+    "count_distinct",
     "declarations_in",
     "first",
+    "first_k",
+    "histogram",
     "kurtosis",
+    "largest_k",
     "last",
+    "last_k",
     "latest",
     "lifetime",
     "max",
@@ -501,7 +546,10 @@ __all__ = [
     "mean",
     "min",
     "min_by",
+    "most_frequent",
+    "quantile",
     "skew",
+    "smallest_k",
     "stddev_pop",
     "stddev_samp",
     "sum",

@@ -17,7 +17,16 @@ from featurestore.aggregates import AGGREGATES, Params, Reduction, ordered
 from featurestore.expr import Column, Expr, columns_of, substitute
 from featurestore.expr import from_json as expr_from_json
 from featurestore.expr import to_json as expr_to_json
-from featurestore.types import DecimalType, DType, ListType, Scalar, VectorType, type_from_json, type_to_json
+from featurestore.types import (
+    DecimalType,
+    DType,
+    ListType,
+    MapType,
+    Scalar,
+    VectorType,
+    type_from_json,
+    type_to_json,
+)
 
 LATEST = "latest"
 
@@ -250,7 +259,7 @@ def _encode(value: object) -> Any:
             return value
         case tuple():
             return [_encode(v) for v in value]
-        case Scalar() | DecimalType() | ListType() | VectorType():
+        case Scalar() | DecimalType() | ListType() | VectorType() | MapType():
             return {"type": type_to_json(value)}
         case _ if type(value).__name__ in _NODES and is_dataclass(value):
             encoded = {f.name: _encode(getattr(value, f.name)) for f in fields(value)}

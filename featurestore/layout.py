@@ -11,11 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from featurestore.aggregates import (
+    Distinct,
     Field,
+    FirstK,
+    Frequencies,
+    Largest,
+    LastK,
     MaxBy,
     MinBy,
     Moments,
+    Ragged,
     Reduction,
+    Smallest,
     bind,
     fields,
     has_null_bit,
@@ -44,6 +51,11 @@ class Slot:
     @property
     def fields(self) -> tuple[Field, ...]:
         return fields(self.reduction, self.dtype, self.by)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether a partial holds any number of items: then `fields` are those of an item."""
+        return isinstance(self.reduction, Ragged)
 
     @property
     def has_null_bit(self) -> bool:
@@ -183,4 +195,10 @@ def _slot_text(reduction: Reduction, where: Expr | None) -> str:
             more = [to_json(by)]
         case Moments(order=order) if order != 2:
             more = [order]
+        case FirstK(k=k) | LastK(k=k) | Largest(k=k) | Smallest(k=k) | Distinct(k=k):
+            more = [k]
+        case Frequencies(bound=bound):
+            more = [bound]
+        case _:
+            pass
     return canonical([type(reduction).__name__, arg, None if where is None else to_json(where), *more])

@@ -97,7 +97,14 @@ FITS = {
 }
 """The columns that each aggregate takes."""
 
-PARAMS: Mapping[str, st.SearchStrategy[Any]] = {}
+FEW = st.integers(1, 4)
+PARAMS: Mapping[str, st.SearchStrategy[Any]] = {
+    **{name: FEW.map(lambda k: (("k", k),)) for name in ("first_k", "last_k", "largest_k", "smallest_k")},
+    "count_distinct": st.just((("k", 16),)),
+    "quantile": st.sampled_from([0, 0.05, 0.5, 0.95, 0.999, 1]).map(lambda p: (("p", p),)),
+    "most_frequent": st.tuples(st.tuples(st.just("k"), FEW), st.tuples(st.just("bound"), st.integers(1, 9))),
+    "histogram": st.integers(1, 9).map(lambda bound: (("bound", bound),)),
+}
 """Parameters of the aggregates that have some."""
 
 

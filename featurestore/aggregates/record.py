@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
 
 from featurestore.aggregates.reductions import Reduction
@@ -57,7 +58,53 @@ class Root:
     of: Variance
 
 
-Finish = Part | Ratio | Variance | Root | Skewness | Kurtosis
+@dataclass(frozen=True, slots=True)
+class Items:
+    """The values of a partial's items, as a list."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """How many distinct values there are, of a `Distinct` partial: exactly up to `k`, then an estimate.
+
+    Of more than `k`: `(k - 1) / (h / 2^64)` for the `k`-th least hash `h`, in doubles, rounded half to even. Its standard
+    error is `1 / sqrt(k - 2)` of it. Bar-Yossef et al. (2002), Beyer et al. (2007).
+    """
+
+    name: str
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quantile:
+    """The value of rank `max(1, ceil(p x n))`, of a `Buckets` partial: the middle of the bucket it lies in."""
+
+    name: str
+    p: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class MostFrequent:
+    """The `k` most frequent values, the most frequent first, the lesser first of two; overflow past `bound` distinct ones."""
+
+    name: str
+    k: int
+    bound: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How often each value comes, in the order of values; overflow past `bound` distinct ones."""
+
+    name: str
+    bound: int
+
+
+Finish = (
+    Part | Ratio | Variance | Root | Skewness | Kurtosis | Items | Estimate | Quantile | MostFrequent | Tally
+)
 Params = tuple[tuple[str, int | float], ...]
 """Parameters of an aggregate by name, such as `k`, in the order of its entry."""
 
@@ -98,7 +145,8 @@ class Aggregate:
     them, and `label` says how they show in the name of a feature. `accepts` gives the type of the result for the types of
     the inputs (as many as `inputs`), or a text that says what it accepts.
     `empty` is the value over no rows. `parity` is the class promised for a given input type: `exact` is the same bits in
-    every engine, `close` differs by the order of summation only.
+    every engine, `close` differs by the order of summation only, `approx` is an approximation of what is wanted by a stated
+    error, and the same bits in every engine.
     """
 
     name: str

@@ -87,7 +87,65 @@ class MaxBy:
     by: Expr
 
 
-Reduction = Count | Sum | Minimum | Maximum | Moments | First | Last | MinBy | MaxBy
+@dataclass(frozen=True, slots=True)
+class FirstK:
+    """The first `k` non-null values in the order of events, and their event times."""
+
+    arg: Expr
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class LastK:
+    """The last `k` non-null values in the order of events, the oldest first, and their event times."""
+
+    arg: Expr
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Largest:
+    """The `k` greatest non-null values, the greatest first; equal ones as often as they come."""
+
+    arg: Expr
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Smallest:
+    """The `k` least non-null values, the least first; equal ones as often as they come."""
+
+    arg: Expr
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct:
+    """The `k` + 1 least distinct hashes of the non-null values, in order: the hash is `evaluate.ragged.hashes`."""
+
+    arg: Expr
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """How many non-null values there are in each bucket of leading bits, in order: see `evaluate.ragged.buckets`."""
+
+    arg: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Frequencies:
+    """How often each non-null value comes, in the order of values: of the `bound` + 1 least ones, if there are more."""
+
+    arg: Expr
+    bound: int
+
+
+Ragged = FirstK | LastK | Largest | Smallest | Distinct | Buckets | Frequencies
+"""Reductions whose partials hold any number of items. `fields` is what an item consists of."""
+
+Reduction = Count | Sum | Minimum | Maximum | Moments | First | Last | MinBy | MaxBy | Ragged
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +158,7 @@ class Field:
 
 def ordered(reduction: Reduction) -> bool:
     """Whether the outcome depends on the order of events, so that ties must be broken."""
-    return isinstance(reduction, First | Last | MinBy | MaxBy)
+    return isinstance(reduction, First | Last | MinBy | MaxBy | FirstK | LastK)
 
 
 def inputs_of(reduction: Reduction) -> tuple[Expr, ...]:
@@ -112,7 +170,8 @@ def inputs_of(reduction: Reduction) -> tuple[Expr, ...]:
 def fields(reduction: Reduction, dtype: DType | None, by: DType | None = None) -> tuple[Field, ...]:
     """What a partial of this reduction over values of `dtype` (that go by values of `by`) consists of.
 
-    Each partial has a null bit besides, except Count and Moments, whose count says it.
+    Each partial has a null bit besides, except Count and Moments, whose count says it, and the ragged ones, where these are
+    the fields of an item.
     """
     i8, u8, f8 = np.dtype(np.int64), np.dtype(np.uint64), np.dtype(np.float64)
     match reduction:
@@ -138,13 +197,26 @@ def fields(reduction: Reduction, dtype: DType | None, by: DType | None = None) -
             assert by is not None
             known = Field("known", np.dtype(np.bool_))
             return (Field("by", numpy_dtype(by)), Field("at", i8), known, Field("v", numpy_dtype(dtype)))
+        case FirstK() | LastK():
+            assert dtype is not None
+            return (Field("at", i8), Field("v", numpy_dtype(dtype)))
+        case Largest() | Smallest():
+            assert dtype is not None
+            return (Field("v", numpy_dtype(dtype)),)
+        case Distinct():
+            return (Field("v", u8),)
+        case Buckets():
+            return (Field("v", i8), Field("n", i8))
+        case Frequencies():
+            assert dtype is not None
+            return (Field("v", numpy_dtype(dtype)), Field("n", i8))
         case _:
             assert_never(reduction)
 
 
 def has_null_bit(reduction: Reduction) -> bool:
     """Whether a partial can be null: nothing was reduced, and no count among its fields says so."""
-    return not isinstance(reduction, Count | Moments)
+    return not isinstance(reduction, Count | Moments | Ragged)
 
 
 def bind(reduction: Reduction, inputs: dict[str, Expr]) -> Reduction:

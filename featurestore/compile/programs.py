@@ -12,7 +12,7 @@ from featurestore.compile.events import EventColumns
 from featurestore.compile.newest import newest_sql
 from featurestore.compile.point_in_time import sorted_events_sql
 from featurestore.compile.sources import Connection
-from featurestore.compile.tiles import tiles_sql
+from featurestore.compile.tiles import tile_events_sql, tiles_sql
 from featurestore.errors import NotFound, Unsupported
 from featurestore.ir import View
 from featurestore.layout import Layout, layout_of
@@ -55,6 +55,12 @@ def _programs(con: Connection, view: View, root: Path) -> Iterator[tuple[str, st
             reach = f"kept for {duration_text(level.reach)}"
             about = f"Partials of each entity and {hop}, {reach}: what windows are merged from."
             yield f"tiles {hop}", about, _text(tiles_sql(con, view, level, root, start=_START, end=_END))
+        if any(slot.ragged for slot in level.slots):
+            yield (
+                f"tile events {hop}",
+                "The events, in order, that partials with any number of items are made of, in NumPy.",
+                _text(tile_events_sql(con, view, level, root, EventColumns(view), start=_START, end=_END)),
+            )
         if level.lifetime:
             whole = tiles_sql(con, view, level, root, start=_START, end=_END, whole=True)
             yield (

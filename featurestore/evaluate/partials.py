@@ -1,7 +1,7 @@
 """Partials in NumPy: made of raw events, or merged from tiles; the same partials come out.
 
 A merged partial is a dict of arrays, one for each field of its reduction, with one entry for each range; reductions with
-a null bit have a boolean array `valid` besides.
+a null bit have a boolean array `valid` besides. Those of ragged reductions hold items, see `ragged`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,25 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.aggregates import Count, First, Last, MaxBy, Maximum, MinBy, Minimum, Moments, Sum
+from featurestore.aggregates import (
+    Buckets,
+    Count,
+    Distinct,
+    First,
+    FirstK,
+    Frequencies,
+    Largest,
+    Last,
+    LastK,
+    MaxBy,
+    Maximum,
+    MinBy,
+    Minimum,
+    Moments,
+    Smallest,
+    Sum,
+)
+from featurestore.evaluate import ragged
 from featurestore.evaluate.ranges import Ranges
 from featurestore.layout import Slot
 from featurestore.types import Bool, DecimalType, is_float
@@ -72,6 +90,9 @@ def reduce_events(
             known = np.ones(len(x), np.bool_) if by.known is None else by.known
             row = _best(slot, by.values, keep, ranges)
             return _taken({"by": by.values, "at": times, "known": known, "v": x}, row)
+        case FirstK() | LastK() | Largest() | Smallest() | Distinct() | Buckets() | Frequencies():
+            assert x is not None
+            return ragged.over_events(slot, x, keep, times, *ranges.bounds)
         case _:
             assert_never(slot.reduction)
 
@@ -109,6 +130,8 @@ def merge_tiles(slot: Slot, tiles: Partial, ranges: Ranges) -> Partial:
         case MinBy() | MaxBy():
             row = _best(slot, tiles["by"], tiles.get("valid"), ranges)
             return _taken({name: tiles[name] for name in ("by", "at", "known", "v")}, row)
+        case FirstK() | LastK() | Largest() | Smallest() | Distinct() | Buckets() | Frequencies():
+            return ragged.over_tiles(slot, tiles, *ranges.bounds)
         case _:
             assert_never(slot.reduction)
 

@@ -15,15 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.aggregates import MaxBy, MinBy, Moments, Reduction, Sum, inputs_of, ordered
+from featurestore.aggregates import Moments, Reduction, Sum, inputs_of, ordered
 from featurestore.evaluate.arrow import to_physical
 from featurestore.evaluate.finish import Cells, finish, settle
-from featurestore.evaluate.partials import Array, By, Mask, Partial, reduce_events
+from featurestore.evaluate.inputs import Inputs, carried
+from featurestore.evaluate.partials import Array, Mask, Partial, reduce_events
+from featurestore.evaluate.ragged import Lifted, Windows, lift
 from featurestore.evaluate.ranges import OverlappingRanges
-from featurestore.expr import Expr, infer
+from featurestore.expr import Expr
 from featurestore.ir import Feature, View
 from featurestore.layout import LatestSlot, Layout, Slot
-from featurestore.types import Date, DType, Int32, Int64, Timestamp, is_float, numpy_dtype
+from featurestore.types import Int32, Int64, is_float, numpy_dtype
 
 PIECE = 1 << 18
 """Spine rows reduced at a time: a window's answers for each are held until the row is finished."""
@@ -143,8 +145,11 @@ class Chunk:
                     )  # what only breaks ties has done so
                 events, t, codes = events.take(pa.array(kept)), t[kept], codes[kept]
         self._ties = () if everywhere else work.ties
+        self._lifted: dict[_Meaning, Lifted] = {}
+        self._tiles: dict[int, Array] = {}
+        self._tiled: dict[tuple[_Meaning, int], Windows] = {}
         self._work, self._events, self._t, self._codes, self._clock = work, events, t, codes, clock
-        self._inputs = _Inputs(work, events)
+        self._inputs = Inputs(work.names, work.view, events)
 
     def cells(self, asked: Asked) -> dict[str, Cells]:
         first, end = self._position(asked, None), self._position(asked, asked.q)
@@ -177,10 +182,17 @@ class Chunk:
         merged: dict[tuple[_Meaning, Span], Partial] = {}
         for meaning, (slot, wanted) in readers.items():
             spans = tuple(s for s in starts if s in wanted)
+            x, keep = self._inputs.of(slot)
+            if slot.ragged:
+                assert x is not None
+                for span in spans:
+                    merged[meaning, span] = self._windows(meaning, slot, span[1], x, keep).merge(
+                        starts[span], end
+                    )
+                continue
             if spans not in ranges:
                 lo = np.concatenate([starts[s] for s in spans])
                 ranges[spans] = _Counted(lo, np.tile(end, len(spans)), len(self._t))
-            x, keep = self._inputs.of(slot)
             partial = reduce_events(slot, x, keep, self._t, ranges[spans], self._inputs.by(slot))
             for i, span in enumerate(spans):
                 rows = slice(i * len(end), (i + 1) * len(end))
@@ -192,6 +204,20 @@ class Chunk:
                 parts = {part: merged[_meaning(s), span] for part, s in work.parts(feature).items()}
                 cells[feature.name] = finish(feature, parts, found)
         return cells
+
+    def _windows(self, meaning: _Meaning, slot: Slot, hop: int, x: Array, keep: Mask | None) -> Windows:
+        """The slot over tiles of this hop, made once."""
+        if meaning not in self._lifted:
+            self._lifted[meaning] = lift(slot, x, keep, self._t)
+        if hop not in self._tiles:
+            tile = self._t - self._t % hop
+            keys = self._clock.keys_of(self._codes)
+            begins = np.ones(len(tile), np.bool_)
+            begins[1:] = (tile[1:] != tile[:-1]) | (keys[1:] != keys[:-1])
+            self._tiles[hop] = np.flatnonzero(begins)
+        if (meaning, hop) not in self._tiled:
+            self._tiled[meaning, hop] = Windows(slot, self._lifted[meaning], self._tiles[hop])
+        return self._tiled[meaning, hop]
 
     # -------------------------------------------------------------------------------------------------- latest values
 
@@ -213,7 +239,7 @@ class Chunk:
                 values = np.zeros(len(asked.q), numpy_dtype(column.dtype))
                 valid = np.zeros(len(asked.q), np.bool_)
                 found_values = _whole(self._events.column(self._work.names[column.value])).take(where)
-                got, known = to_physical(found_values, _carried(column.dtype))
+                got, known = to_physical(found_values, carried(column.dtype))
                 values[rows], valid[rows] = got, True if known is None else known
                 taken[column.name] = values, valid
             values, valid = taken[column.name]
@@ -249,11 +275,6 @@ def _meaning(slot: Slot) -> _Meaning:
 def _joined(cells: Sequence[Cells]) -> Cells:
     parts = zip(*((c.values, c.valid, c.status) for c in cells), strict=True)
     return Cells(*(np.concatenate(p) for p in parts))
-
-
-def _carried(dtype: DType) -> DType:
-    """The type a value travels in: instants and dates are whole numbers already."""
-    return Int64 if dtype == Timestamp else Int32 if dtype == Date else dtype
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
@@ -348,45 +369,11 @@ class _Clock:
         key = (k.astype(np.int64) - self._base) << self._bits
         return key if moments is None else key | self._time(moments)
 
+    def keys_of(self, codes: Array) -> Array:
+        """Numbers that differ as the keys of codes do."""
+        return codes >> self._bits
+
     def _time(self, t: Array) -> Array:
         if self._ranks is not None:
             return np.searchsorted(self._ranks, t, "left")
         return np.clip(t, self._low, self._low + (1 << self._bits) - 1) - self._low
-
-
-class _Inputs:
-    """The inputs and masks of slots over one chunk; what several slots read is converted once."""
-
-    def __init__(self, work: Work, events: pa.Table) -> None:
-        self._work, self._events = work, events
-        self._schema = work.view.source.schema
-        self._arrays: dict[str, tuple[Array, Mask | None]] = {}
-        self._masks: dict[tuple[Expr | None, Expr | None], Mask | None] = {}
-
-    def of(self, slot: Slot) -> tuple[Array | None, Mask | None]:
-        """The values of the slot's input and which rows count: not NULL (what it goes by, if it does), and its filter true."""
-        arg, where = slot.reduction.arg, slot.where
-        x, valid = self._column(arg) if arg is not None else (None, None)
-        if isinstance(slot.reduction, MinBy | MaxBy):
-            arg = slot.reduction.by
-            _, valid = self._column(arg)
-        if (arg, where) not in self._masks:
-            keep = valid
-            if where is not None:
-                condition, known = self._column(where)
-                keep = condition if known is None else condition & known
-                keep = keep if valid is None else keep & valid
-            self._masks[arg, where] = keep
-        return x, self._masks[arg, where]
-
-    def by(self, slot: Slot) -> By | None:
-        """What the slot goes by, if it does."""
-        if not isinstance(slot.reduction, MinBy | MaxBy):
-            return None
-        return By(self._column(slot.reduction.by)[0], self._column(slot.reduction.arg)[1])
-
-    def _column(self, node: Expr) -> tuple[Array, Mask | None]:
-        name = self._work.names[node]
-        if name not in self._arrays:
-            self._arrays[name] = to_physical(self._events.column(name), _carried(infer(node, self._schema)))
-        return self._arrays[name]

@@ -83,7 +83,7 @@ def check(world: World, answer: Answer) -> None:
     """The value as the aggregate's parity class demands, and the status."""
     case, feature = world.case, world.view.features[0]
     assert answer.status is case.want_status, answer
-    exact = feature.window is None or AGGREGATES[feature.aggregate].parity(feature.input_types) == "exact"
+    exact = feature.window is None or AGGREGATES[feature.aggregate].parity(feature.input_types) != "close"
     want: Any = float(case.want) if isinstance(case.want, Fraction) else case.want
     if exact or want is None:
         assert same(answer.value, want), f"{answer.value!r} is not {want!r}"
