@@ -105,7 +105,7 @@ def by_training(world: World, asked: Sequence[tuple[Key, int]], *, statuses: boo
         config, world.service, views, spine_of(world, asked), "ts", statuses=statuses
     ).to_arrow()
     done: Table = {}
-    for pair, row in zip(asked, rows.to_pylist(), strict=True):
+    for pair, row in zip(asked, rows.to_pylist(maps_as_pydicts="strict"), strict=True):
         done[pair] = {
             r.feature: (row[r.output], Status[row[f"{r.output}__status"]] if statuses else Status.PRESENT)
             for r in world.service.reads

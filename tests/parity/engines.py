@@ -140,7 +140,7 @@ def pythonic(value: Any, dtype: DType) -> Any:
     if isinstance(dtype, ListType):
         return [pythonic(v, dtype.item) for v in value]
     if isinstance(dtype, MapType):
-        return [(pythonic(k, dtype.key), n) for k, n in value.items()]
+        return {pythonic(k, dtype.key): n for k, n in value.items()}
     return value
 
 
@@ -174,7 +174,10 @@ class Training:
         table = TrainingSet(
             self.config, world.service, {"view": world.view}, spine_of(world, asked), "ts", statuses=True
         ).to_arrow()
-        values, statuses = (table.column(world.output + suffix).to_pylist() for suffix in ("", "__status"))
+        values, statuses = (
+            table.column(world.output + suffix).to_pylist(maps_as_pydicts="strict")
+            for suffix in ("", "__status")
+        )
         return [Answer(v, Status[s]) for v, s in zip(values, statuses, strict=True)]
 
 
