@@ -53,13 +53,7 @@ def finish(feature: Feature, partials: Mapping[str, Partial], found: Mask) -> Ce
     `found` says for each row whether the view has any visible event of the entity.
     """
     with np.errstate(all="ignore"):
-        node = AGGREGATES[feature.aggregate].finish_of(feature.params)
-        values, valid = _value(node, partials, feature)
-    fits = _fits(values, feature)
-    if isinstance(node, MostFrequent | Tally):
-        fits = np.diff(partials[node.name]["ends"], prepend=0) <= node.bound
-    if isinstance(values, tuple):
-        values = values[0].view(np.int64)
+        values, valid, fits = _whole(feature, partials)
     if fits is None:
         return settle(feature, values, valid, found)
     return settle(feature, values, valid & fits, found, overflow=valid & ~fits)
@@ -70,18 +64,23 @@ def finish_present(feature: Feature, partials: Mapping[str, Partial]) -> Array |
 
     For partials of ranges that hold rows of entities that were found. Call it where NumPy's warnings are off.
     """
-    values, valid = _value(AGGREGATES[feature.aggregate].finish, partials, feature)
-    if not valid.all():
+    values, valid, fits = _whole(feature, partials)
+    if not valid.all() or (fits is not None and not fits.all()):
         return None
-    fits = _fits(values, feature)
-    if fits is not None and not fits.all():
-        return None
-    if isinstance(values, tuple):
-        values = values[0].view(np.int64)
     filled: Array = values.astype(numpy_dtype(feature.dtype), copy=False)
     if filled.dtype.kind == "f":
         filled = filled + 0
     return filled
+
+
+def _whole(feature: Feature, partials: Mapping[str, Partial]) -> tuple[Array, Mask, Mask | None]:
+    """Values, where they are not NULL, and where they fit: None is everywhere."""
+    node = AGGREGATES[feature.aggregate].finish_of(feature.params)
+    values, valid = _value(node, partials, feature)
+    fits = _fits(values, feature)
+    if isinstance(node, MostFrequent | Tally):
+        fits = np.diff(partials[node.name]["ends"], prepend=0) <= node.bound
+    return values[0].view(np.int64) if isinstance(values, tuple) else values, valid, fits
 
 
 def settle(

@@ -30,6 +30,9 @@ from featurestore.types import Int32, Int64, is_float, numpy_dtype
 PIECE = 1 << 18
 """Spine rows reduced at a time: a window's answers for each are held until the row is finished."""
 
+RAGGED_PIECE = 1 << 13
+"""The same where a window's answer is any number of items until the row is finished: bounded with what a row may hold."""
+
 Span = tuple[int | None, int]
 """Size and hop of a window."""
 
@@ -47,9 +50,9 @@ class Asked:
         a, b = np.searchsorted(self.k, first, "left"), np.searchsorted(self.k, last, "right")
         return self._cut(int(a), int(b))
 
-    def pieces(self) -> Iterable[Asked]:
-        for at in range(0, len(self.rid), PIECE):
-            yield self._cut(at, at + PIECE)
+    def pieces(self, size: int) -> Iterable[Asked]:
+        for at in range(0, len(self.rid), size):
+            yield self._cut(at, at + size)
 
     def _cut(self, start: int, stop: int) -> Asked:
         return Asked(self.rid[start:stop], self.k[start:stop], self.q[start:stop])
@@ -119,7 +122,8 @@ class Work:
 def cells_of(work: Work, events: pa.Table, asked: Asked) -> dict[str, Cells]:
     """The cells of every feature, by name, for rows whose entities' events are all in `events` (or are none)."""
     chunk = Chunk(work, events, asked)
-    pieces = [chunk.cells(piece) for piece in asked.pieces()]
+    size = RAGGED_PIECE if any(slot.ragged for slot in work.slots()) else PIECE
+    pieces = [chunk.cells(piece) for piece in asked.pieces(size)]
     if len(pieces) == 1:
         return pieces[0]
     return {name: _joined([piece[name] for piece in pieces]) for name in (pieces[0] if pieces else ())}
