@@ -442,20 +442,46 @@ def test_windows_over_tiles_are_the_events_in_them(
     slot = slot_of(reduction, dtype)
     values = data.draw(columns(dtype))
     starts = sorted({0, *data.draw(cuts_of(len(values) - 1))})
-    ends = st.sampled_from([*starts, len(values)])
-    pairs = data.draw(st.lists(st.tuples(ends, st.integers(0, len(values))), max_size=9))
+    owner = np.cumsum(
+        data.draw(st.lists(st.sampled_from([0, 0, 1]), min_size=len(starts), max_size=len(starts)))
+    )
+    pairs = data.draw(st.lists(st.tuples(st.sampled_from(starts), st.integers(0, len(values))), max_size=9))
     lo = np.array([a for a, _ in pairs], np.int64)
-    hi = np.array([max(a, b) for a, b in pairs], np.int64)
+    stop = np.append(starts, len(values))[np.searchsorted(owner, owner[np.searchsorted(starts, lo)], "right")]
+    hi = np.clip(np.array([b for _, b in pairs], np.int64), lo, stop)
+    lo = np.append(lo, len(values))
+    hi = np.append(hi, len(values))
     keep = np.array([v is not None for v in values], np.bool_)
     x = np.array([("" if dtype == String else 0) if v is None else v for v in values], numpy_of(dtype))
     times = np.arange(len(values), dtype=np.int64)
     before, ragged.PIECE = ragged.PIECE, data.draw(st.sampled_from([1, 3, 1 << 22]))
     try:
-        windows = ragged.Windows(slot, ragged.lift(slot, x, keep, times), np.array(starts))
+        windows = ragged.Windows(slot, ragged.lift(slot, x, keep, times), np.array(starts), owner)
         got = windows.merge(lo, hi)
     finally:
         ragged.PIECE = before
     same_partial(slot, got, reduce_events(slot, x, keep, times, OverlappingRanges(lo, hi, len(values))))
+
+
+@pytest.mark.parametrize(
+    "reduction", [Largest(X, 3), Smallest(X, 3), Distinct(X, 5), Buckets(X), Frequencies(X, 4)], ids=str
+)
+def test_long_windows_over_tiles_are_the_events_in_them(reduction: Any) -> None:
+    """Hundreds of tiles of several entities, some without an item."""
+    random = np.random.default_rng(3)
+    slot, n = slot_of(reduction, Int64), 3000
+    starts = np.unique(np.append(random.integers(0, n, 700), 0))
+    owner = np.sort(random.integers(0, 4, len(starts)))
+    x, keep, times = random.integers(-50, 50, n), random.random(n) < 0.4, np.arange(n)
+    windows = ragged.Windows(slot, ragged.lift(slot, x, keep, times), starts, owner)
+    for most in (3, 40, 700):  # what reached less far before is reached further now
+        tile = random.integers(0, len(starts), 500)
+        lo = starts[tile]
+        last = np.append(starts, n)[np.searchsorted(owner, owner[tile], "right")]
+        far = np.append(starts, n)[np.minimum(tile + random.integers(0, most, 500), len(starts))]
+        hi = np.clip(far + random.integers(-3, 4, 500), lo, last)
+        got = windows.merge(lo, hi)
+        same_partial(slot, got, reduce_events(slot, x, keep, times, OverlappingRanges(lo, hi, n)))
 
 
 @given(value=st.floats(2.3e-308, 1.7e308) | st.floats(-1.7e308, -2.3e-308))

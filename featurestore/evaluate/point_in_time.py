@@ -150,7 +150,7 @@ class Chunk:
                 events, t, codes = events.take(pa.array(kept)), t[kept], codes[kept]
         self._ties = () if everywhere else work.ties
         self._lifted: dict[_Meaning, Lifted] = {}
-        self._tiles: dict[int, Array] = {}
+        self._tiles: dict[int, tuple[Array, Array]] = {}
         self._tiled: dict[tuple[_Meaning, int], Windows] = {}
         self._work, self._events, self._t, self._codes, self._clock = work, events, t, codes, clock
         self._inputs = Inputs(work.names, work.view, events)
@@ -218,9 +218,10 @@ class Chunk:
             keys = self._clock.keys_of(self._codes)
             begins = np.ones(len(tile), np.bool_)
             begins[1:] = (tile[1:] != tile[:-1]) | (keys[1:] != keys[:-1])
-            self._tiles[hop] = np.flatnonzero(begins)
+            starts = np.flatnonzero(begins)
+            self._tiles[hop] = starts, keys[starts]
         if (meaning, hop) not in self._tiled:
-            self._tiled[meaning, hop] = Windows(slot, self._lifted[meaning], self._tiles[hop])
+            self._tiled[meaning, hop] = Windows(slot, self._lifted[meaning], *self._tiles[hop])
         return self._tiled[meaning, hop]
 
     # -------------------------------------------------------------------------------------------------- latest values

@@ -177,18 +177,22 @@ def by_tile(slot: Slot, x: Array, keep: Array | None, times: Array, tile: Array,
 class Windows:
     """Ranges of events that begin where a tile does, as windows do: merged from whole tiles and the events after them.
 
-    Each tile is compacted once, so a range costs what its tiles hold instead of what happened in them.
+    Each tile is compacted once, and so are pairs of tiles, pairs of these, and so on: a range of n tiles is at most
+    2 log2(n) compacted ones and the events of its open tile.
     """
 
-    def __init__(self, slot: Slot, lifted: Lifted, starts: Array) -> None:
-        """`starts` are the events that tiles begin at; the first is 0, unless there is none."""
-        self._slot, self._lifted, self._starts = slot, lifted, starts
+    def __init__(self, slot: Slot, lifted: Lifted, starts: Array, owner: Array) -> None:
+        """`starts` are the events that tiles begin at; the first is 0, unless there is none.
+
+        `owner` says whose each tile is: no range is of two.
+        """
+        self._slot, self._lifted, self._starts, self._owner = slot, lifted, starts, owner
         if isinstance(slot.reduction, FirstK | LastK):
             return
         tile = np.searchsorted(starts, lifted.rows, "right") - 1
         tiles = compact(_reduction(slot), tile, lifted.items, len(starts))
-        self._ends = np.concatenate([[0], tiles.pop("ends")])
-        self._pool = {name: np.concatenate([c, lifted.items[name]]) for name, c in tiles.items()}
+        self._levels = [tiles]
+        self._lay_out()
 
     def merge(self, lo: Array, hi: Array) -> Columns:
         """The partial of each range of events; those of `lo` are among `starts`, or the end of all events."""
@@ -203,10 +207,47 @@ class Windows:
         cut = (edges[b] != hi) & (hi > lo)  # the last tile is open: its events are taken one by one
         b = np.where(hi > lo, b - cut, a)
         opened = lifted.before(np.where(cut, edges[b], hi))
-        size = len(self._pool["v"]) - len(lifted.rows)
-        starts = np.stack([self._ends[a], size + opened], axis=1)
-        stops = np.stack([self._ends[b], size + np.maximum(last, opened)], axis=1)
-        return _merged(slot, self._pool, lifted.words, starts, stops)
+        self._reach(int((b - a).max(initial=0)))
+        starts, stops = [opened], [np.maximum(last, opened)]
+        for level, ends in enumerate(self._ends):
+            step = 1 << level
+            left = (a & step != 0) & (a + step <= b)
+            nodes = [np.where(left, a >> level, -1)]
+            a = np.where(left, a + step, a)
+            right = (b & step != 0) & (b - step >= a)
+            nodes.append(np.where(right, (b >> level) - 1, -1))
+            b = np.where(right, b - step, b)
+            for node in nodes:
+                starts.append(ends[np.maximum(node, 0)])
+                stops.append(ends[node + 1])  # of no node it ends where the first begins
+        return _merged(slot, self._pool, lifted.words, np.stack(starts, axis=1), np.stack(stops, axis=1))
+
+    def _reach(self, tiles: int) -> None:
+        """Compacts pairs until there is a node of half as many tiles, or more."""
+        before = len(self._levels)
+        while 2 << (len(self._levels) - 1) <= tiles:
+            level, below = len(self._levels), self._levels[-1]
+            nodes = len(self._starts) >> level
+            first = np.arange(nodes) << level
+            whole = self._owner[first] == self._owner[first + (1 << level) - 1]
+            node = np.repeat(np.arange(len(below["ends"])), np.diff(below["ends"], prepend=0)) >> 1
+            kept = np.flatnonzero(node < nodes)
+            kept = kept[whole[node[kept]]]
+            items = {name: column[kept] for name, column in below.items() if name != "ends"}
+            self._levels.append(compact(_reduction(self._slot), node[kept], items, nodes))
+        if len(self._levels) > before:
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        """All items in one pool, the events' own first, and for each level where the items of its nodes end in it."""
+        parts = [self._lifted.items, *self._levels]
+        sizes = [len(part["v"]) for part in parts]
+        bases = np.cumsum([0, *sizes[:-1]])[1:].tolist()
+        levels = zip(bases, self._levels, strict=True)
+        self._ends = [
+            base + np.concatenate([[0, 0] if not len(x["ends"]) else [0], x["ends"]]) for base, x in levels
+        ]
+        self._pool = {n: np.concatenate([part[n] for part in parts]) for n in self._lifted.items}
 
 
 def _merged(slot: Slot, items: Columns, words: Array | None, starts: Array, stops: Array) -> Columns:
