@@ -31,7 +31,7 @@ from featurestore.types import Bool, DecimalType
 
 Columns = dict[str, Array]
 
-PIECE = 1 << 22
+PIECE = 1 << 20
 """Items gathered and compacted at a time."""
 
 _BITS = 7
@@ -344,7 +344,7 @@ def _by_value(group: Array, v: Array, groups: int) -> Array:
         least = int(v.min())
         span = int(v.max()) - least + 1
         if span * groups < 2**63:
-            order: Array = np.argsort(group * span + (v.astype(np.int64) - least))
+            order: Array = np.argsort(group * span + (v.astype(np.int64) - least), kind="stable")
             return order
     return np.lexsort((v, group))
 
