@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import assert_never
 
 import numpy as np
-import pyarrow as pa
 
 from featurestore.aggregates import (
     Buckets,
@@ -375,6 +374,8 @@ def _decoded(partial: Columns, words: Array | None) -> Columns:
 
 def _words(texts: Array) -> tuple[Array, Array]:
     """The distinct texts by their UTF-8 bytes, which is also how Python sorts them, and the number of each text."""
+    import pyarrow as pa  # what reads numbers alone goes without
+
     seen = pa.array(texts, pa.large_string()).dictionary_encode()
     found = seen.dictionary.to_pylist()
     order = sorted(range(len(found)), key=found.__getitem__)
