@@ -26,12 +26,24 @@ if TYPE_CHECKING:
     from featurestore.declare import Sql as Sql
     from featurestore.declare import StreamSource as StreamSource
     from featurestore.declare import count as count
+    from featurestore.declare import count_distinct as count_distinct
     from featurestore.declare import first as first
+    from featurestore.declare import first_k as first_k
+    from featurestore.declare import histogram as histogram
+    from featurestore.declare import kurtosis as kurtosis
+    from featurestore.declare import largest_k as largest_k
     from featurestore.declare import last as last
+    from featurestore.declare import last_k as last_k
     from featurestore.declare import latest as latest
     from featurestore.declare import max as max
+    from featurestore.declare import max_by as max_by
     from featurestore.declare import mean as mean
     from featurestore.declare import min as min
+    from featurestore.declare import min_by as min_by
+    from featurestore.declare import most_frequent as most_frequent
+    from featurestore.declare import quantile as quantile
+    from featurestore.declare import skew as skew
+    from featurestore.declare import smallest_k as smallest_k
     from featurestore.declare import stddev_pop as stddev_pop
     from featurestore.declare import stddev_samp as stddev_samp
     from featurestore.declare import sum as sum
@@ -79,7 +91,8 @@ _HOMES = {
     "declare": (
         "BatchSource Csv Delta Entity FeatureService FeatureView Files Iceberg Json Kafka OnDemand Parquet "
         "RequestSource Sql StreamSource "
-        "count first last latest max mean min stddev_pop stddev_samp sum var_pop var_samp"
+        "count count_distinct first first_k histogram kurtosis largest_k last last_k latest max max_by mean "
+        "min min_by most_frequent quantile skew smallest_k stddev_pop stddev_samp sum var_pop var_samp"
     ),
     "errors": "FeatureStoreError",
     "expr": (

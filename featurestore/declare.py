@@ -207,6 +207,7 @@ class Aggregation:
     condition: Expression | None = None
     fallback: bool | int | float | str | None = None
     label: str | None = None
+    params: tuple[tuple[str, int | float], ...] = ()
     line: Where = _where()
 
     def over(self, *windows: Duration | Lifetime, hop: Duration | None = None) -> Aggregation:
@@ -272,6 +273,16 @@ def stddev_samp(x: Input) -> Aggregation:
     return Aggregation("stddev_samp", (x,))
 
 
+def skew(x: Input) -> Aggregation:
+    """The skewness of `x`, of the population. NULL of equal values."""
+    return Aggregation("skew", (x,))
+
+
+def kurtosis(x: Input) -> Aggregation:
+    """The excess kurtosis of `x`, of the population: 0 for a normal distribution. NULL of equal values."""
+    return Aggregation("kurtosis", (x,))
+
+
 def first(x: Input) -> Aggregation:
     """The first non-null `x` in the window."""
     return Aggregation("first", (x,))
@@ -280,6 +291,56 @@ def first(x: Input) -> Aggregation:
 def last(x: Input) -> Aggregation:
     """The last non-null `x` in the window."""
     return Aggregation("last", (x,))
+
+
+def min_by(x: Input, by: Input) -> Aggregation:
+    """The `x`, NULL included, of the event with the least non-null `by`; the earliest of several."""
+    return Aggregation("min_by", (x, by))
+
+
+def max_by(x: Input, by: Input) -> Aggregation:
+    """The `x`, NULL included, of the event with the greatest non-null `by`; the earliest of several."""
+    return Aggregation("max_by", (x, by))
+
+
+def first_k(x: Input, k: int) -> Aggregation:
+    """The first `k` non-null `x`, in the order of events. [] of none."""
+    return Aggregation("first_k", (x,), params=(("k", k),))
+
+
+def last_k(x: Input, k: int) -> Aggregation:
+    """The last `k` non-null `x`, in the order of events: the oldest first. [] of none."""
+    return Aggregation("last_k", (x,), params=(("k", k),))
+
+
+def largest_k(x: Input, k: int) -> Aggregation:
+    """The `k` greatest `x`, the greatest first; equal ones as often as they come. [] of none."""
+    return Aggregation("largest_k", (x,), params=(("k", k),))
+
+
+def smallest_k(x: Input, k: int) -> Aggregation:
+    """The `k` least `x`, the least first; equal ones as often as they come. [] of none."""
+    return Aggregation("smallest_k", (x,), params=(("k", k),))
+
+
+def count_distinct(x: Input, k: int = 1024) -> Aggregation:
+    """How many distinct `x`. 0 of none; exact up to `k`, then an estimate with a standard error of 1 / sqrt(k - 2)."""
+    return Aggregation("count_distinct", (x,), params=(("k", k),))
+
+
+def quantile(x: Input, p: float) -> Aggregation:
+    """The `x` of rank ceil(p x n), as Float64, to within 0.4 % of itself. NULL of none."""
+    return Aggregation("quantile", (x,), params=(("p", p),))
+
+
+def most_frequent(x: Input, k: int = 1, bound: int = 1000) -> Aggregation:
+    """The `k` most frequent `x`, the lesser first of two. [] of none; NULL, OVERFLOW past `bound` distinct values."""
+    return Aggregation("most_frequent", (x,), params=(("k", k), ("bound", bound)))
+
+
+def histogram(x: Input, bound: int = 1000) -> Aggregation:
+    """How often each `x` comes. {} of none; NULL, status OVERFLOW past `bound` distinct values."""
+    return Aggregation("histogram", (x,), params=(("bound", bound),))
 
 
 def latest(x: Input) -> Aggregation:
@@ -469,14 +530,26 @@ __all__ = [
     "ViewOn",
     "Wire",
     "count",
+    "count_distinct",
     "declarations_in",
     "first",
+    "first_k",
+    "histogram",
+    "kurtosis",
+    "largest_k",
     "last",
+    "last_k",
     "latest",
     "lifetime",
     "max",
+    "max_by",
     "mean",
     "min",
+    "min_by",
+    "most_frequent",
+    "quantile",
+    "skew",
+    "smallest_k",
     "stddev_pop",
     "stddev_samp",
     "sum",

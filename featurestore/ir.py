@@ -13,11 +13,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from featurestore.aggregates import AGGREGATES, ordered
+from featurestore.aggregates import AGGREGATES, Params, Reduction, ordered
 from featurestore.expr import Column, Expr, columns_of, substitute
 from featurestore.expr import from_json as expr_from_json
 from featurestore.expr import to_json as expr_to_json
-from featurestore.types import DecimalType, DType, ListType, Scalar, VectorType, type_from_json, type_to_json
+from featurestore.types import (
+    DecimalType,
+    DType,
+    ListType,
+    MapType,
+    Scalar,
+    VectorType,
+    type_from_json,
+    type_to_json,
+)
 
 LATEST = "latest"
 
@@ -101,6 +110,12 @@ class Feature:
     window: Window | None = None
     where: Expr | None = None
     default: bool | int | float | str | None = None
+    params: Params = ()
+
+    @property
+    def partials(self) -> Mapping[str, Reduction]:
+        """The partials of a windowed feature, over the placeholders of its aggregate."""
+        return AGGREGATES[self.aggregate].partials_of(self.params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +259,7 @@ def _encode(value: object) -> Any:
             return value
         case tuple():
             return [_encode(v) for v in value]
-        case Scalar() | DecimalType() | ListType() | VectorType():
+        case Scalar() | DecimalType() | ListType() | VectorType() | MapType():
             return {"type": type_to_json(value)}
         case _ if type(value).__name__ in _NODES and is_dataclass(value):
             encoded = {f.name: _encode(getattr(value, f.name)) for f in fields(value)}
@@ -267,7 +282,7 @@ def feature_meaning(view: View, feature: Feature) -> Mapping[str, Any]:
     """All that decides the values of one feature, and nothing that does not: the feature's fingerprint is its digest."""
     source = view.source
     schema = source.schema
-    ties = feature.window is None or any(map(ordered, AGGREGATES[feature.aggregate].partials.values()))
+    ties = feature.window is None or any(map(ordered, feature.partials.values()))
     exprs = [*feature.inputs, *(e for e in (feature.where, view.filter) if e), *(k.value for k in view.keys)]
     read = frozenset().union(*map(columns_of, exprs))
     marked = {
@@ -287,6 +302,7 @@ def feature_meaning(view: View, feature: Feature) -> Mapping[str, Any]:
         "filter": _encode(view.filter),
         "keys": [_encode(k) for k in view.keys],
         "aggregate": feature.aggregate,
+        **({"params": _encode(feature.params)} if feature.params else {}),
         "inputs": _encode(feature.inputs),
         "where": _encode(feature.where),
         "window": _encode(feature.window),

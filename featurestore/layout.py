@@ -10,7 +10,24 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from featurestore.aggregates import AGGREGATES, Field, Reduction, bind, fields, has_null_bit, ordered
+from featurestore.aggregates import (
+    Distinct,
+    Field,
+    FirstK,
+    Frequencies,
+    Largest,
+    LastK,
+    MaxBy,
+    MinBy,
+    Moments,
+    Ragged,
+    Reduction,
+    Smallest,
+    bind,
+    fields,
+    has_null_bit,
+    ordered,
+)
 from featurestore.expr import Expr, infer, to_json
 from featurestore.ir import LATEST, Feature, View, canonical, digest, feature_meaning
 from featurestore.types import DType, type_to_json
@@ -22,17 +39,23 @@ LAYOUT_VERSION = 1
 class Slot:
     """One partial: a reduction over an expression of the rows for which `where` is true.
 
-    `dtype` is the type of the input; None for a count of rows.
+    `dtype` is the type of the input, None for a count of rows; `by` that of what it goes by, if it does.
     """
 
     name: str
     reduction: Reduction
     where: Expr | None
     dtype: DType | None
+    by: DType | None = None
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        return fields(self.reduction, self.dtype)
+        return fields(self.reduction, self.dtype, self.by)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether a partial holds any number of items: then `fields` are those of an item."""
+        return isinstance(self.reduction, Ragged)
 
     @property
     def has_null_bit(self) -> bool:
@@ -107,7 +130,8 @@ def layout_of(view: View) -> Layout:
         for i, text in enumerate(sorted(slots)):
             reduction, where = slots[text]
             dtype = None if reduction.arg is None else infer(reduction.arg, schema)
-            made.append(Slot(f"p{i}", reduction, where, dtype))
+            by = infer(reduction.by, schema) if isinstance(reduction, MinBy | MaxBy) else None
+            made.append(Slot(f"p{i}", reduction, where, dtype, by))
             names[hop, text] = f"p{i}"
         windows = [f.window for f in view.features if f.window is not None and f.window.hop == hop]
         sizes = [w.size for w in windows if w.size is not None]
@@ -160,9 +184,21 @@ def storage_fingerprint(view: View) -> str:
 def _partials(feature: Feature) -> dict[str, Reduction]:
     assert feature.aggregate != LATEST
     inputs = dict(zip(("x", "by"), feature.inputs, strict=False))
-    return {part: bind(r, inputs) for part, r in AGGREGATES[feature.aggregate].partials.items()}
+    return {part: bind(r, inputs) for part, r in feature.partials.items()}
 
 
 def _slot_text(reduction: Reduction, where: Expr | None) -> str:
     arg = None if reduction.arg is None else to_json(reduction.arg)
-    return canonical([type(reduction).__name__, arg, None if where is None else to_json(where)])
+    more: list[object] = []
+    match reduction:
+        case MinBy(by=by) | MaxBy(by=by):
+            more = [to_json(by)]
+        case Moments(order=order) if order != 2:
+            more = [order]
+        case FirstK(k=k) | LastK(k=k) | Largest(k=k) | Smallest(k=k) | Distinct(k=k):
+            more = [k]
+        case Frequencies(bound=bound):
+            more = [bound]
+        case _:
+            pass
+    return canonical([type(reduction).__name__, arg, None if where is None else to_json(where), *more])

@@ -320,7 +320,7 @@ class _Lowering:
                 return
             inputs.append(node)
         types = tuple(infer(x, scope.schema) for x in inputs)
-        dtype = self._result(spec, types, who)
+        dtype = self._result(spec, types, who) if self._params(spec, who) else None
         condition = self._condition(spec, scope, who)
         if dtype is None or not self._shape(spec, source, who):
             return
@@ -340,7 +340,10 @@ class _Lowering:
             whole = spec.label is not None and len(spec.windows) == 1
             text = "lifetime" if lowered.size is None else duration_text(lowered.size)
             name = stem if whole else f"{stem}_{text}"
-            yield spec.line, ir.Feature(name, aggregate, folded, types, dtype, lowered, where, default)
+            yield (
+                spec.line,
+                ir.Feature(name, aggregate, folded, types, dtype, lowered, where, default, spec.params),
+            )
 
     def _result(self, spec: d.Aggregation, types: tuple[DType, ...], who: str) -> DType | None:
         if spec.aggregate == ir.LATEST:
@@ -358,6 +361,15 @@ class _Lowering:
             )
             return None
         return result
+
+    def _params(self, spec: d.Aggregation, who: str) -> bool:
+        """Whether the parameters are what the aggregate takes."""
+        known = {} if spec.aggregate == ir.LATEST else AGGREGATES[spec.aggregate].params
+        wrong = [(n, v) for n, v in spec.params if n not in known or not known[n].fits(v)]
+        for name, value in wrong:
+            works = f"{name} is {known[name]}" if name in known else f"it takes {', '.join(known) or 'none'}"
+            self.wrong(spec.line, f"{who}: {spec.aggregate} with {name}={value!r}", works)
+        return not wrong
 
     def _shape(self, spec: d.Aggregation, source: ir.Source, who: str) -> bool:
         """Whether windows, filters and the kind of source fit the kind of feature."""
@@ -423,9 +435,11 @@ class _Lowering:
             return None
         if not inputs:
             return spec.aggregate
-        if len(inputs) == 1 and isinstance(inputs[0], Column):
-            name = inputs[0].name
-            return name if spec.aggregate == ir.LATEST else f"{name}_{spec.aggregate}"
+        names = [x.name for x in inputs if isinstance(x, Column)]
+        if len(names) == len(inputs):
+            if spec.aggregate == ir.LATEST:
+                return names[0]
+            return "_".join([names[0], AGGREGATES[spec.aggregate].label_of(spec.params), *names[1:]])
         self.wrong(
             spec.line, f"{who}: the {spec.aggregate} of {describe(inputs[0])} needs a name", 'add .named("…")'
         )

@@ -20,13 +20,16 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from featurestore.aggregates import Moments
-from featurestore.compile.events import key_names
+from featurestore.aggregates import MaxBy, MinBy, Moments
+from featurestore.compile.events import EventColumns, key_names
 from featurestore.compile.newest import newest_sql
 from featurestore.compile.sources import Connection
-from featurestore.compile.tiles import tiles_sql
+from featurestore.compile.tiles import tile_events_sql, tiles_sql
 from featurestore.evaluate.arrow import limbs, to_physical
+from featurestore.evaluate.inputs import Inputs, carried
 from featurestore.evaluate.partials import Array
+from featurestore.evaluate.ragged import by_tile
+from featurestore.expr import Expr
 from featurestore.ir import View
 from featurestore.layout import Layout, Level, Slot, layout_of
 from featurestore.online.codec import (
@@ -45,7 +48,7 @@ from featurestore.online.codec import (
 )
 from featurestore.online.store import OnlineStore
 from featurestore.time import floor
-from featurestore.types import Date, Float64, Int32, Int64, String, Timestamp
+from featurestore.types import Float64, Int64, String
 
 ENTITIES = 50_000
 """Entities encoded and written at a time."""
@@ -256,7 +259,7 @@ def _batches(
         keys = _key_columns(view, newest)
         last = tuple(newest.column(f"k{i}")[-1].as_py() for i in range(len(view.keys)))
         sections = [
-            _tile_records(view, level, section, [rows.up_to(last) for rows in parts], keys)
+            _tile_records(view, level, section, [rows.up_to(last) for rows in parts.tiles], keys, parts, last)
             for level, section, parts in zip(layout.levels, codec.sections, levels, strict=False)
         ]
         sections.append(_latest_records(layout, codec.sections[-1], newest))
@@ -264,10 +267,22 @@ def _batches(
         yield _Batch(*entity_keys(view, keys, codec.prefix + role), first_at, last_at, sections)
 
 
+@dataclass(frozen=True)
+class _LevelRows:
+    """The tiles of a level, the fold of a lifetime before the others; and the events that ragged slots are made of.
+
+    Of these `names` has the columns, and those before `folded` belong to the fold.
+    """
+
+    tiles: list[_Rows]
+    events: _Rows | None
+    names: Mapping[Expr, str]
+    folded: int
+
+
 def _level_rows(
     con: Connection, view: View, level: Level, root: Path, *, base: bool, start: int | None, end: int
-) -> list[_Rows]:
-    """The tiles of a level; the fold of a lifetime comes first."""
+) -> _LevelRows:
     parts = []
     kept = start
     if base:
@@ -279,7 +294,14 @@ def _level_rows(
             parts.append(f"SELECT * REPLACE ({FOLD + 1} - 1 AS tile) FROM ({fold}) ORDER BY {order}")  # noqa: S608
     if not base or level.reach is not None:
         parts.append(tiles_sql(con, view, level, root, start=kept, end=end))
-    return [_Rows(con, sql, len(view.keys), TILES) for sql in parts]
+    tiles = [_Rows(con, sql, len(view.keys), TILES) for sql in parts]
+    if not any(slot.ragged for slot in level.slots):
+        return _LevelRows(tiles, None, {}, NEVER)
+    columns = EventColumns(view)
+    folds = base and level.lifetime
+    events = tile_events_sql(con, view, level, root, columns, start=start if folds else kept, end=end)
+    folded = kept if folds and kept is not None else NEVER
+    return _LevelRows(tiles, _Rows(con, events, len(view.keys), TILES), columns.names, folded)
 
 
 def _key_columns(view: View, table: pa.Table) -> list[Array]:
@@ -307,7 +329,13 @@ def _owners(view: View, table: pa.Table, entities: Sequence[Array]) -> Array:
 
 
 def _tile_records(
-    view: View, level: Level, section: Section, tables: Sequence[pa.Table], entities: Sequence[Array]
+    view: View,
+    level: Level,
+    section: Section,
+    tables: Sequence[pa.Table],
+    entities: Sequence[Array],
+    level_rows: _LevelRows,
+    last: tuple[Any, ...],
 ) -> Records:
     """Tiles as records, sorted by entity and tile."""
     who = np.concatenate([_owners(view, t, entities) for t in tables])
@@ -319,7 +347,7 @@ def _tile_records(
     rows = np.zeros(len(table), section.dtype)
     rows["tile"] = table.column("tile").to_numpy()
     strings: dict[str, Array] = {}
-    for slot in level.slots:
+    for slot in (s for s in level.slots if not s.ragged):
         fields, valid = _slot_fields(slot, table)
         for name, values in fields.items():
             if f"{slot.name}_{name}" in section.strings:
@@ -329,7 +357,44 @@ def _tile_records(
                 rows[kind][:, column] = values
         if valid is not None:
             _set_bits(rows, section.bits[slot.name], valid)
-    return Records(who, rows, strings)
+    if level_rows.events is None:
+        return Records(who, rows, strings)
+    events = level_rows.events.up_to(last)
+    return Records(who, rows, strings, _items(view, level, level_rows, events, entities, who, rows["tile"]))
+
+
+def _items(
+    view: View,
+    level: Level,
+    level_rows: _LevelRows,
+    events: pa.Table,
+    entities: Sequence[Array],
+    who: Array,
+    tiles: Array,
+) -> dict[str, dict[str, Array]]:
+    """The partials of ragged slots for records of entities `who` and `tiles`, of the events that these are made of."""
+    owner = _owners(view, events, entities)
+    t = to_physical(events.column("t"), Int64)[0]
+    tile = np.where(t < level_rows.folded, FOLD, t - t % level.hop)
+    # Entity and tile as one number. An event without a record came after the records were made: it is left out.
+    some = np.unique(tiles)
+    place = np.searchsorted(some, tile)
+    known = (owner >= 0) & (place < len(some))
+    known[known] = some[place[known]] == tile[known]
+    codes = who * len(some) + np.searchsorted(some, tiles)
+    record = np.searchsorted(codes, owner * len(some) + place)
+    known &= record < len(codes)
+    known[known] = codes[record[known]] == (owner * len(some) + place)[known]
+    if not known.all():
+        rows = np.flatnonzero(known)
+        events, t, record = events.take(pa.array(rows)), t[rows], record[rows]
+    inputs = Inputs(level_rows.names, view, events)
+    items = {}
+    for slot in (s for s in level.slots if s.ragged):
+        x, keep = inputs.of(slot)
+        assert x is not None
+        items[slot.name] = by_tile(slot, x, keep, t, record, len(who))
+    return items
 
 
 def _set_bits(rows: Array, bit: int, valid: Array) -> None:
@@ -353,25 +418,27 @@ def _slot_fields(slot: Slot, table: pa.Table) -> tuple[dict[str, Array], Array |
         lo, hi = limbs(total)
         return {"lo": lo, "hi": hi}, np.asarray(total.is_valid())
     if isinstance(slot.reduction, Moments):
-        n, shift, s1, s2 = (
-            physical(c, Int64 if c == "n" else Float64)[0] for c in ("n", "shift", "s1", "s2")
-        )
-        return _moments(n, shift, s1, s2), None
+        n, shift = physical("n", Int64)[0], physical("shift", Float64)[0]
+        sums = [physical(f"s{k}", Float64)[0] for k in range(1, slot.reduction.order + 1)]
+        return _moments(n, shift, *sums), None
     if f"{slot.name}_n" in column:
         return {"n": physical("n", Int64)[0]}, None
     if f"{slot.name}_s" in column:
         s, valid = physical("s", Float64)
         return {"s": s, "c": np.zeros(rows)}, valid
     assert slot.dtype is not None
-    dtype = Int64 if slot.dtype == Timestamp else Int32 if slot.dtype == Date else slot.dtype
-    v, valid = physical("v", dtype)
+    v, valid = physical("v", carried(slot.dtype))
+    if isinstance(slot.reduction, MinBy | MaxBy):
+        assert slot.by is not None
+        by, ranked = physical("by", carried(slot.by))
+        return {"by": by, "at": physical("at", Int64)[0], "known": valid, "v": v}, ranked
     fields = {"v": v}
     if f"{slot.name}_at" in column:
         fields["at"] = physical("at", Int64)[0]
     return fields, valid
 
 
-def _moments(n: Array, shift: Array, s1: Array, s2: Array) -> dict[str, Array]:
+def _moments(n: Array, shift: Array, s1: Array, s2: Array, *more: Array) -> dict[str, Array]:
     """Moments from sums about a shift inside the data: `mean + low` is the mean in two doubles (Dekker's two-sum)."""
     some = n > 0
     delta = np.divide(s1, n, out=np.zeros(len(n)), where=some)
@@ -380,7 +447,13 @@ def _moments(n: Array, shift: Array, s1: Array, s2: Array) -> dict[str, Array]:
     part = mean - shift
     low = (shift - (mean - part)) + (delta - part)
     m2 = np.maximum(s2 - s1 * delta, 0.0)
-    return {"n": n, "mean": mean, "low": low, "m2": np.where(some, m2, 0.0)}
+    moments = {"n": n, "mean": mean, "low": low, "m2": np.where(some, m2, 0.0)}
+    if more:
+        moments["m3"] = np.where(some, more[0] - delta * (3 * s2 - 2 * delta * s1), 0.0)
+    if len(more) > 1:
+        m4 = more[1] - delta * (4 * more[0] - delta * (6 * s2 - 3 * delta * s1))
+        moments["m4"] = np.where(some, np.maximum(m4, 0.0), 0.0)
+    return moments
 
 
 def _latest_records(layout: Layout, section: Section, newest: pa.Table) -> Records:
@@ -390,8 +463,7 @@ def _latest_records(layout: Layout, section: Section, newest: pa.Table) -> Recor
     if count:
         rows["at"] = newest.column("last_at").to_numpy()
         for slot in layout.latest:
-            dtype = Int64 if slot.dtype == Timestamp else Int32 if slot.dtype == Date else slot.dtype
-            values, valid = to_physical(newest.column(slot.name), dtype)
+            values, valid = to_physical(newest.column(slot.name), carried(slot.dtype))
             if slot.dtype == String:
                 strings[slot.name] = values
             else:

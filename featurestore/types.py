@@ -56,7 +56,18 @@ class VectorType:
         return f"Vector({self.size})"
 
 
-DType = Scalar | DecimalType | ListType | VectorType
+@dataclass(frozen=True, slots=True)
+class MapType:
+    """Values by key; keys differ, and their order is no part of its value."""
+
+    key: DType
+    value: DType
+
+    def __repr__(self) -> str:
+        return f"Map({self.key!r}, {self.value!r})"
+
+
+DType = Scalar | DecimalType | ListType | VectorType | MapType
 
 String = Scalar("String")
 Int64 = Scalar("Int64")
@@ -72,6 +83,7 @@ SCALARS = {t.name: t for t in (String, Int64, Int32, Float64, Float32, Bool, Tim
 Decimal = DecimalType
 List = ListType
 Vector = VectorType
+Map = MapType
 
 _NUMPY: dict[Scalar, npt.DTypeLike] = {
     String: object,
@@ -86,13 +98,13 @@ _NUMPY: dict[Scalar, npt.DTypeLike] = {
 
 
 def numpy_dtype(dtype: DType) -> np.dtype[Any]:
-    """The NumPy form of a value of this type; strings, lists and vectors are objects."""
+    """The NumPy form of a value of this type; strings, lists, vectors and maps are objects."""
     match dtype:
         case Scalar():
             return np.dtype(_NUMPY[dtype])
         case DecimalType():
             return np.dtype(np.int64)
-        case ListType() | VectorType():
+        case ListType() | VectorType() | MapType():
             return np.dtype(object)
         case _:
             assert_never(dtype)
@@ -141,4 +153,7 @@ def type_from_json(text: str) -> DType:
             return ListType(type_from_json(inner))
         if head == "Vector":
             return VectorType(int(inner))
+        if head == "Map":
+            key, _, value = inner.rpartition(", ")  # what is counted by key is a scalar
+            return MapType(type_from_json(key), type_from_json(value))
     raise ValueError(f"not a type: {text!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from itertools import product
 from typing import Any
 
 from hypothesis import strategies as st
@@ -86,12 +87,32 @@ CONDITIONS = [None, None, None, col("x") > 0, col("flag"), col("text") == "a", c
 SIZES = [SECOND, 10 * MINUTE, 70 * MINUTE, HOUR, 6 * HOUR, DAY, 10 * DAY]
 
 
+FITS = {
+    name: [
+        columns
+        for columns in product(COLUMNS, repeat=aggregate.inputs)
+        if not isinstance(aggregate.accepts(tuple(COLUMNS[c] for c in columns)), str)
+    ]
+    for name, aggregate in AGGREGATES.items()
+}
+"""The columns that each aggregate takes."""
+
+FEW = st.integers(1, 4)
+PARAMS: Mapping[str, st.SearchStrategy[Any]] = {
+    **{name: FEW.map(lambda k: (("k", k),)) for name in ("first_k", "last_k", "largest_k", "smallest_k")},
+    "count_distinct": st.just((("k", 16),)),
+    "quantile": st.sampled_from([0, 0.05, 0.5, 0.95, 0.999, 1]).map(lambda p: (("p", p),)),
+    "most_frequent": st.tuples(st.tuples(st.just("k"), FEW), st.tuples(st.just("bound"), st.integers(1, 9))),
+    "histogram": st.integers(1, 9).map(lambda bound: (("bound", bound),)),
+}
+"""Parameters of the aggregates that have some."""
+
+
 @st.composite
 def aggregations(draw: st.DrawFn, number: int) -> d.Aggregation:
     """One windowed feature: any aggregate of any column it takes."""
     name = draw(st.sampled_from(sorted(AGGREGATES)))
-    fits = [c for c, t in COLUMNS.items() if not isinstance(AGGREGATES[name].accepts((t,)), str)]
-    spec = d.Aggregation(name, (draw(st.sampled_from(fits)),))
+    spec = d.Aggregation(name, draw(st.sampled_from(FITS[name])), params=draw(PARAMS.get(name, st.just(()))))
     if name == "count" and draw(st.booleans()):
         spec = d.count()
     if draw(st.integers(0, 5)) == 0:

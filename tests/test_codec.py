@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,29 @@ def sections(draw: st.DrawFn, name: str) -> Section:
         (f"p{i}", [(f"p{i}_v", draw(st.sampled_from(TYPES)))], draw(st.booleans()) or i > 5)
         for i in range(draw(few))
     ]
-    return _section(name, slots)
+    texts = st.sampled_from(TYPES)
+    items = {
+        f"r{i}": _section(None, [(f"r{i}", [(f"r{i}_v", draw(texts)), (f"r{i}_n", Int64)], False)])
+        for i in range(draw(st.integers(0, 2)))
+    }
+    slots += [(slot, [(slot, np.dtype(np.uint64))], False) for slot in items]
+    return replace(_section(name, slots), items=items)
+
+
+@st.composite
+def columns_of_items(draw: st.DrawFn, section: Section, slot: str, records: int) -> dict[str, np.ndarray]:
+    """Any number of items for each record of a slot."""
+    ends = np.cumsum(draw(st.lists(st.integers(0, 3), min_size=records, max_size=records)), dtype=np.int64)
+    count = int(ends[-1]) if records else 0
+    columns = {"ends": ends}
+    for name, (kind, _) in section.items[slot].places.items():
+        text = name in section.items[slot].strings
+        dtype = object if text else np.dtype(kind)
+        some = TEXTS if text else st.integers(0, 1)
+        column = np.empty(count, dtype)
+        column[:] = draw(st.lists(some, min_size=count, max_size=count))
+        columns[name.removeprefix(f"{slot}_")] = column
+    return columns
 
 
 @st.composite
@@ -79,7 +101,8 @@ def records(draw: st.DrawFn, section: Section, entities: int) -> Records:
     for name in section.strings:
         texts[name] = np.empty(len(rows), object)
         texts[name][:] = draw(st.lists(TEXTS, min_size=len(rows), max_size=len(rows)))
-    return Records(owner, rows, texts)
+    items = {slot: draw(columns_of_items(section, slot, len(rows))) for slot in section.items}
+    return Records(owner, rows, texts, items)
 
 
 @st.composite
@@ -94,6 +117,20 @@ def encoded(draw: st.DrawFn) -> Encoded:
     parts = [draw(records(s, n)) for s in made]
     keys = draw(st.none() | st.lists(st.binary(max_size=40), min_size=n, max_size=n))
     return Encoded(codec, header, parts, keys, encode(codec, header, parts, keys))
+
+
+def of_records(items: Mapping[str, np.ndarray], keep: np.ndarray) -> dict[str, np.ndarray]:
+    """The items of some records."""
+    sizes = np.diff(items["ends"], prepend=0)
+    whole = np.repeat(keep, sizes)
+    kept = {name: column[whole] for name, column in items.items() if name != "ends"}
+    return {"ends": np.cumsum(sizes[keep]), **kept}
+
+
+def assert_items(got: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]) -> None:
+    assert set(got) == set(want)
+    for name, column in want.items():
+        assert got[name].tolist() == column.tolist(), name
 
 
 @given(case=encoded(), data=st.data())
@@ -112,6 +149,9 @@ def test_encode_then_decode_is_the_identity(case: Encoded, data: st.DataObject) 
             int((wrote.owner[kept] == i).sum()) for i in range(len(values))
         ]
         places = decoded.places(number)
+        for slot in section.items:
+            got = decoded.items(number, slot, places, decoded.owners(number))
+            assert_items(got, of_records(wrote.items[slot], kept))
         for name in section.places:
             if name in section.strings:
                 assert decoded.text(section, number, name).tolist() == wrote.strings[name][kept].tolist()
@@ -134,6 +174,7 @@ def test_values_are_whole_words_and_do_not_depend_on_their_neighbours(
             np.zeros(int((r.owner == one).sum()), np.int64),
             r.rows[r.owner == one].copy(),
             {n: t[r.owner == one] for n, t in r.strings.items()},
+            {slot: of_records(items, r.owner == one) for slot, items in r.items.items()},
         )
         for r in case.sections
     ]

@@ -15,6 +15,7 @@ from featurestore import ir
 from featurestore.declare import declarations_in
 from featurestore.errors import DefinitionError, SourceError, Where
 from featurestore.expr import col
+from featurestore.layout import storage_fingerprint
 from featurestore.lower import lower
 from featurestore.time import DAY, HOUR, MINUTE, days, hours, lifetime, minutes
 from featurestore.types import Decimal, DType, Float64, Int32, Int64, String, Timestamp
@@ -105,6 +106,54 @@ MISTAKES = [
         view('fs.min("k").over(days(7))  # here'),
         "feature view 'v' takes the min of String",
         "min takes numbers, timestamps, dates and booleans",
+    ),
+    Mistake(
+        "the greatest by a text",
+        view('fs.max_by("amount", "k").over(days(7))  # here'),
+        "feature view 'v' takes the max_by of Float64, String",
+        "max_by takes a scalar or string, by numbers, timestamps, dates or booleans",
+    ),
+    Mistake(
+        "a list of lists",
+        view('fs.last_k("tags", 3).over(days(7))  # here'),
+        "feature view 'v' takes the last_k of List(String)",
+        "last_k takes scalars and strings",
+    ),
+    Mistake(
+        "the largest texts",
+        view('fs.largest_k("k", 3).over(days(7))  # here'),
+        "feature view 'v' takes the largest_k of String",
+        "largest_k takes numbers, timestamps, dates and booleans",
+    ),
+    Mistake(
+        "a list of nothing",
+        view('fs.last_k("amount", 0).over(days(7))  # here'),
+        "feature view 'v': last_k with k=0",
+        "k is a whole number from 1 to 10000",
+    ),
+    Mistake(
+        "a rank that is a percentage",
+        view('fs.quantile("amount", 95).over(days(7))  # here'),
+        "feature view 'v': quantile with p=95",
+        "p is a number of at most 6 decimals from 0 to 1",
+    ),
+    Mistake(
+        "a rank of too many digits",
+        view('fs.quantile("amount", 1 / 3).over(days(7))  # here'),
+        "feature view 'v': quantile with p=0.3333333333333333",
+        "p is a number of at most 6 decimals from 0 to 1",
+    ),
+    Mistake(
+        "a bound that is no number",
+        view('fs.histogram("k", bound="many").over(days(7))  # here'),
+        "feature view 'v': histogram with bound='many'",
+        "bound is a whole number from 1 to 100000",
+    ),
+    Mistake(
+        "a default in place of a list",
+        view('fs.last_k("k", 3).over(days(7)).default("none")  # here'),
+        "default 'none' does not fit a List(String)",
+        "give a List(String), or no default",
     ),
     Mistake(
         "the latest of a list",
@@ -449,6 +498,38 @@ def test_names_of_features() -> None:
     assert [f.name for f in view.features] == [
         "count_1h", "count_1d", "x_mean_7d", "x_mean_90m", "y_sum_lifetime", "late", "peak_1h", "peak_7d", "y", "twice",
     ]  # fmt: skip
+
+
+def test_parameters_are_in_names() -> None:
+    view = plan_of(
+        *(
+            spec.over(days(7))
+            for spec in (
+                d.last_k("x", 3),
+                d.largest_k("y", 10),
+                d.quantile("y", 0.95),
+                d.quantile("y", 0.999),
+                d.quantile("y", 1),
+                d.most_frequent("k"),
+                d.count_distinct("k"),
+                d.histogram("k"),
+                d.max_by("x", "y"),
+            )
+        )
+    )
+    assert [f.name for f in view.features] == [
+        "x_last_3_7d", "y_largest_10_7d", "y_p95_7d", "y_p99_9_7d", "y_p100_7d", "k_most_frequent_1_7d",
+        "k_count_distinct_7d", "k_histogram_7d", "x_max_by_y_7d",
+    ]  # fmt: skip
+
+
+def test_parameters_are_part_of_what_a_feature_means() -> None:
+    one, other, again = (plan_of(d.last_k("x", k).over(days(7)).named("f")) for k in (3, 4, 3))
+    assert ir.view_fingerprint(one) == ir.view_fingerprint(again) != ir.view_fingerprint(other)
+    assert storage_fingerprint(one) == storage_fingerprint(again) != storage_fingerprint(other)
+    low, high = (plan_of(d.quantile("x", p).over(days(7)).named("f")) for p in (0.5, 0.9))
+    assert ir.view_fingerprint(low) != ir.view_fingerprint(high)
+    assert storage_fingerprint(low) == storage_fingerprint(high)  # the same buckets
 
 
 def test_windows_have_their_hops() -> None:

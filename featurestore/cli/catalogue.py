@@ -231,6 +231,7 @@ def _feature(view: ir.View, feature: ir.Feature, plan: ir.Plan) -> dict[str, Any
 
 def _partials(view: ir.View, feature: ir.Feature) -> list[str]:
     """What is kept per tile for a windowed feature: `Sum(amount)`."""
+    from featurestore.aggregates import inputs_of
     from featurestore.expr import describe
     from featurestore.layout import layout_of
 
@@ -239,7 +240,7 @@ def _partials(view: ir.View, feature: ir.Feature) -> list[str]:
     layout = layout_of(view)
     kept = set(layout.parts[feature.name].values())
     slots = [slot for slot in layout.level(feature.window.hop).slots if slot.name in kept]
-    args = ["" if s.reduction.arg is None else describe(s.reduction.arg) for s in slots]
+    args = [", ".join(map(describe, inputs_of(s.reduction))) for s in slots]
     return [f"{type(s.reduction).__name__}({arg})" for s, arg in zip(slots, args, strict=True)]
 
 

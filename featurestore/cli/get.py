@@ -103,7 +103,7 @@ def _rows(
             row.append(
                 {
                     "feature": name,
-                    "value": column[i],
+                    "value": _texted(column[i]),
                     "status": Status(int(result.statuses[i, j])).name,
                     "age_seconds": None if age < 0 else age / 1000,
                     "view": read.get(name),
@@ -111,6 +111,11 @@ def _rows(
             )
         rows.append(row)
     return rows
+
+
+def _texted(value: Any) -> Any:
+    """A map's keys as text, as JSON has them."""
+    return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _as_json(result: OnlineFeatures, service: ir.Service, views: Mapping[str, ir.View]) -> dict[str, Any]:

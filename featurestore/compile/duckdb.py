@@ -32,6 +32,7 @@ from featurestore.types import (
     Int32,
     Int64,
     ListType,
+    MapType,
     Scalar,
     String,
     Timestamp,
@@ -63,6 +64,8 @@ def type_name(dtype: DType) -> str:
             return f"{type_name(item)}[]"
         case VectorType(size):
             return f"FLOAT[{size}]"
+        case MapType(key, value):
+            return f"MAP({type_name(key)}, {type_name(value)})"
         case _:
             assert_never(dtype)
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from featurestore.aggregates import inputs_of
 from featurestore.compile.events import EventColumns
 from featurestore.compile.newest import newest_sql
 from featurestore.compile.point_in_time import sorted_events_sql
 from featurestore.compile.sources import Connection
-from featurestore.compile.tiles import tiles_sql
+from featurestore.compile.tiles import tile_events_sql, tiles_sql
 from featurestore.errors import NotFound, Unsupported
 from featurestore.ir import View
 from featurestore.layout import Layout, layout_of
@@ -54,6 +55,12 @@ def _programs(con: Connection, view: View, root: Path) -> Iterator[tuple[str, st
             reach = f"kept for {duration_text(level.reach)}"
             about = f"Partials of each entity and {hop}, {reach}: what windows are merged from."
             yield f"tiles {hop}", about, _text(tiles_sql(con, view, level, root, start=_START, end=_END))
+        if any(slot.ragged for slot in level.slots):
+            yield (
+                f"tile events {hop}",
+                "The events, in order, that partials with any number of items are made of, in NumPy.",
+                _text(tile_events_sql(con, view, level, root, EventColumns(view), start=_START, end=_END)),
+            )
         if level.lifetime:
             whole = tiles_sql(con, view, level, root, start=_START, end=_END, whole=True)
             yield (
@@ -76,9 +83,8 @@ def _columns(view: View, layout: Layout) -> EventColumns:
     """All that the features of a view reduce."""
     columns = EventColumns(view)
     for slot in (slot for level in layout.levels for slot in level.slots):
-        for node in (slot.reduction.arg, slot.where):
-            if node is not None:
-                columns.add(node)
+        for node in (*inputs_of(slot.reduction), *([slot.where] if slot.where is not None else [])):
+            columns.add(node)
     for latest in layout.latest:
         columns.add(latest.value)
     return columns

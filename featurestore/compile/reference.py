@@ -6,7 +6,9 @@ Python integers, moments are exact fractions, and every question reads all event
 
 from __future__ import annotations
 
+import hashlib
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,18 +16,34 @@ from typing import Any, assert_never
 
 from featurestore.aggregates import (
     AGGREGATES,
+    Buckets,
     Count,
+    Distinct,
+    Estimate,
     Finish,
     First,
+    FirstK,
+    Frequencies,
+    Items,
+    Kurtosis,
+    Largest,
     Last,
+    LastK,
+    MaxBy,
     Maximum,
+    MinBy,
     Minimum,
     Moments,
+    MostFrequent,
     Part,
+    Quantile,
     Ratio,
     Reduction,
     Root,
+    Skewness,
+    Smallest,
     Sum,
+    Tally,
     Variance,
 )
 from featurestore.compile.rowwise import clean, evaluate
@@ -36,15 +54,20 @@ from featurestore.time import inside
 from featurestore.types import Bool, DecimalType, DType, is_float, is_integer
 
 Value = bool | int | float | str | None
+Result = Value | list[Any] | dict[Any, int]
 Event = Mapping[str, Value]
 """One event: physical values (see the architecture page) by source column."""
+
+
+_OVERFLOW: dict[Any, int] = {}
+"""In place of a value that is more than may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A value after its default, and its status. The mask is `value is not None`."""
 
-    value: Value
+    value: Result
     status: Status
 
 
@@ -104,7 +127,7 @@ def _comparable(value: Value) -> tuple[Any, ...]:
 
 def _value(
     view: View, feature: Feature, visible: Sequence[Event], asked: int, schema: Mapping[str, DType]
-) -> tuple[Value, Status]:
+) -> tuple[Result, Status]:
     if feature.aggregate == LATEST:
         if not visible:
             return None, Status.NOT_FOUND
@@ -131,13 +154,13 @@ def _value(
             row[name] = evaluate(node, event, schema)
         rows.append(row)
     aggregate = AGGREGATES[feature.aggregate]
-    value = _finish(aggregate.finish, dict(aggregate.partials), rows, feature)
-    if value is not None and _overflows(value, feature.dtype):
+    result = _finish(aggregate.finish_of(feature.params), feature.partials, rows, feature)
+    if result is not None and _overflows(result, feature.dtype):
         return None, Status.OVERFLOW
-    return value, Status.PRESENT if value is not None else Status.NULL
+    return result, Status.PRESENT if result is not None else Status.NULL
 
 
-def _settled(feature: Feature, value: Value, status: Status, found: bool) -> Answer:
+def _settled(feature: Feature, value: Result, status: Status, found: bool) -> Answer:
     if status is Status.OVERFLOW:
         return Answer(feature.default, status)
     if value is None and feature.default is not None:
@@ -149,7 +172,7 @@ def _settled(feature: Feature, value: Value, status: Status, found: bool) -> Ans
 
 def _finish(
     finish: Finish, partials: Mapping[str, Reduction], rows: Sequence[Event], feature: Feature
-) -> Value:
+) -> Result:
     match finish:
         case Part(name):
             return _reduced(partials[name], rows, feature)
@@ -173,12 +196,98 @@ def _finish(
                 return None
             mean = sum(values, Fraction(0)) / len(values)
             return _double(sum(((v - mean) ** 2 for v in values), Fraction(0)) / (len(values) - ddof))
+        case Skewness(name):
+            return _shape(partials[name], rows, feature, 3)
+        case Kurtosis(name):
+            return _shape(partials[name], rows, feature, 4)
+        case Items(name):
+            return _listed(partials[name], rows)
+        case Estimate(name, k):
+            return _estimate(
+                [_hash(v, feature.input_types[0]) for v in _inputs(_arg(partials[name]), rows)], k
+            )
+        case Quantile(name, p):
+            return _quantile(_inputs(_arg(partials[name]), rows), feature.input_types[0], p)
+        case MostFrequent(name, k, bound):
+            tally = _tally(_inputs(_arg(partials[name]), rows))
+            frequent = sorted(tally, key=lambda v: (-tally[v], v))[:k]
+            return frequent if len(tally) <= bound else _OVERFLOW
+        case Tally(name, bound):
+            tally = _tally(_inputs(_arg(partials[name]), rows))
+            return tally if len(tally) <= bound else _OVERFLOW
         case Root(of):
             variance = _finish(of, partials, rows, feature)
             assert variance is None or isinstance(variance, float)
             return None if variance is None else math.sqrt(variance)
         case _:
             assert_never(finish)
+
+
+def _listed(reduction: Reduction, rows: Sequence[Event]) -> list[Any]:
+    values = _inputs(_arg(reduction), rows)
+    match reduction:
+        case FirstK(k=k):
+            return values[:k]
+        case LastK(k=k):
+            return values[-k:]
+        case Largest(k=k):
+            return sorted(values, reverse=True)[:k]
+        case Smallest(k=k):
+            return sorted(values)[:k]
+        case _:
+            raise AssertionError(f"{reduction} is no list")
+
+
+def _estimate(hashes: Sequence[int], k: int) -> int:
+    least = sorted(set(hashes))
+    if len(least) <= k:
+        return len(least)
+    return round((k - 1) / (float(least[k - 1]) / 2.0**64))
+
+
+def _hash(value: Any, dtype: DType) -> int:
+    """Of a text the first 8 bytes of its MD5, the lowest first; of a number SplitMix64's finaliser over its 64 bits."""
+    if isinstance(value, str):
+        return int.from_bytes(hashlib.md5(value.encode(), usedforsecurity=False).digest()[:8], "little")
+    bits = struct.pack("<d", value) if is_float(dtype) else struct.pack("<q", value)
+    ones = 2**64 - 1
+    x = (int.from_bytes(bits, "little") + 0x9E3779B97F4A7C15) & ones
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & ones
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & ones
+    return x ^ (x >> 31)
+
+
+def _quantile(values: Sequence[Any], dtype: DType, p: Fraction) -> float | None:
+    """The middle of the bucket of the value of this rank: the doubles whose first 7 bits after the leading one are its."""
+    if not values:
+        return None
+    scale = 10**dtype.scale if isinstance(dtype, DecimalType) else 1
+    value = sorted(float(v) / scale for v in values)[max(1, math.ceil(p * len(values))) - 1]
+    (bits,) = struct.unpack("<q", struct.pack("<d", abs(value)))
+    (middle,) = struct.unpack("<d", struct.pack("<q", bits >> 45 << 45 | 1 << 44))
+    return math.copysign(middle, value) if value else 0.0
+
+
+def _tally(values: Sequence[Any]) -> dict[Any, int]:
+    tally: dict[Any, int] = {}
+    for value in sorted(values):
+        tally[value] = tally.get(value, 0) + 1
+    return tally
+
+
+def _shape(reduction: Reduction, rows: Sequence[Event], feature: Feature, order: int) -> float | None:
+    """The central moment of this order over the power of the spread; of order 4 what it is more than a normal's 3."""
+    assert isinstance(reduction, Moments)
+    values = [_exact(v, feature.input_types[0]) for v in _inputs(reduction.arg, rows)]
+    if len(set(values)) < 2:
+        return None
+    mean = sum(values, Fraction(0)) / len(values)
+    spread = sum(((v - mean) ** 2 for v in values), Fraction(0)) / len(values)
+    moment = sum(((v - mean) ** order for v in values), Fraction(0)) / len(values)
+    if order == 4:
+        return _double(moment / spread**2 - 3)
+    # sign(m) * sqrt(m^2 / s^3) rounds but twice.
+    return math.copysign(math.sqrt(_double(moment**2 / spread**3)), moment)
 
 
 def _reduced(reduction: Reduction, rows: Sequence[Event], feature: Feature) -> Value:
@@ -207,10 +316,25 @@ def _reduced(reduction: Reduction, rows: Sequence[Event], feature: Feature) -> V
         case Last(arg):
             newest: Value = next(reversed(_inputs(arg, rows)), None)
             return newest
-        case Moments():
-            raise AssertionError("moments finish as a variance")
+        case MinBy(arg, by) | MaxBy(arg, by):
+            ranked = [row for row in rows if _of(by, row) is not None]
+            pick = min if isinstance(reduction, MinBy) else max
+            best = pick(ranked, key=lambda row: _of(by, row), default=None)  # the first of several
+            return None if best is None else _of(arg, best)
+        case Moments() | FirstK() | LastK() | Largest() | Smallest() | Distinct() | Buckets() | Frequencies():
+            raise AssertionError(f"{reduction} is no value by itself")
         case _:
             assert_never(reduction)
+
+
+def _arg(reduction: Reduction) -> Expr:
+    assert reduction.arg is not None
+    return reduction.arg
+
+
+def _of(arg: Expr, row: Event) -> Any:
+    assert isinstance(arg, Column)
+    return row[arg.name]
 
 
 def _inputs(arg: Expr, rows: Sequence[Event]) -> list[Any]:
@@ -230,8 +354,10 @@ def _double(value: int | float | Fraction) -> float:
         return math.inf
 
 
-def _overflows(value: bool | int | float | str, dtype: DType) -> bool:
-    if dtype == Bool or isinstance(value, str):
+def _overflows(value: Any, dtype: DType) -> bool:
+    if value is _OVERFLOW:
+        return True
+    if dtype == Bool or isinstance(value, str | list | dict):
         return False
     if isinstance(dtype, DecimalType):
         return bool(abs(value) >= 10**dtype.precision)

@@ -5,12 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import assert_never
 
-from featurestore.aggregates import Count, First, Last, Maximum, Minimum, Moments, Sum
-from featurestore.compile.events import EventColumns, events_sql, key_names, order_names, order_row
+from featurestore.aggregates import (
+    Buckets,
+    Count,
+    Distinct,
+    First,
+    FirstK,
+    Frequencies,
+    Largest,
+    Last,
+    LastK,
+    MaxBy,
+    Maximum,
+    MinBy,
+    Minimum,
+    Moments,
+    Smallest,
+    Sum,
+    inputs_of,
+    ordered,
+)
+from featurestore.compile.events import EventColumns, events_sql, key_names, order_by, order_names, order_row
 from featurestore.compile.sources import Connection
 from featurestore.ir import View
 from featurestore.layout import Level, Slot
-from featurestore.types import DecimalType, is_float
+from featurestore.types import Bool, DecimalType, is_float
 
 
 def tiles_sql(
@@ -25,22 +44,25 @@ def tiles_sql(
 ) -> str:
     """SELECT of `k0…`, `tile` (its start in microseconds), `rows`, and the fields of every slot, one row for each tile.
 
-    Rows are sorted by key and tile. With `whole`, all events from `start` to `end` make one tile: the fold of a lifetime.
+    Rows are sorted by key and tile. Slots that hold any number of items are left out: they are made of the rows of
+    `tile_events_sql`. With `whole`, all events from `start` to `end` make one tile: the fold of a lifetime.
     """
     inputs, filters = EventColumns(view, "x"), EventColumns(view, "w")
-    for slot in level.slots:
-        if slot.reduction.arg is not None:
-            inputs.add(slot.reduction.arg)
+    fixed = [slot for slot in level.slots if not slot.ragged]
+    for slot in fixed:
+        for node in inputs_of(slot.reduction):
+            inputs.add(node)
         if slot.where is not None:
             filters.add(slot.where)
-    ties = any(isinstance(s.reduction, First | Last) for s in level.slots)
+    ties = any(ordered(s.reduction) for s in fixed)
     both = EventColumns(view, "x", {**inputs.names, **filters.names})
     events = events_sql(con, view, root, both, ordered=ties, start=start, end=end)
     keys = ", ".join(key_names(view))
     # A true floor, also before 1970: DuckDB's % has the sign of the dividend.
     tile = "0" if whole else f"t - ((t % {level.hop}) + {level.hop}) % {level.hop}"
-    select = [", ".join(_slot_sql(s, view, both)) for s in level.slots]
-    shifted = [s for s in level.slots if isinstance(s.reduction, Moments)]
+    select = ["count(*) AS rows", "min(t) AS first_at", "max(t) AS last_at"]
+    select += [sql for s in fixed for sql in _slot_sql(s, view, both)]
+    shifted = [s for s in fixed if isinstance(s.reduction, Moments)]
     ctes = [f"ev AS (SELECT *, {tile} AS tile FROM ({events}))"]
     rows = "ev"
     if shifted:
@@ -51,8 +73,34 @@ def tiles_sql(
         ctes.append(f"least AS (SELECT {keys}, tile, {least} FROM ev GROUP BY ALL)")
         rows = f"ev JOIN least USING ({keys}, tile)"
     return (
-        f"WITH {', '.join(ctes)} SELECT {keys}, tile, count(*) AS rows, min(t) AS first_at, max(t) AS last_at, "
+        f"WITH {', '.join(ctes)} SELECT {keys}, tile, "
         f"{', '.join(select)} FROM {rows} GROUP BY {keys}, tile ORDER BY {keys}, tile"
+    )
+
+
+def tile_events_sql(
+    con: Connection,
+    view: View,
+    level: Level,
+    root: Path,
+    columns: EventColumns,
+    *,
+    start: int | None = None,
+    end: int | None = None,
+) -> str:
+    """SELECT of `k0…`, `t` and what the slots of the level that hold any number of items are made of, added to `columns`.
+
+    Rows are sorted by key and time, and, where a slot asks for it, in the order of events.
+    """
+    slots = [s for s in level.slots if s.ragged]
+    for slot in slots:
+        for node in (*inputs_of(slot.reduction), *([slot.where] if slot.where is not None else [])):
+            columns.add(node)
+    ties = order_by(order_names(view)) if any(ordered(s.reduction) for s in slots) else []
+    events = events_sql(con, view, root, columns, ordered=bool(ties), start=start, end=end)
+    by = ", ".join([*key_names(view), "t"])
+    return (
+        f"SELECT {', '.join([by, *columns.names.values()])} FROM ({events}) ORDER BY {', '.join([by, *ties])}"
     )
 
 
@@ -94,7 +142,7 @@ def _slot_sql(slot: Slot, view: View, columns: EventColumns) -> list[str]:
                 f"count({x}){only} AS {name}_n",
                 f"any_value({name}_0) AS {name}_shift",
                 f"fsum({d}){only} AS {name}_s1",
-                f"fsum({d} * {d}){only} AS {name}_s2",
+                *(f"fsum({' * '.join([d] * k)}){only} AS {name}_s{k}" for k in range(2, reduction.order + 1)),
             ]
         case First() | Last():
             pick = "arg_min" if isinstance(reduction, First) else "arg_max"
@@ -102,8 +150,28 @@ def _slot_sql(slot: Slot, view: View, columns: EventColumns) -> list[str]:
             by = order_row(view, order_names(view), "t")
             at = f"{'min' if isinstance(reduction, First) else 'max'}(t) FILTER ({known})"
             return [f"{pick}({x}, {by}) FILTER ({known}) AS {name}_v", f"{at} AS {name}_at"]
+        case MinBy() | MaxBy():
+            y = columns.names[reduction.by]
+            known = " AND ".join([*conditions, f"{y} IS NOT NULL"])
+            # The earliest of several: what is greatest is least turned round. A row is no NULL, so a NULL `x` is kept.
+            turned = y if isinstance(reduction, MinBy) else _turned(y, slot)
+            rank = order_row(view, order_names(view), f"{turned}, t")
+            row = f"arg_min(struct_pack(b := {y}, t := t, x := {x}), {rank}) FILTER ({known})"
+            parts = [("by", "b"), ("at", "t"), ("v", "x")]
+            return [f"struct_extract({row}, '{part}') AS {name}_{field}" for field, part in parts]
+        case FirstK() | LastK() | Largest() | Smallest() | Distinct() | Buckets() | Frequencies():
+            raise AssertionError(f"{reduction} is not made in SQL")
         case _:
             assert_never(reduction)
+
+
+def _turned(y: str, slot: Slot) -> str:
+    """A number that is less where `y` is greater."""
+    if slot.by == Bool:
+        return f"(NOT {y})"
+    if slot.by is not None and (is_float(slot.by) or isinstance(slot.by, DecimalType)):
+        return f"(-{y})"
+    return f"(-CAST({y} AS HUGEINT))"
 
 
 def _double(x: str, slot: Slot) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any, assert_never
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,7 @@ from featurestore.types import (
     Int32,
     Int64,
     ListType,
+    MapType,
     Scalar,
     String,
     Timestamp,
@@ -49,6 +52,8 @@ def arrow_type(dtype: DType) -> pa.DataType:
             return pa.list_(arrow_type(dtype.item))
         case VectorType():
             return pa.list_(pa.float32(), dtype.size)
+        case MapType():
+            return pa.map_(arrow_type(dtype.key), arrow_type(dtype.value))
         case _:
             assert_never(dtype)
 
@@ -100,6 +105,8 @@ def from_physical(values: Array, valid: Mask, dtype: DType) -> pa.Array:
     """The Arrow column of physical values; NULL where `valid` is false."""
     null = ~valid
     some = bool(null.any())
+    if isinstance(dtype, ListType | MapType):
+        return _nested(values, null, dtype)
     if isinstance(dtype, DecimalType):
         lo = np.ascontiguousarray(values, np.int64)
         words = np.column_stack([lo, lo >> 63])
@@ -109,3 +116,24 @@ def from_physical(values: Array, valid: Mask, dtype: DType) -> pa.Array:
         return pa.array(values, pa.string(), mask=null if some else None)
     raw = pa.array(values.astype(numpy_dtype(dtype), copy=False), mask=null if some else None)
     return raw.view(_ARROW[dtype]) if dtype in (Timestamp, Date) else raw
+
+
+def _nested(values: Array, null: Mask, dtype: ListType | MapType) -> pa.Array:
+    """Lists (or dicts) of physical values, None where null, as one column."""
+    whole = [() if v is None else v for v in values.tolist()]
+    ends = np.cumsum([0, *map(len, whole)], dtype=np.int64)
+    if ends[-1] >= 2**31:
+        raise OverflowError(
+            f"{ends[-1]} items in one column of lists, and Arrow's lists hold 2^31\n  read fewer rows"
+        )
+    offsets = pa.array(ends.astype(np.int32), mask=np.append(null, False))
+    if isinstance(dtype, ListType):
+        return pa.ListArray.from_arrays(offsets, _flat(chain.from_iterable(whole), int(ends[-1]), dtype.item))
+    keys = _flat(chain.from_iterable(whole), int(ends[-1]), dtype.key)
+    counts = chain.from_iterable(v.values() for v in whole if v)
+    return pa.MapArray.from_arrays(offsets, keys, _flat(counts, int(ends[-1]), dtype.value))
+
+
+def _flat(items: Iterable[Any], count: int, dtype: DType) -> pa.Array:
+    values = np.fromiter(items, numpy_dtype(dtype), count)
+    return from_physical(values, np.ones(count, np.bool_), dtype)

@@ -1,17 +1,36 @@
 """Partials in NumPy: made of raw events, or merged from tiles; the same partials come out.
 
 A merged partial is a dict of arrays, one for each field of its reduction, with one entry for each range; reductions with
-a null bit have a boolean array `valid` besides.
+a null bit have a boolean array `valid` besides. Those of ragged reductions hold items, see `ragged`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.aggregates import Count, First, Last, Maximum, Minimum, Moments, Sum
+from featurestore.aggregates import (
+    Buckets,
+    Count,
+    Distinct,
+    First,
+    FirstK,
+    Frequencies,
+    Largest,
+    Last,
+    LastK,
+    MaxBy,
+    Maximum,
+    MinBy,
+    Minimum,
+    Moments,
+    Smallest,
+    Sum,
+)
+from featurestore.evaluate import ragged
 from featurestore.evaluate.ranges import Ranges
 from featurestore.layout import Slot
 from featurestore.types import Bool, DecimalType, is_float
@@ -20,15 +39,27 @@ Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 Partial = dict[str, Array]
 
+
+@dataclass(frozen=True, slots=True)
+class By:
+    """What a value goes by, and where the value itself is not null (None: everywhere)."""
+
+    values: Array
+    known: Mask | None
+
+
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
 
-def reduce_events(slot: Slot, x: Array | None, keep: Mask | None, times: Array, ranges: Ranges) -> Partial:
+def reduce_events(
+    slot: Slot, x: Array | None, keep: Mask | None, times: Array, ranges: Ranges, by: By | None = None
+) -> Partial:
     """The slot's partial over each range of events.
 
     `x` holds the input of each event, `keep` which of them count (not null, and the filter is true; None is all), `times`
-    their event times. Values of `x` where `keep` is false are never looked at.
+    their event times. Values of `x` where `keep` is false are never looked at. For what goes by another input, `by` is that
+    input and where `x` is not null, and `keep` does not ask for the latter.
     """
     match slot.reduction:
         case Count():
@@ -48,12 +79,20 @@ def reduce_events(slot: Slot, x: Array | None, keep: Mask | None, times: Array, 
             return _extreme(slot, x, keep, ranges, np.maximum, least=True)
         case Moments():
             assert x is not None
-            n, mean, low, m2 = ranges.moments_of_values(_doubles(slot, x), keep)
-            return {"n": n, "mean": mean, "low": low, "m2": m2}
+            return _moments(ranges.moments_of_values(_doubles(slot, x), keep, slot.reduction.order))
         case First():
             return _picked(x, times, ranges.first_true(keep))
         case Last():
             return _picked(x, times, ranges.last_true(keep))
+        case MinBy() | MaxBy():
+            assert x is not None
+            assert by is not None
+            known = np.ones(len(x), np.bool_) if by.known is None else by.known
+            row = _best(slot, by.values, keep, ranges)
+            return _taken({"by": by.values, "at": times, "known": known, "v": x}, row)
+        case FirstK() | LastK() | Largest() | Smallest() | Distinct() | Buckets() | Frequencies():
+            assert x is not None
+            return ragged.over_events(slot, x, keep, times, *ranges.bounds)
         case _:
             assert_never(slot.reduction)
 
@@ -82,12 +121,17 @@ def merge_tiles(slot: Slot, tiles: Partial, ranges: Ranges) -> Partial:
         case Maximum():
             return _extreme(slot, tiles["v"], tiles.get("valid"), ranges, np.maximum, least=True)
         case Moments():
-            n, mean, low, m2 = ranges.moments(tiles["n"], tiles["mean"], tiles["low"], tiles["m2"])
-            return {"n": n, "mean": mean, "low": low, "m2": m2}
+            central = [tiles[f"m{k}"] for k in range(2, slot.reduction.order + 1)]
+            return _moments(ranges.moments(tiles["n"], tiles["mean"], tiles["low"], *central))
         case First():
             return _picked(tiles["v"], tiles["at"], ranges.first_true(tiles.get("valid")))
         case Last():
             return _picked(tiles["v"], tiles["at"], ranges.last_true(tiles.get("valid")))
+        case MinBy() | MaxBy():
+            row = _best(slot, tiles["by"], tiles.get("valid"), ranges)
+            return _taken({name: tiles[name] for name in ("by", "at", "known", "v")}, row)
+        case FirstK() | LastK() | Largest() | Smallest() | Distinct() | Buckets() | Frequencies():
+            return ragged.over_tiles(slot, tiles, *ranges.bounds)
         case _:
             assert_never(slot.reduction)
 
@@ -140,6 +184,35 @@ def _edge(dtype: np.dtype[Any], *, least: bool) -> Any:
         return dtype.type(-np.inf if least else np.inf)
     info = np.iinfo(dtype)
     return dtype.type(info.min if least else info.max)
+
+
+def _moments(columns: tuple[Array, ...]) -> Partial:
+    return dict(zip(("n", "mean", "low", "m2", "m3", "m4"), columns, strict=False))
+
+
+def _best(slot: Slot, by: Array, keep: Mask | None, ranges: Ranges) -> Array:
+    """For each range the first row with the least (or greatest) `by`, of those that count; -1 if none does."""
+    rows = np.arange(len(by)) if keep is None else np.flatnonzero(keep)
+    values = by[rows].astype(np.int8) if slot.by == Bool else by[rows]
+    if isinstance(slot.reduction, MaxBy):
+        values = -np.unique(values, return_inverse=True)[1]
+    order = rows[np.argsort(values, kind="stable")]
+    rank = np.full(len(by), len(by), np.int64)
+    rank[order] = np.arange(len(order))
+    least = ranges.reduce(np.minimum, rank, len(by))
+    out = np.full(len(least), -1, np.int64)
+    found = least < len(by)
+    out[found] = order[least[found]]
+    return out
+
+
+def _taken(columns: Partial, row: Array) -> Partial:
+    """The partials in these rows; null, with zeros for values, where the row is -1."""
+    valid = row >= 0
+    if not len(columns["v"]):
+        return {name: np.zeros(len(row), c.dtype) for name, c in columns.items()} | {"valid": valid}
+    safe = np.where(valid, row, 0)
+    return {name: column[safe] for name, column in columns.items()} | {"valid": valid}
 
 
 def _picked(x: Array | None, times: Array, index: Array) -> Partial:

@@ -15,18 +15,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.aggregates import Moments, Reduction, Sum, ordered
+from featurestore.aggregates import Moments, Reduction, Sum, inputs_of, ordered
 from featurestore.evaluate.arrow import to_physical
 from featurestore.evaluate.finish import Cells, finish, settle
+from featurestore.evaluate.inputs import Inputs, carried
 from featurestore.evaluate.partials import Array, Mask, Partial, reduce_events
+from featurestore.evaluate.ragged import Lifted, Windows, lift
 from featurestore.evaluate.ranges import OverlappingRanges
-from featurestore.expr import Expr, infer
+from featurestore.expr import Expr
 from featurestore.ir import Feature, View
 from featurestore.layout import LatestSlot, Layout, Slot
-from featurestore.types import Date, DType, Int32, Int64, Timestamp, is_float, numpy_dtype
+from featurestore.types import Int32, Int64, is_float, numpy_dtype
 
 PIECE = 1 << 18
 """Spine rows reduced at a time: a window's answers for each are held until the row is finished."""
+
+RAGGED_PIECE = 1 << 13
+"""The same where a window's answer is any number of items until the row is finished: bounded with what a row may hold."""
 
 Span = tuple[int | None, int]
 """Size and hop of a window."""
@@ -45,9 +50,9 @@ class Asked:
         a, b = np.searchsorted(self.k, first, "left"), np.searchsorted(self.k, last, "right")
         return self._cut(int(a), int(b))
 
-    def pieces(self) -> Iterable[Asked]:
-        for at in range(0, len(self.rid), PIECE):
-            yield self._cut(at, at + PIECE)
+    def pieces(self, size: int) -> Iterable[Asked]:
+        for at in range(0, len(self.rid), size):
+            yield self._cut(at, at + size)
 
     def _cut(self, start: int, stop: int) -> Asked:
         return Asked(self.rid[start:stop], self.k[start:stop], self.q[start:stop])
@@ -83,7 +88,11 @@ class Work:
 
     def inputs(self) -> list[Expr]:
         """What values are made of: one column of events each."""
-        nodes = [node for s in self.slots() for node in (s.reduction.arg, s.where) if node is not None]
+        nodes = [
+            node
+            for s in self.slots()
+            for node in (*inputs_of(s.reduction), *([s.where] if s.where is not None else []))
+        ]
         nodes += [self.column(f).value for f in self.features if f.window is None]
         return list(dict.fromkeys(nodes))
 
@@ -113,7 +122,8 @@ class Work:
 def cells_of(work: Work, events: pa.Table, asked: Asked) -> dict[str, Cells]:
     """The cells of every feature, by name, for rows whose entities' events are all in `events` (or are none)."""
     chunk = Chunk(work, events, asked)
-    pieces = [chunk.cells(piece) for piece in asked.pieces()]
+    size = RAGGED_PIECE if any(slot.ragged for slot in work.slots()) else PIECE
+    pieces = [chunk.cells(piece) for piece in asked.pieces(size)]
     if len(pieces) == 1:
         return pieces[0]
     return {name: _joined([piece[name] for piece in pieces]) for name in (pieces[0] if pieces else ())}
@@ -139,8 +149,11 @@ class Chunk:
                     )  # what only breaks ties has done so
                 events, t, codes = events.take(pa.array(kept)), t[kept], codes[kept]
         self._ties = () if everywhere else work.ties
+        self._lifted: dict[_Meaning, Lifted] = {}
+        self._tiles: dict[int, tuple[Array, Array]] = {}
+        self._tiled: dict[tuple[_Meaning, int], Windows] = {}
         self._work, self._events, self._t, self._codes, self._clock = work, events, t, codes, clock
-        self._inputs = _Inputs(work, events)
+        self._inputs = Inputs(work.names, work.view, events)
 
     def cells(self, asked: Asked) -> dict[str, Cells]:
         first, end = self._position(asked, None), self._position(asked, asked.q)
@@ -173,10 +186,18 @@ class Chunk:
         merged: dict[tuple[_Meaning, Span], Partial] = {}
         for meaning, (slot, wanted) in readers.items():
             spans = tuple(s for s in starts if s in wanted)
+            x, keep = self._inputs.of(slot)
+            if slot.ragged:
+                assert x is not None
+                for span in spans:
+                    merged[meaning, span] = self._windows(meaning, slot, span[1], x, keep).merge(
+                        starts[span], end
+                    )
+                continue
             if spans not in ranges:
                 lo = np.concatenate([starts[s] for s in spans])
                 ranges[spans] = _Counted(lo, np.tile(end, len(spans)), len(self._t))
-            partial = reduce_events(slot, *self._inputs.of(slot), self._t, ranges[spans])
+            partial = reduce_events(slot, x, keep, self._t, ranges[spans], self._inputs.by(slot))
             for i, span in enumerate(spans):
                 rows = slice(i * len(end), (i + 1) * len(end))
                 merged[meaning, span] = {field: values[rows] for field, values in partial.items()}
@@ -187,6 +208,21 @@ class Chunk:
                 parts = {part: merged[_meaning(s), span] for part, s in work.parts(feature).items()}
                 cells[feature.name] = finish(feature, parts, found)
         return cells
+
+    def _windows(self, meaning: _Meaning, slot: Slot, hop: int, x: Array, keep: Mask | None) -> Windows:
+        """The slot over tiles of this hop, made once."""
+        if meaning not in self._lifted:
+            self._lifted[meaning] = lift(slot, x, keep, self._t)
+        if hop not in self._tiles:
+            tile = self._t - self._t % hop
+            keys = self._clock.keys_of(self._codes)
+            begins = np.ones(len(tile), np.bool_)
+            begins[1:] = (tile[1:] != tile[:-1]) | (keys[1:] != keys[:-1])
+            starts = np.flatnonzero(begins)
+            self._tiles[hop] = starts, keys[starts]
+        if (meaning, hop) not in self._tiled:
+            self._tiled[meaning, hop] = Windows(slot, self._lifted[meaning], *self._tiles[hop])
+        return self._tiled[meaning, hop]
 
     # -------------------------------------------------------------------------------------------------- latest values
 
@@ -208,7 +244,7 @@ class Chunk:
                 values = np.zeros(len(asked.q), numpy_dtype(column.dtype))
                 valid = np.zeros(len(asked.q), np.bool_)
                 found_values = _whole(self._events.column(self._work.names[column.value])).take(where)
-                got, known = to_physical(found_values, _carried(column.dtype))
+                got, known = to_physical(found_values, carried(column.dtype))
                 values[rows], valid[rows] = got, True if known is None else known
                 taken[column.name] = values, valid
             values, valid = taken[column.name]
@@ -244,11 +280,6 @@ def _meaning(slot: Slot) -> _Meaning:
 def _joined(cells: Sequence[Cells]) -> Cells:
     parts = zip(*((c.values, c.valid, c.status) for c in cells), strict=True)
     return Cells(*(np.concatenate(p) for p in parts))
-
-
-def _carried(dtype: DType) -> DType:
-    """The type a value travels in: instants and dates are whole numbers already."""
-    return Int64 if dtype == Timestamp else Int32 if dtype == Date else dtype
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
@@ -343,36 +374,11 @@ class _Clock:
         key = (k.astype(np.int64) - self._base) << self._bits
         return key if moments is None else key | self._time(moments)
 
+    def keys_of(self, codes: Array) -> Array:
+        """Numbers that differ as the keys of codes do."""
+        return codes >> self._bits
+
     def _time(self, t: Array) -> Array:
         if self._ranks is not None:
             return np.searchsorted(self._ranks, t, "left")
         return np.clip(t, self._low, self._low + (1 << self._bits) - 1) - self._low
-
-
-class _Inputs:
-    """The inputs and masks of slots over one chunk; what several slots read is converted once."""
-
-    def __init__(self, work: Work, events: pa.Table) -> None:
-        self._work, self._events = work, events
-        self._schema = work.view.source.schema
-        self._arrays: dict[str, tuple[Array, Mask | None]] = {}
-        self._masks: dict[tuple[Expr | None, Expr | None], Mask | None] = {}
-
-    def of(self, slot: Slot) -> tuple[Array | None, Mask | None]:
-        """The values of the slot's input and which rows count: not NULL, and its filter true."""
-        arg, where = slot.reduction.arg, slot.where
-        x, valid = self._column(arg) if arg is not None else (None, None)
-        if (arg, where) not in self._masks:
-            keep = valid
-            if where is not None:
-                condition, known = self._column(where)
-                keep = condition if known is None else condition & known
-                keep = keep if valid is None else keep & valid
-            self._masks[arg, where] = keep
-        return x, self._masks[arg, where]
-
-    def _column(self, node: Expr) -> tuple[Array, Mask | None]:
-        name = self._work.names[node]
-        if name not in self._arrays:
-            self._arrays[name] = to_physical(self._events.column(name), _carried(infer(node, self._schema)))
-        return self._arrays[name]

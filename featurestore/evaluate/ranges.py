@@ -49,6 +49,11 @@ class Ranges(Protocol):
         """Rows in each range."""
         ...
 
+    @property
+    def bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first row of each range, and the one after its last."""
+        ...
+
     def reduce(self, ufunc: np.ufunc, values: Array, identity: object) -> Array:
         """`ufunc` over the rows of each range; `identity` for an empty one.
 
@@ -112,6 +117,10 @@ class _Ranges:
     @property
     def lengths(self) -> NDArray[np.int64]:
         return self._hi - self._lo
+
+    @property
+    def bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self._lo, self._hi
 
     def reduce(self, ufunc: np.ufunc, values: Array, identity: object) -> Array:
         self._check(values)

@@ -22,6 +22,7 @@ from featurestore.types import (
     Int32,
     Int64,
     ListType,
+    MapType,
     Scalar,
     String,
     Timestamp,
@@ -163,7 +164,7 @@ def literal_text(value: Value | None, dtype: DType | None) -> str:
             if dtype == Bool:
                 return "true" if value else "false"
             return value if isinstance(value, str) else repr(value)
-        case ListType() | VectorType():
+        case ListType() | VectorType() | MapType():
             raise TypeError(f"a {dtype!r} has no literal")
         case _:
             assert_never(dtype)

@@ -30,6 +30,7 @@ from featurestore.types import (
     Int32,
     Int64,
     ListType,
+    MapType,
     Scalar,
     String,
     Timestamp,
@@ -269,6 +270,8 @@ def _works(dtype: DType) -> str:
             return f"give lists of {dtype.item!r}"
         case VectorType():
             return f"give lists of {dtype.size} float32"
+        case MapType():
+            return "a source holds no maps"
         case Scalar():
             return {
                 Int64: "give whole numbers",
@@ -368,6 +371,8 @@ def _value(value: Any, dtype: DType, *, text: bool, loose: bool) -> Any:
             if len(items) != dtype.size:
                 raise _Refused(f"a list of {len(items)}, and {dtype!r} has {dtype.size}")
             return [None if v is None else _value(v, Float32, text=False, loose=loose) for v in items]
+        case MapType():
+            raise _Refused("a source holds no maps")
         case Scalar():
             return _scalar(value, dtype, loose=loose)
         case _:

@@ -7,7 +7,8 @@ A value is, little-endian and in multiples of 8 bytes:
     counts      one uint32 for each section: the view's levels from fine to coarse, then the latest row
     sections    that many records of the section's fixed width, sorted by tile; the fold of a lifetime comes first,
                 as the tile `FOLD`
-    side        strings, one after another; a record holds offset and length
+    side        first the items of partials that have any number of them, of fixed width, then strings, one after another;
+                a record holds offset and count (or length), an item likewise of its string
 
 Decoding a batch joins the values and reads each section as one array: no Python object per record or feature.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -65,13 +66,15 @@ class Section:
     """One kind of record: `tile` (or, in the latest row, `at`), `null` words, then groups of equal type side by side.
 
     `places[slot_field]` says in which group and column a field lies; `bits[slot]` is the slot's place among the null
-    bits (1 = not null).
+    bits (1 = not null). `items[slot]` says what an item of a slot is that has any number of them; the record's own field is
+    then the slot's name.
     """
 
     dtype: np.dtype[Any]
     places: Mapping[str, tuple[str, int]]
     bits: Mapping[str, int]
     strings: tuple[str, ...]
+    items: Mapping[str, Section] = field(default_factory=dict)
 
     @cached_property
     def fields(self) -> Mapping[str, tuple[np.dtype[Any], int]]:
@@ -116,16 +119,17 @@ def codec_of(view: View, layout: Layout) -> Codec:
 
 def _tile_section(level: Level) -> Section:
     slots = []
+    items = {}
     for slot in level.slots:
-        text = slot.dtype == String
-        names = [
-            (f"{slot.name}_{f.name}", String if text and f.name == "v" else f.dtype) for f in slot.fields
-        ]
+        names = [(f"{slot.name}_{f.name}", String if f.dtype == object else f.dtype) for f in slot.fields]
+        if slot.ragged:
+            items[slot.name] = _section(None, [(slot.name, names, False)])
+            names = [(slot.name, np.dtype(np.uint64))]  # offset in the low half, count in the high one
         slots.append((slot.name, names, slot.has_null_bit))
-    return _section("tile", slots)
+    return replace(_section("tile", slots), items=items)
 
 
-def _section(time: str, slots: Sequence[tuple[str, list[tuple[str, Any]], bool]]) -> Section:
+def _section(time: str | None, slots: Sequence[tuple[str, list[tuple[str, Any]], bool]]) -> Section:
     groups: dict[str, list[str]] = {}
     bits: dict[str, int] = {}
     strings = []
@@ -139,7 +143,8 @@ def _section(time: str, slots: Sequence[tuple[str, list[tuple[str, Any]], bool]]
                 kind = "<u8"  # offset in the low half, length in the high one
             groups.setdefault(kind, []).append(name)
     words = -(-len(bits) // 64)
-    fields: list[Any] = [(time, "<i8")] + ([("null", "<u8", (words,))] if words else [])
+    fields: list[Any] = [(time, "<i8")] if time is not None else []
+    fields += [("null", "<u8", (words,))] if words else []
     places: dict[str, tuple[str, int]] = {}
     for kind, members in sorted(groups.items(), key=lambda g: -np.dtype(g[0]).itemsize):
         fields.append((kind, kind, (len(members),)))
@@ -236,6 +241,8 @@ class Records:
     owner: Array
     rows: Array
     strings: Mapping[str, Array]
+    items: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    """Of slots with any number of items: `ends`, for each record where its items end, and the columns of all items."""
 
 
 def encode(
@@ -256,7 +263,7 @@ def encode(
         np.concatenate([np.zeros((n, 1), np.int64), counts * widths], axis=1), axis=1
     )
     side = begins[:, -1]
-    texts, sizes = _place_strings(codec, sections, n)
+    texts, sizes = _place_side(codec, sections, n)
     total = side + -(-sizes // 8) * 8
     offsets = np.cumsum(total) - total
     words = np.zeros(int(total.sum()) // 8, "<u8")
@@ -290,40 +297,88 @@ def _split(words: Array, offsets: Array, total: Array) -> list[bytes]:
     return [whole[a:b] for a, b in zip(offsets.tolist(), (offsets + total).tolist(), strict=True)]
 
 
-def _place_strings(codec: Codec, sections: Sequence[Records], n: int) -> tuple[Array | None, Array]:
-    """Puts offsets and lengths of strings into their records. The side sections, entity by entity, and the length of each."""
-    import pyarrow as pa
+@dataclass
+class _Runs:
+    """Bytes of one field that go into side sections: whose each run is, where it lies in `blob`, and how long it is.
 
-    fields = [(s, r, name) for s, r in zip(codec.sections, sections, strict=True) for name in s.strings]
-    if not fields:
+    `counts` is what a record says of its run besides where it is; `target` the field of the records.
+    """
+
+    owner: Array
+    starts: Array
+    lengths: Array
+    counts: Array
+    target: Array
+    blob: Array
+
+
+def _place_side(codec: Codec, sections: Sequence[Records], n: int) -> tuple[Array | None, Array]:
+    """The side sections, entity by entity, and the length of each. Puts offsets into records and items.
+
+    Items come first: their width is a multiple of 8 bytes, so that each lies on one.
+    """
+    both = list(zip(codec.sections, sections, strict=True))
+    items: list[_Runs] = []
+    strings: list[_Runs] = []
+    for section, records in both:
+        for slot, inner in section.items.items():
+            made, rows = _item_runs(section, inner, records, slot)
+            items.append(made)
+            counts = np.diff(records.items[slot]["ends"], prepend=0)
+            owner = np.repeat(records.owner, counts)
+            for name in inner.strings:
+                column = records.items[slot][name.removeprefix(f"{slot}_")]
+                strings.append(_string_runs(inner, rows, owner, name, column))
+        strings += [
+            _string_runs(section, records.rows, records.owner, name, records.strings[name])
+            for name in section.strings
+        ]
+    runs = [*items, *strings]
+    if not runs:
         return None, np.zeros(n, np.int64)
-    owners, starts, lengths, blobs, base = [], [], [], [], 0
-    for _, records, name in fields:
-        texts = pa.array(records.strings[name], pa.large_string())
-        ends = (
-            np.frombuffer(texts.buffers()[1], np.int64)[: len(texts) + 1]
-            if len(texts)
-            else np.zeros(1, np.int64)
-        )
-        blob = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
-        owners.append(records.owner)
-        starts.append(base + ends[:-1])
-        lengths.append(np.diff(ends))
-        blobs.append(blob)
-        base += len(blob)
-    owner, start, length = map(np.concatenate, (owners, starts, lengths))
+    owner = np.concatenate([r.owner for r in runs])
+    length = np.concatenate([r.lengths for r in runs])
     order = np.argsort(owner, kind="stable")
     sizes = np.bincount(owner, length, n).astype(np.int64)
     placed = np.cumsum(length[order]) - length[order]
     within = np.empty_like(placed)
     within[order] = placed - (np.cumsum(sizes) - sizes)[owner[order]]
     at = 0
-    for section, records, name in fields:
-        kind, column = section.places[name]
-        mine = slice(at, at + len(records.owner))
-        records.rows[kind][:, column] = within[mine] | length[mine] << 32
-        at += len(records.owner)
-    return np.concatenate(blobs)[_runs(start[order], length[order])], sizes
+    for run in runs:
+        run.target[:] = within[at : at + len(run.owner)] | run.counts << 32
+        at += len(run.owner)
+    bases = np.cumsum([0, *(len(r.blob) for r in runs[:-1])])
+    start = np.concatenate([r.starts + base for r, base in zip(runs, bases.tolist(), strict=True)])
+    return np.concatenate([r.blob for r in runs])[_runs(start[order], length[order])], sizes
+
+
+def _string_runs(section: Section, rows: Array, owner: Array, name: str, column: Array) -> _Runs:
+    import pyarrow as pa
+
+    texts = pa.array(column, pa.large_string())
+    ends = (
+        np.frombuffer(texts.buffers()[1], np.int64)[: len(texts) + 1] if len(texts) else np.zeros(1, np.int64)
+    )
+    blob = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
+    kind, place = section.places[name]
+    lengths = np.diff(ends)
+    return _Runs(owner, ends[:-1], lengths, lengths, rows[kind][:, place], blob)
+
+
+def _item_runs(section: Section, inner: Section, records: Records, slot: str) -> tuple[_Runs, Array]:
+    """The items of one slot, and the same as rows: their strings are to be put in yet."""
+    columns = records.items[slot]
+    ends = columns["ends"]
+    rows = np.zeros(int(ends[-1]) if len(ends) else 0, inner.dtype)
+    for name, (kind, place) in inner.places.items():
+        if name not in inner.strings:
+            rows[kind][:, place] = columns[name.removeprefix(f"{slot}_")]
+    counts = np.diff(ends, prepend=0).astype(np.int64)
+    width = inner.dtype.itemsize
+    kind, place = section.places[slot]
+    target = records.rows[kind][:, place]
+    blob = rows.view(np.uint8)
+    return _Runs(records.owner, (ends - counts) * width, counts * width, counts, target, blob), rows
 
 
 def _runs(starts: Array, lengths: Array) -> Array:
@@ -365,6 +420,7 @@ class Decoded:
     counts: Array
     starts: Array
     side: Sequence[memoryview | None]
+    origins: Array
     alike: bool = False
 
     @cached_property
@@ -404,11 +460,36 @@ class Decoded:
             return np.zeros(0, dtype)
         return self.words[places[:, None] + np.arange(dtype.itemsize // 8)].view(dtype)[:, 0]
 
+    def owners(self, number: int) -> Array:
+        """The value that each record of a section is of."""
+        return np.repeat(np.arange(len(self.header)), self.counts[:, number])
+
+    def items(self, number: int, slot: str, places: Array, owners: Array) -> dict[str, Array]:
+        """The items of a slot, of the records that begin at `places`, in the values `owners`: `ends` and their columns."""
+        inner = self.codec.sections[number].items[slot]
+        pointers = self.field(number, slot, places)
+        counts = (pointers >> np.uint64(32)).astype(np.int64)
+        width = inner.dtype.itemsize // 8
+        side = self.origins[owners] + self.header["side"][owners].astype(np.int64) // 8
+        starts = side + (pointers & np.uint64(0xFFFFFFFF)).astype(np.int64) // 8
+        if len(starts) and int((starts + counts * width).max()) > len(self.words):
+            raise _short()
+        rows = self.words[_runs(starts, counts * width)].view(inner.dtype)
+        columns: dict[str, Array] = {"ends": np.cumsum(counts)}
+        for name, (kind, place) in inner.places.items():
+            column = rows[kind][:, place]
+            if name in inner.strings:
+                column = self._texts(column, np.repeat(owners, counts))
+            columns[name.removeprefix(f"{slot}_")] = column
+        return columns
+
     def text(self, section: Section, number: int, name: str) -> Array:
         """The strings of one field of a section, one for each record; "" where it is NULL."""
         kind, column = section.places[name]
-        cells = self.rows[number][kind][:, column].tolist()
-        owners = np.repeat(np.arange(len(self.header)), self.counts[:, number]).tolist()
+        return self._texts(self.rows[number][kind][:, column], self.owners(number))
+
+    def _texts(self, pointers: Array, values: Array) -> Array:
+        cells, owners = pointers.tolist(), values.tolist()
         out = np.empty(len(cells), object)
         side = self.side
         out[:] = [
@@ -433,15 +514,15 @@ def decode(codec: Codec, values: Sequence[bytes | None], keys: Sequence[bytes] |
     present: Sequence[bytes] = values  # type: ignore[assignment]
     if keys is not None or None in values:
         present, where = _checked_keys(values, keys)
-    header, words, counts, starts = _decode_varied(codec, present)
+    header, words, counts, starts, origins = _decode_varied(codec, present)
     if present and not (np.all(header["magic"] == MAGIC) and np.all(header["plan"] == codec.plan)):
         raise _foreign()
     side = _sides(codec, present, header)
     if where is not None:
-        header, counts, starts = (_spread(a, where, n) for a in (header, counts, starts))
+        header, counts, starts, origins = (_spread(a, where, n) for a in (header, counts, starts, origins))
         sides = dict(zip(where.tolist(), side, strict=False))
         side = [sides.get(i) for i in range(n)]
-    return Decoded(codec, header, words, counts, starts, side)
+    return Decoded(codec, header, words, counts, starts, side, origins)
 
 
 def _foreign() -> StoreCorrupt:
@@ -451,7 +532,7 @@ def _foreign() -> StoreCorrupt:
 
 
 def _sides(codec: Codec, present: Sequence[bytes], header: Array) -> list[memoryview | None]:
-    if not any(s.strings for s in codec.sections):
+    if not any(s.strings or any(i.strings for i in s.items.values()) for s in codec.sections):
         return []
     return [memoryview(v)[s:] for v, s in zip(present, header["side"].tolist(), strict=True)]
 
@@ -489,13 +570,14 @@ def _decode_alike(codec: Codec, values: Sequence[bytes | None]) -> Decoded | Non
     counts = raw[:, 64 : 64 + 4 * len(codec.sections)].view("<u4").astype(np.int64)
     ends = words + np.cumsum(counts[0] * codec.widths)
     _at_least(length, 8 * int(ends[-1]))
-    starts = np.arange(0, len(values) * length // 8, length // 8)[:, None] + (ends - counts[0] * codec.widths)
+    origins = np.arange(0, len(values) * length // 8, length // 8)
+    starts = origins[:, None] + (ends - counts[0] * codec.widths)
     side = _sides(codec, values, header)  # type: ignore[arg-type]
-    return Decoded(codec, header, grid.reshape(-1), counts, starts, side, alike=True)
+    return Decoded(codec, header, grid.reshape(-1), counts, starts, side, origins, alike=True)
 
 
-def _decode_varied(codec: Codec, present: Sequence[bytes]) -> tuple[Array, Array, Array, Array]:
-    """Header, words, counts and starts."""
+def _decode_varied(codec: Codec, present: Sequence[bytes]) -> tuple[Array, Array, Array, Array, Array]:
+    """Header, words, counts, starts and origins."""
     n = len(present)
     lengths = np.fromiter(map(len, present), np.int64, n)
     shortest = int(lengths.min(initial=64 + codec.counts_size))
@@ -515,7 +597,7 @@ def _decode_varied(codec: Codec, present: Sequence[bytes]) -> tuple[Array, Array
     ends = (begins // 8)[:, None] + len(words) + np.cumsum(counts * codec.widths, axis=1)
     if (8 * ends[:, -1] > lengths).any():
         raise _short()
-    return header, grid, counts, offsets[:, None] + ends - counts * codec.widths
+    return header, grid, counts, offsets[:, None] + ends - counts * codec.widths, offsets
 
 
 _HEADER_WORDS = np.arange(8)

@@ -217,6 +217,9 @@ class Entities:
     ) -> Partial:
         section = self.group.codec.sections[number]
         partial: Partial = {}
+        if slot.ragged:
+            owners = self.decoded.owners(number)
+            return self.decoded.items(number, slot.name, places, owners if kept is None else owners[kept])
         for field, name in self.group.fields[number, slot.name]:
             if name in section.strings:
                 texts = self.decoded.text(section, number, name)

@@ -176,8 +176,9 @@ class OnlineFeatures:
         return tensor.pin_memory().to(device, non_blocking=True)
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """Values by feature as Python objects, None for NULL."""
-        return {name: column.to_pylist() for name, column in zip(self.names, self._arrow(), strict=True)}
+        """Values by feature as Python objects, None for NULL; lists as lists, and maps as dicts."""
+        columns = zip(self.names, self._arrow(), strict=True)
+        return {name: column.to_pylist(maps_as_pydicts="strict") for name, column in columns}
 
     def to_arrow(self) -> Any:
         """An Arrow table with a column for each feature, in declared types."""

@@ -26,7 +26,7 @@ from featurestore.online.store import OnlineStore
 from featurestore.serving import Reader
 from featurestore.status import Status
 from featurestore.training import TrainingSet
-from featurestore.types import Date, DecimalType, DType, Timestamp
+from featurestore.types import Date, DecimalType, DType, ListType, MapType, Timestamp
 from tests.parity.cases import Case, instant
 
 Key = tuple[Any, ...]
@@ -137,6 +137,10 @@ def pythonic(value: Any, dtype: DType) -> Any:
         return date(1970, 1, 1) + timedelta(days=value)
     if isinstance(dtype, DecimalType):
         return Decimal(value).scaleb(-dtype.scale)
+    if isinstance(dtype, ListType):
+        return [pythonic(v, dtype.item) for v in value]
+    if isinstance(dtype, MapType):
+        return {pythonic(k, dtype.key): n for k, n in value.items()}
     return value
 
 
@@ -170,7 +174,10 @@ class Training:
         table = TrainingSet(
             self.config, world.service, {"view": world.view}, spine_of(world, asked), "ts", statuses=True
         ).to_arrow()
-        values, statuses = (table.column(world.output + suffix).to_pylist() for suffix in ("", "__status"))
+        values, statuses = (
+            table.column(world.output + suffix).to_pylist(maps_as_pydicts="strict")
+            for suffix in ("", "__status")
+        )
         return [Answer(v, Status[s]) for v, s in zip(values, statuses, strict=True)]
 
 
