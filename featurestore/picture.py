@@ -1,15 +1,30 @@
-"""A window as people draw it: events on a line of hops, the tail, the moment asked for."""
+"""A feature as people write it, and its window as they draw it: events on a line of hops, the tail, the moment asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from featurestore.expr import describe
 from featurestore.ir import Feature
-from featurestore.time import SECOND, floor, tail
+from featurestore.time import SECOND, duration_text, floor, tail
 
 WIDTH = 72
 """Characters of the line."""
+
+
+def meaning(feature: Feature) -> str:
+    """A feature as it could be written: `sum(amount).where(online).over(1h, hop=5m)`."""
+    inputs = ", ".join(map(describe, feature.inputs))
+    text = f"{feature.aggregate}({inputs})"
+    if feature.where is not None:
+        text += f".where({describe(feature.where)})"
+    if feature.window is not None:
+        size = "lifetime" if feature.window.size is None else duration_text(feature.window.size)
+        text += f".over({size}, hop={duration_text(feature.window.hop)})"
+    if feature.default is not None:
+        text += f".default({feature.default!r})"
+    return text
 
 
 def picture(feature: Feature, times: Sequence[int], asked: int, ttl: int | None = None) -> list[str]:
@@ -29,7 +44,7 @@ def picture(feature: Feature, times: Sequence[int], asked: int, ttl: int | None 
     first = start if start is not None else min(before, default=asked - (window.hop if window else SECOND))
     left, right = min([first, *before[-1:]]), asked
     span = max(right - left, 1)
-    left -= span // 12
+    left -= span // 8
     right += span // 24
     span = right - left
 

@@ -15,10 +15,9 @@ from typing import Any
 
 from featurestore.compile.reference import Answer, Event
 from featurestore.errors import FeatureStoreError, NotFound
-from featurestore.expr import columns_of, describe
+from featurestore.expr import columns_of
 from featurestore.ir import Feature, View, view_fingerprint
-from featurestore.picture import instant, picture
-from featurestore.time import duration_text
+from featurestore.picture import instant, meaning, picture
 from featurestore.types import Date, DecimalType, DType, String, Timestamp
 from featurestore.verify import moments
 from featurestore.verify.compare import parity_of, same, scale_of
@@ -232,20 +231,6 @@ def _counterexample(
         said=tuple(said),
         minimal=minimal,
     )
-
-
-def meaning(feature: Feature) -> str:
-    """A feature as it could be written: `sum(amount).where(online).over(1h, hop=5m)`."""
-    inputs = ", ".join(map(describe, feature.inputs))
-    text = f"{feature.aggregate}({inputs})"
-    if feature.where is not None:
-        text += f".where({describe(feature.where)})"
-    if feature.window is not None:
-        size = "lifetime" if feature.window.size is None else duration_text(feature.window.size)
-        text += f".over({size}, hop={duration_text(feature.window.hop)})"
-    if feature.default is not None:
-        text += f".default({feature.default!r})"
-    return text
 
 
 def _said(answer: Answer, dtype: DType) -> tuple[str, Any]:
