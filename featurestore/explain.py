@@ -105,23 +105,37 @@ def _explanation(
 
 def _about(view: View) -> list[str]:
     source = view.source
-    keys = ", ".join(k.name if describe(k.value) == k.name else f"{k.name} = {describe(k.value)}" for k in view.keys)
-    lines = [f"One row for each {view.entity}, by {keys}, from source '{source.name}' ({source.location.path})."]
+    keys = ", ".join(
+        k.name if describe(k.value) == k.name else f"{k.name} = {describe(k.value)}" for k in view.keys
+    )
+    lines = [
+        f"One row for each {view.entity}, by {keys}, from source '{source.name}' ({source.location.path})."
+    ]
     if source.event_time is None:
         lines.append("The source has no event time: every row is visible at every moment.")
     else:
-        lines.append(f"An event counts from just after its time, `{source.event_time}`: strictly before the moment asked for.")
+        lines.append(
+            f"An event counts from just after its time, `{source.event_time}`: strictly before the moment asked for."
+        )
     if source.event_id is not None:
-        lines.append(f"Events of one key and time that share `{source.event_id}` are copies: one of them counts.")
+        lines.append(
+            f"Events of one key and time that share `{source.event_id}` are copies: one of them counts."
+        )
     if view.filter is not None:
         lines.append(f"Only events for which {describe(view.filter)} is true; NULL is not.")
     if view.order:
-        lines.append(f"Of events at one moment the one that comes last by {', '.join(view.order)} is the newest.")
+        lines.append(
+            f"Of events at one moment the one that comes last by {', '.join(view.order)} is the newest."
+        )
     return lines
 
 
 def _explained(view: View, layout: Layout, feature: Feature, asked: int) -> Explained:
-    drawn = [] if view.source.event_time is None else picture(feature, _made_up(view, feature, asked), asked, view.ttl)
+    drawn = (
+        []
+        if view.source.event_time is None
+        else picture(feature, _made_up(view, feature, asked), asked, view.ttl)
+    )
     level = "newest" if feature.window is None else duration_text(feature.window.hop)
     parts = tuple((part, f"{level}/{slot}") for part, slot in layout.parts[feature.name].items())
     return Explained(
@@ -141,7 +155,9 @@ def _means(view: View, feature: Feature) -> list[str]:
     if window is None:
         lines = [f"The value of {of} in the newest event, also when it is NULL."]
         if view.ttl is not None:
-            lines.append(f"An event more than {duration_text(view.ttl)} old has expired: the value is NULL then.")
+            lines.append(
+                f"An event more than {duration_text(view.ttl)} old has expired: the value is NULL then."
+            )
     else:
         aggregate = AGGREGATES[feature.aggregate]
         lines = [f"{aggregate.doc.rstrip('.')}{f'; the input is {of}' if of else ''}."]
@@ -194,7 +210,9 @@ def _kept(view: View, layout: Layout) -> list[Kept]:
             users = tuple(f.name for f in mine if slot.name in layout.parts[f.name].values())
             found.append(Kept(duration_text(level.hop), slot.name, _holds(slot), users))
     for latest in layout.latest:
-        users = tuple(f.name for f in view.features if f.window is None and layout.parts[f.name]["v"] == latest.name)
+        users = tuple(
+            f.name for f in view.features if f.window is None and layout.parts[f.name]["v"] == latest.name
+        )
         found.append(Kept("newest", latest.name, describe(latest.value), users))
     return found
 

@@ -49,14 +49,17 @@ class Lineage:
         return list(dict.fromkeys(n for e in self.edges for n in (e.of, e.into)))
 
     def found(self, name: str) -> list[Node]:
-        """The columns called `name`: `VIEW:FEATURE`, `SOURCE.COLUMN`, `SERVICE.COLUMN`, one of these alone, or all columns
-        of a source, view or service. Raises NotFound.
+        """The columns called `name`, or all columns of a source, view or service of that name. Raises NotFound.
+
+        A column is `VIEW:FEATURE`, `SOURCE.COLUMN`, `SERVICE.COLUMN`, or the column alone wherever there is one.
         """
         nodes = self.nodes()
         found = [n for n in nodes if name == str(n)] or [n for n in nodes if name == n.owner]
         found = found or [n for n in nodes if name == n.name]
         if not found:
-            raise NotFound("source, view, service or column of one", name, {x for n in nodes for x in (n.owner, n.name)})
+            raise NotFound(
+                "source, view, service or column of one", name, {x for n in nodes for x in (n.owner, n.name)}
+            )
         return found
 
     def tree(self, node: Node, direction: Literal["up", "down"]) -> list[dict[str, Any]]:

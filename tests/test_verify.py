@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -29,6 +30,7 @@ from featurestore.registry import CertificateEntry, open_registry
 from featurestore.status import Status
 from featurestore.store import moment
 from featurestore.templates import write_data, write_files
+from featurestore.types import Float64, Int64, String
 from featurestore.verify import (
     ENGINES,
     Engine,
@@ -37,17 +39,17 @@ from featurestore.verify import (
     Sample,
     Verdict,
     World,
+    compare,
     draw,
     engines_named,
     lab,
+    moments,
     register,
     verify_view,
     world,
 )
-from featurestore.verify import compare, moments
 from featurestore.verify.engines import by_reference
 from featurestore.verify.shrink import Patience, fewer, simpler
-from featurestore.types import Float64, Int64, String
 from tests.generators import cases, everybody
 from tests.parity.cases import Case
 from tests.parity.engines import world_of
@@ -99,7 +101,13 @@ def rows() -> list[dict[str, Any]]:
     for i in range(60):
         key = [("a", 1), ("a", 1), ("", 2), ("ü", -1)][i % 4]
         at = NOON + [0, 1, -1, MINUTE, 5 * MINUTE, HOUR, 24 * HOUR][i % 7] * (i % 5) + (i // 20) * HOUR
-        row: dict[str, Any] = {"k1": key[0], "k2": key[1], "at": at, "id": i // 2 if i % 8 < 2 else i, "version": i % 3}
+        row: dict[str, Any] = {
+            "k1": key[0],
+            "k2": key[1],
+            "at": at,
+            "id": i // 2 if i % 8 < 2 else i,
+            "version": i % 3,
+        }
         row |= {
             "x": [1.5, math.nan, math.inf, -0.0, None, 1e9, 0.1][i % 7],
             "n": None if i % 11 == 0 else i * 2,
@@ -175,7 +183,12 @@ def test_a_new_project_is_certified_and_the_certificate_says_of_what(shop: Path)
             assert all(t.cells > 30 and t.differing == 0 for t in verdict.tallies)
             kept = store.registry.certificate(view_fingerprint(view))
             assert kept is not None
-            assert (kept.view, kept.who, kept.cells, kept.outcome) == (view.name, "ada", verdict.cells, "certified")
+            assert (kept.view, kept.who, kept.cells, kept.outcome) == (
+                view.name,
+                "ada",
+                verdict.cells,
+                "certified",
+            )
             assert kept.passed
             assert kept.made_at == done.made_at
             assert kept.details == json.loads(json.dumps(done.details(verdict)))
@@ -226,7 +239,17 @@ def test_the_same_seed_asks_the_same_and_another_does_not(odd: Path) -> None:
 def test_the_sample_holds_the_busiest_the_sparsest_and_the_odd_entities(shop: Path, place: Lab) -> None:
     made = [r for r in rows() if r["at"] is not None and r["k1"] is not None and r["k2"] is not None]
     plain = [
-        {**made[0], "k1": f"plain{i:03d}", "k2": i, "at": NOON + i, "id": 1000 + i, "x": 1.0, "n": 1, "flag": True, "text": "t"}
+        {
+            **made[0],
+            "k1": f"plain{i:03d}",
+            "k2": i,
+            "at": NOON + i,
+            "id": 1000 + i,
+            "x": 1.0,
+            "n": 1,
+            "flag": True,
+            "text": "t",
+        }
         for i in range(300)
     ]
     tied = [{**plain[0], "k1": "tied", "id": 5000 + i} for i in range(2)]
@@ -243,8 +266,9 @@ def test_the_sample_holds_the_busiest_the_sparsest_and_the_odd_entities(shop: Pa
     assert {"busy", "tied", "copied", "null"} <= names
     assert any(str(n).startswith("plain") for n in names)
     assert drawn.shortened == 1  # the busy one: a stretch of it
-    mine = sorted(e["at"] for e in drawn.events if e["k1"] == "busy")  # type: ignore[type-var]
-    assert mine == list(range(mine[0], mine[0] + 150))  # type: ignore[arg-type,operator]
+    busiest: list[dict[str, Any]] = [dict(e) for e in drawn.events]
+    mine = sorted(e["at"] for e in busiest if e["k1"] == "busy")
+    assert mine == list(range(mine[0], mine[0] + 150))
     assert draw(place.con, view, shop, 3, 0) == drawn
 
 
@@ -276,13 +300,18 @@ def sees_the_moment_itself(here: World, questions: Sequence[Question]) -> list[d
 def counts_copies(here: World, questions: Sequence[Question]) -> list[dict[str, Answer]]:
     """Copies of an event count each."""
     source = replace(here.view.source, event_id=None)
-    return by_reference(World(here.lab, replace(here.view, source=source), here.service, here.events), questions)
+    return by_reference(
+        World(here.lab, replace(here.view, source=source), here.service, here.events), questions
+    )
 
 
 def loses_what_is_not_known(here: World, questions: Sequence[Question]) -> list[dict[str, Answer]]:
     """Takes NOT_FOUND for NULL."""
     return [
-        {n: Answer(a.value, Status.NULL if a.status is Status.NOT_FOUND else a.status) for n, a in row.items()}
+        {
+            n: Answer(a.value, Status.NULL if a.status is Status.NOT_FOUND else a.status)
+            for n, a in row.items()
+        }
         for row in by_reference(here, questions)
     ]
 
@@ -323,7 +352,12 @@ def test_an_engine_that_counts_copies_is_caught_with_two_events(odd: Path, broke
     assert found is not None
     assert len(found.rows) == 2
     first, second = (dict(zip(found.columns, row, strict=True)) for row in found.rows)
-    assert (first["k1"], first["k2"], first["at"], first["id"]) == (second["k1"], second["k2"], second["at"], second["id"])
+    assert (first["k1"], first["k2"], first["at"], first["id"]) == (
+        second["k1"],
+        second["k2"],
+        second["at"],
+        second["id"],
+    )
     assert {s.engine for s in found.said} >= {"reference", "doubling", "online"}
 
 
@@ -358,7 +392,7 @@ def test_shrinking_finds_the_pair_and_gives_up_when_patience_ends() -> None:
     def wrong(left: Sequence[Any]) -> bool:
         return {13, 77} <= {e["n"] for e in left}
 
-    small = fewer(events, wrong, Patience(1000, 60))
+    small: list[Any] = fewer(events, wrong, Patience(1000, 60))
     assert sorted(e["n"] for e in small) == [13, 77]
     plain = simpler(small, wrong, Patience(1000, 60), {"n": Int64, "x": Float64, "text": String}, frozenset())
     assert [(e["x"], e["text"]) for e in plain] == [(None, None)] * 2
@@ -391,7 +425,9 @@ def test_many_moments_are_what_one_after_another_is(odd: Path, place: Lab) -> No
     drawn = draw(place.con, view, odd, 5, 0)
     asked = [NOON, NOON + 1, NOON + HOUR, NOON + 25 * HOUR]
     for key in drawn.keys:
-        assert answers_at(view, drawn.events, key, asked) == [answers(view, drawn.events, key, at) for at in asked]
+        assert answers_at(view, drawn.events, key, asked) == [
+            answers(view, drawn.events, key, at) for at in asked
+        ]
 
 
 # --------------------------------------------------------------------------------------------------- what is no pass, and kept
@@ -461,7 +497,9 @@ def test_a_registry_of_the_layout_before_is_read_and_brought_up(shop: Path) -> N
         assert registry.current().number == 1
         assert registry.certificate("f") is None
         registry.certify([CertificateEntry("f", "view", 5, "ada", 3, "certified", {"seed": 1})])
-        assert registry.certificate("f") == CertificateEntry("f", "view", 5, "ada", 3, "certified", {"seed": 1})
+        assert registry.certificate("f") == CertificateEntry(
+            "f", "view", 5, "ada", 3, "certified", {"seed": 1}
+        )
         assert registry.current().number == 1
         with sqlite3.connect(file) as connection:
             assert connection.execute("SELECT schema_version FROM fs_registry").fetchall() == [(2,)]
@@ -478,13 +516,12 @@ def test_certificates_are_kept_in_postgres_too(fresh_postgres: str, tmp_path: Pa
 # ------------------------------------------------------------------------------------------------------------- random worlds
 
 
-def verdict_on(case: Case, root: Path, seed: int) -> tuple[Verdict, list[str]]:
-    """The verdict on a random case, and the classes that have cells that differ."""
+def verdict_on(case: Case, root: Path, seed: int) -> Verdict:
+    """The verdict on a random case."""
     made = world_of(case, root)
     with lab(threads=1) as place:
         sample = Sample(tuple(k for k in everybody(case) if None not in k), tuple(made.events), 0)
-        verdict = verify_view(place, made.view, sample, seed=seed, engines=engines_named(["duckdb", "online"]))
-    return verdict, [t.parity for t in verdict.tallies if t.differing]
+        return verify_view(place, made.view, sample, seed=seed, engines=engines_named(["duckdb", "online"]))
 
 
 @pytest.mark.slow
@@ -494,9 +531,11 @@ def test_a_hundred_thousand_random_cells_are_the_same(tmp_path: Path) -> None:
     seeds = iter(range(10_000))
 
     @given(case=cases(events=60))
-    @settings(max_examples=60, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None)
+    @settings(
+        max_examples=60, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None
+    )
     def compare_one(case: Case) -> None:
-        verdict, _ = verdict_on(case, tmp_path, next(seeds))
+        verdict = verdict_on(case, tmp_path, next(seeds))
         for tally in verdict.tallies:
             compared[tally.parity] += tally.cells
         if verdict.differing:
@@ -504,7 +543,7 @@ def test_a_hundred_thousand_random_cells_are_the_same(tmp_path: Path) -> None:
 
     while sum(compared.values()) < 100_000:
         compare_one()
-    print(f"{compared} cells compared", file=sys.stderr)
+    sys.stderr.write(f"{compared} cells compared\n")
     assert wrong == []
     assert compared["exact"] > 50_000
 
@@ -542,6 +581,27 @@ def test_verify_and_apply_verified_as_commands(shop: Path) -> None:
     assert "no engine 'flnk'" in fs(shop, "verify", "--engine", "flnk", status=1)
 
 
+def test_the_page_on_verification_runs_as_it_is_written(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs/verify.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(shop)
+    names: dict[str, Any] = {}
+    said = {}
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+        if language == "python":
+            exec(compile(block, "docs/verify.md", "exec"), names)
+        elif not language:
+            for line in block.strip().splitlines():
+                said[line] = fs(shop, *line.split()[1:])
+    assert names["certificate"].passed
+    assert names["kept"].passed
+    head = re.search(r"^view .*\n(.*\n.*\n.*)\n", page, re.MULTILINE)
+    assert head is not None
+    assert head[1] in said["fs verify"]  # the same rows and seed ask the same
+    assert "applied: revision 1" in said["fs apply --verified --yes"]
+    for line in re.findall(r"^    (?:events|window) .*$", page, re.MULTILINE):
+        assert line in said["fs explain card_spend:count_1h"], line
+
+
 def test_verify_of_nothing_ends_with_1(odd: Path) -> None:
     write_rows(odd / "events.parquet", [])
     assert "no pass" in fs(odd, "verify", status=1)
@@ -565,7 +625,12 @@ sys.exit(main(sys.argv[1:]))
 def test_a_counterexample_is_shown_and_written_as_csv(odd: Path) -> None:
     command = [sys.executable, "-c", BROKEN, "verify", "view", "--sample", "5", "--csv", "wrong.csv"]
     done = subprocess.run(
-        command, cwd=odd, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        command,
+        cwd=odd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1, done.stderr
     assert "differs in eager" in done.stdout
@@ -574,5 +639,3 @@ def test_a_counterexample_is_shown_and_written_as_csv(odd: Path) -> None:
     head, *events = (odd / "wrong.csv").read_text().splitlines()
     assert '"at"' in head
     assert len(events) == 1
-
-

@@ -33,7 +33,9 @@ COMMANDS = {
     "list": Entry("Definitions", "Entities, sources, views, features and services.", "catalogue"),
     "show": Entry("Definitions", "All there is to know about one of them.", "catalogue"),
     "compile": Entry("Definitions", "The SQL that a view becomes.", "compile"),
-    "explain": Entry("Definitions", "What a view or feature computes, in words, pictures and SQL.", "explain"),
+    "explain": Entry(
+        "Definitions", "What a view or feature computes, in words, pictures and SQL.", "explain"
+    ),
     "lineage": Entry("Definitions", "Where a column comes from, and what is made of it.", "lineage"),
     "verify": Entry("Definitions", "Whether every engine gives the same values.", "verify"),
     "materialize": Entry("Values", "Write features to the online store.", "materialize"),

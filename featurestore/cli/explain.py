@@ -65,7 +65,9 @@ def _show(one: Explanation) -> None:
     for level, words in one.levels:
         click.echo(f"  {level}: {words}")
     print_table(
-        ("slot", "holds", "for"), [(f"{k.level}/{k.slot}", k.holds, ", ".join(k.features)) for k in one.kept], "  "
+        ("slot", "holds", "for"),
+        [(f"{k.level}/{k.slot}", k.holds, ", ".join(k.features)) for k in one.kept],
+        "  ",
     )
     for program in one.programs:
         click.echo(f"\n{click.style(program.name, bold=True)}  {program.about}")

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     help="Entities drawn from each view's source, besides those that are out of the ordinary.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws and asks otherwise.")
-@click.option("--engine", multiple=True, metavar="NAME", help="Ask this engine; may be given again. Default: all.")
-@click.option("--csv", type=click.Path(dir_okay=False), metavar="FILE", help="Write a counterexample's events here.")
+@click.option(
+    "--engine", multiple=True, metavar="NAME", help="Ask this engine; may be given again. Default: all."
+)
+@click.option(
+    "--csv", type=click.Path(dir_okay=False), metavar="FILE", help="Write a counterexample's events here."
+)
 @click.option("--applied", is_flag=True, help="What is applied, instead of the definitions.")
 def verify_command(
     settings: Settings,
@@ -56,7 +60,7 @@ def verify_command(
     else:
         _show(done)
         if csv is not None and wrong is not None:
-            settings.note(f"wrote the {len(wrong.rows)} events to {csv}")
+            settings.note(f"wrote {csv}, events: {len(wrong.rows)}")
         elif csv is not None:
             settings.note("nothing differs: there is no counterexample to write")
     return OK if done.passed else ERROR

@@ -151,9 +151,12 @@ class Registry:
             if transaction is None or "fs_certificates" not in self.database.tables(transaction):
                 return None  # written by an older featurestore
             sql = f"{_CERTIFICATES} WHERE fingerprint = ? ORDER BY number DESC LIMIT 1"
-            for *row, details, digest in transaction.rows(sql, fingerprint):
-                return CertificateEntry(*row, self._sealed(details, digest, f"the certificate of '{row[1]}'"))
-            return None
+            rows = transaction.rows(sql, fingerprint)
+            if not rows:
+                return None
+            ((_, view, at, who, cells, outcome, text, digest),) = rows
+            details = self._sealed(text, digest, f"the certificate of view '{view}'")
+            return CertificateEntry(fingerprint, view, at, who, cells, outcome, details)
 
     # --- writing --------------------------------------------------------------------------------------
 

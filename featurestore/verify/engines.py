@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from featurestore.compile.reference import Answer, Event, Value, answers_at
 from featurestore.compile.rowwise import Settled, clean, evaluate
+from featurestore.compile.sampling import used
 from featurestore.compile.sources import Connection, connect
 from featurestore.evaluate.arrow import arrow_type
 from featurestore.evaluate.finish import Cells
@@ -120,20 +121,15 @@ def world(lab: Lab, view: View, events: Sequence[Event]) -> World:
     """`view` over these events (physical values, raw: they are cleaned by whoever reads them)."""
     path = f"events-{lab.number()}.parquet"
     source = replace(
-        view.source, location=Location("parquet", path), columns=tuple((c, view.source.schema[c]) for c in used(view))
+        view.source,
+        location=Location("parquet", path),
+        columns=tuple((c, view.source.schema[c]) for c in used(view)),
     )
     columns = {n: as_arrow([e[n] for e in events], t) for n, t in source.columns}
     pq.write_table(pa.table(columns), lab.root / path)
     keys = tuple((k.name, k.name) for k in view.keys)
     reads = tuple(Read(view.name, f.name, f.name, keys, f.dtype) for f in view.features)
     return World(lab, replace(view, source=source), Service("verify", reads), tuple(events))
-
-
-def used(view: View) -> list[str]:
-    """The columns of its source that can decide a value of the view, in the source's order."""
-    source = view.source
-    roles = {source.event_time, source.event_id, source.arrival_time, *view.order, *view.copy_order}
-    return [name for name, _ in source.columns if name in view.reads | roles]
 
 
 def as_arrow(values: Sequence[Value], dtype: DType) -> pa.Array:
@@ -150,19 +146,23 @@ def as_arrow(values: Sequence[Value], dtype: DType) -> pa.Array:
 
 # ------------------------------------------------------------------------------------------------------------ the engines
 
+Asked = Literal["each", "written"]
+
 Answers = dict[str, Answer]
 """Every feature's answer to one question, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One engine. `asked`: "each" knows all events and is asked as of any moment, "written" is written as of a few moments
-    and asked then and later, as long as nothing new has come.
+    """One engine, and how it is asked.
+
+    "each": it knows all events, and is asked as of any moment. "written": it is written as of a few moments, and asked then
+    and later while nothing new has come.
     """
 
     name: str
     doc: str
-    asked: Literal["each", "written"]
+    asked: Asked
     ask: Callable[[World, Sequence[Question]], list[Answers]]
 
 
@@ -228,5 +228,19 @@ def _rows(cells: Mapping[str, Cells], rows: int) -> list[Answers]:
     return done
 
 
-register(Engine("duckdb", "The training join: DuckDB finds and sorts events, NumPy reduces them.", "each", _by_training))
-register(Engine("online", "Materialised into LMDB, read back: at the moment of writing and later.", "written", _by_reading))
+register(
+    Engine(
+        "duckdb",
+        "The training join: DuckDB finds and sorts events, NumPy reduces them.",
+        "each",
+        _by_training,
+    )
+)
+register(
+    Engine(
+        "online",
+        "Materialised into LMDB, read back: at the moment of writing and later.",
+        "written",
+        _by_reading,
+    )
+)

@@ -82,7 +82,9 @@ def each(view: View, times: Mapping[Key, Sequence[int]], size: int, seed: str) -
     return asked
 
 
-def written(view: View, times: Mapping[Key, Sequence[int]], size: int, cuts: int, seed: str) -> list[Question]:
+def written(
+    view: View, times: Mapping[Key, Sequence[int]], size: int, cuts: int, seed: str
+) -> list[Question]:
     """Questions for an engine that is written as of a few moments: every entity is asked at `size` moments in all.
 
     The first of each is the moment of writing itself.

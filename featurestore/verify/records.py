@@ -122,7 +122,13 @@ class Certificate:
             "events": verdict.events,
             "moments": verdict.moments,
             "cells": [
-                {"feature": t.feature, "engine": t.engine, "class": t.parity, "cells": t.cells, "differing": t.differing}
+                {
+                    "feature": t.feature,
+                    "engine": t.engine,
+                    "class": t.parity,
+                    "cells": t.cells,
+                    "differing": t.differing,
+                }
                 for t in verdict.tallies
             ],
             "seconds": round(verdict.seconds, 3),
@@ -143,4 +149,3 @@ def _plain(found: Counterexample) -> dict[str, Any]:
         "said": [{"engine": s.engine, "value": s.value, "status": s.status.name} for s in found.said],
         "minimal": found.minimal,
     }
-

@@ -21,7 +21,18 @@ from featurestore.picture import instant, meaning, picture
 from featurestore.types import Date, DecimalType, DType, String, Timestamp
 from featurestore.verify import moments
 from featurestore.verify.compare import parity_of, same, scale_of
-from featurestore.verify.engines import ENGINES, Engine, Key, Lab, Question, World, by_reference, lab, world
+from featurestore.verify.engines import (
+    ENGINES,
+    Asked,
+    Engine,
+    Key,
+    Lab,
+    Question,
+    World,
+    by_reference,
+    lab,
+    world,
+)
 from featurestore.verify.records import Certificate, Counterexample, Said, Tally, Verdict
 from featurestore.verify.sampling import Sample, draw
 from featurestore.verify.shrink import Patience, fewer, simpler
@@ -78,9 +89,7 @@ def verify(
             verdict = verify_view(place, view, drawn, seed=seed, engines=asked)
             verdicts.append(replace(verdict, seconds=time.monotonic() - start))
     names = tuple(e.name for e in asked)
-    return Certificate(
-        tuple(verdicts), sample, seed, names, _versions(), made_at, time.monotonic() - began
-    )
+    return Certificate(tuple(verdicts), sample, seed, names, _versions(), made_at, time.monotonic() - began)
 
 
 def verify_view(place: Lab, view: View, drawn: Sample, *, seed: int, engines: Sequence[Engine]) -> Verdict:
@@ -101,11 +110,11 @@ def verify_view(place: Lab, view: View, drawn: Sample, *, seed: int, engines: Se
         return verdict
     here = world(place, view, drawn.events)
     times = {key: _times(here, key) for key in (*drawn.keys, _nobody(view))}
-    questions = {
+    questions: dict[Asked, Sequence[Question]] = {
         "each": moments.each(view, times, MOMENTS, str(seed)),
         "written": moments.written(view, times, LATER, CUTS, str(seed)),
     }
-    asked = {kind: questions[kind] for kind in dict.fromkeys(e.asked for e in engines)}
+    asked = {kind: found for kind, found in questions.items() if kind in {e.asked for e in engines}}
     tallies, found = check(here, asked, engines)
     return replace(
         verdict,
@@ -118,7 +127,7 @@ def verify_view(place: Lab, view: View, drawn: Sample, *, seed: int, engines: Se
 
 
 def check(
-    here: World, questions: Mapping[str, Sequence[Question]], engines: Sequence[Engine]
+    here: World, questions: Mapping[Asked, Sequence[Question]], engines: Sequence[Engine]
 ) -> tuple[list[Tally], Counterexample | None]:
     """Asks the engines and the reference; what was compared, and a counterexample if anything differs."""
     tallies: list[Tally] = []
@@ -213,8 +222,12 @@ def _counterexample(
     if time_column is not None:
         events = sorted(events, key=lambda e: (e[time_column] is not None, e[time_column] or 0))
     schema = small.view.source.schema
-    drawn = () if time_column is None else picture(
-        feature, [t for e in events if isinstance(t := e[time_column], int)], question.asked, view.ttl
+    drawn = (
+        ()
+        if time_column is None
+        else picture(
+            feature, [t for e in events if isinstance(t := e[time_column], int)], question.asked, view.ttl
+        )
     )
     return Counterexample(
         view=view.name,

@@ -55,16 +55,14 @@ def simpler(
 ) -> list[Event]:
     """The same events with values as plain as they can be. Columns in `fixed` keep theirs."""
     kept = [dict(e) for e in events]
-    for i, event in enumerate(kept):
-        for name, dtype in schema.items():
-            if name in fixed:
-                continue
-            for value in _plainer(event[name], dtype):
+    for i in range(len(kept)):
+        for name in (n for n in schema if n not in fixed):
+            for value in _plainer(kept[i][name], schema[name]):
                 if patience.spent():
                     return list(kept)
-                tried = [*kept[:i], {**event, name: value}, *kept[i + 1 :]]
-                if wrong(tried):
-                    kept[i] = event = {**event, name: value}
+                tried = {**kept[i], name: value}
+                if wrong([*kept[:i], tried, *kept[i + 1 :]]):
+                    kept[i] = tried
                     break
     return list(kept)
 
@@ -78,7 +76,7 @@ def _plainer(value: Value, dtype: DType) -> Iterator[Value]:
         assert isinstance(value, str)
         yield from (t for t in ("", "a", value[:1]) if len(t) < len(value))
     elif is_float(dtype):
-        yield from (x for x in (0.0, 1.0, float(int(value)) if abs(value) < 1e15 else value) if x != value)  # type: ignore[arg-type,operator]
+        yield from (x for x in (0.0, 1.0, float(int(value)) if abs(value) < 1e15 else value) if x != value)  # type: ignore[arg-type]
     elif not isinstance(value, bool):
         assert isinstance(value, int)
         yield from (n for n in (0, 1, 2, value // 10) if n != value and abs(n) < abs(value))
