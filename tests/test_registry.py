@@ -512,7 +512,9 @@ def test_tables_of_others_in_a_postgres_database_are_left_alone(fresh_postgres: 
         registry.current()
     with psycopg.connect(fresh_postgres) as connection:
         connection.execute("DROP TABLE fs_registry")
-    with pytest.raises(RegistryCorrupt, match="holds something else: fs_certificates, fs_revisions, fs_service_versions"):
+    with pytest.raises(
+        RegistryCorrupt, match="holds something else: fs_certificates, fs_revisions, fs_service_versions"
+    ):
         registry.current()
 
 

@@ -162,7 +162,7 @@ def _times(here: World, key: Key) -> list[int]:
 
 def _nobody(view: View) -> Key:
     """A key that no event has."""
-    return tuple("nobody there" if k.dtype == String else -7_654_321_987 for k in view.keys)
+    return tuple("nobody there" if k.dtype == String else -2_000_000_011 for k in view.keys)
 
 
 def _versions() -> dict[str, str]:
