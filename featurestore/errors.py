@@ -12,7 +12,8 @@ FeatureStoreError
 ├── RegistryError
 │   ├── RegistryCorrupt    unreadable, or not written by this product
 │   ├── PlanConflict       somebody applied in between
-│   └── ServiceImmutable   a breaking edit to a service that has served
+│   ├── ServiceImmutable   a breaking edit to a service that has served
+│   └── Unverified         views without a passing certificate, where one was asked for
 ├── LogError               an event log or a folder of event files that cannot go on
 │   ├── LogCorrupt         bytes that are not what was written, and the call that sets them aside
 │   ├── LogPruned          an offset whose events were removed
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +122,16 @@ class PlanConflict(RegistryError):
 
 class ServiceImmutable(RegistryError):
     """A service that has served would change its meaning."""
+
+
+class Unverified(RegistryError):
+    """Views that no verification has passed were to be applied; nothing was. `views` are their names."""
+
+    def __init__(self, views: Mapping[str, str]) -> None:
+        self.views = tuple(views)
+        lines = [f"view '{name}' {why}" for name, why in views.items()]
+        help_line = f"run `fs verify {self.views[0]}`" if len(views) == 1 else "run `fs verify`"
+        super().__init__("\n  ".join(["nothing was applied: not verified", *lines, help_line]))
 
 
 class LogError(FeatureStoreError):

@@ -148,9 +148,13 @@ class View:
 
     @property
     def copy_order(self) -> tuple[str, ...]:
-        """Which copy of an event stays, should they differ: the one that arrived first, else the least of what is read."""
+        """Which copy of an event stays, should they differ: the one that arrived first, else the least of what is read.
+
+        Copies that differ in a tiebreak alone fall differently among other events of their moment, so it is compared too.
+        """
         arrived = self.source.arrival_time
-        return (*([arrived] if arrived is not None else []), *sorted(self.reads - {arrived}))
+        first = [arrived] if arrived is not None else []
+        return tuple(dict.fromkeys([*first, *sorted(self.reads), *self.source.tiebreak]))
 
     @property
     def reads(self) -> frozenset[str]:

@@ -6,7 +6,7 @@ import asyncio
 import getpass
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +28,7 @@ from featurestore.repo import load_declarations
 from featurestore.selection import select_views
 from featurestore.serving import OnlineFeatures, Reader, Rows
 from featurestore.training import TrainingSet
+from featurestore.verify import Certificate, keep, must_be_verified, verify
 
 Moment = datetime | str | int
 Item = str | d.FeatureView | d.ViewOn | d.FeatureRef | d.OnDemand
@@ -78,9 +79,16 @@ class FeatureStore:
                 self.registry, desired, lambda s: row_count(con, s.location, self.config.root)
             )
 
-    def apply(self, plan: planning.ChangePlan | None = None, *, who: str | None = None) -> Revision:
-        """Executes exactly `plan`, or the plan of now. Raises PlanConflict if somebody applied in between."""
+    def apply(
+        self, plan: planning.ChangePlan | None = None, *, who: str | None = None, verified: bool = False
+    ) -> Revision:
+        """Executes exactly `plan`, or the plan of now. Raises PlanConflict if somebody applied in between.
+
+        With `verified`, raises Unverified when the newest verification of a view's meaning is no pass, or there is none.
+        """
         change = self.plan() if plan is None else plan
+        if verified:
+            must_be_verified(self.registry, change.desired)
         revision = planning.apply(self.registry, change, who or _user(), _now())
         with self._lock:
             self._readers.clear()
@@ -103,6 +111,40 @@ class FeatureStore:
                 for view in select_views(plan, name)
                 for program in programs(con, view, self.config.root, engine)
             ]
+
+    def verify(
+        self,
+        names: str | Sequence[str] | None = None,
+        *,
+        sample: int = 20,
+        seed: int = 0,
+        engines: Sequence[str] | None = None,
+        applied: bool = False,
+        who: str | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> Certificate:
+        """Whether every engine gives what the reference says, on `sample` real entities of each view and the odd ones.
+
+        Of the definitions, or else of what is `applied`. `names` are views, services, `tag:…` or `owner:…`. How it ended is
+        kept in the registry with the views' fingerprints. Raises NotFound, SourceError and Unsupported.
+        """
+        plan = self.registry.current().plan if applied else self.definitions()
+        views = select_views(plan, names)
+        if not views:
+            raise NotFound("feature view", "*", (), "the registry" if applied else "the definitions")
+        done = verify(
+            views,
+            self.config.root,
+            sample=sample,
+            seed=seed,
+            made_at=_now(),
+            engines=engines,
+            memory_limit=self.config.memory_limit,
+            threads=self.config.threads,
+            progress=progress,
+        )
+        keep(self.registry, done, who or _user())
+        return done
 
     # -------------------------------------------------------------------------------------------------- batch to online
 

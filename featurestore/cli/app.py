@@ -33,6 +33,11 @@ COMMANDS = {
     "list": Entry("Definitions", "Entities, sources, views, features and services.", "catalogue"),
     "show": Entry("Definitions", "All there is to know about one of them.", "catalogue"),
     "compile": Entry("Definitions", "The SQL that a view becomes.", "compile"),
+    "explain": Entry(
+        "Definitions", "What a view or feature computes, in words, pictures and SQL.", "explain"
+    ),
+    "lineage": Entry("Definitions", "Where a column comes from, and what is made of it.", "lineage"),
+    "verify": Entry("Definitions", "Whether every engine gives the same values.", "verify"),
     "materialize": Entry("Values", "Write features to the online store.", "materialize"),
     "get": Entry("Values", "One feature vector, read online.", "get"),
     "dataset": Entry("Values", "A point-in-time training set, written as Parquet.", "dataset"),

@@ -46,7 +46,8 @@ def plan_command(settings: Settings, out: str | None) -> int:
 @command("apply")
 @click.argument("plan", required=False, type=click.Path(exists=True, dir_okay=False))
 @click.option("--yes", "-y", is_flag=True, help="Without asking.")
-def apply_command(settings: Settings, plan: str | None, yes: bool) -> int:
+@click.option("--verified", is_flag=True, help="Only if `fs verify` has passed every view as it is.")
+def apply_command(settings: Settings, plan: str | None, yes: bool, verified: bool) -> int:
     """Make the definitions the ones in force: all of them, or nothing.
 
     With PLAN, a file from `fs plan --out`, exactly that and nothing newer. Asks first; without a terminal to ask at,
@@ -58,7 +59,7 @@ def apply_command(settings: Settings, plan: str | None, yes: bool) -> int:
             _show(change)
         if not (change.is_empty or change.blocked or yes) and not _agreed(settings):
             return ERROR
-        revision = store.apply(change)
+        revision = store.apply(change, verified=verified)
     if settings.json:
         done = {
             "revision": revision.number,

@@ -46,7 +46,7 @@ from featurestore.aggregates import (
     Tally,
     Variance,
 )
-from featurestore.compile.rowwise import clean, evaluate
+from featurestore.compile.rowwise import Settled, clean, evaluate
 from featurestore.expr import Column, Expr
 from featurestore.ir import LATEST, Feature, View
 from featurestore.status import Status
@@ -73,11 +73,26 @@ class Answer:
 
 def answers(view: View, events: Sequence[Event], key: Sequence[Value], asked: int) -> dict[str, Answer]:
     """Every feature of `view` for one entity at one moment (microseconds), by feature name."""
-    schema = view.source.schema
-    visible = [e for e in _events_of(view, events, key) if _before(view, e, asked)]
-    return {
-        f.name: _settled(f, *_value(view, f, visible, asked, schema), bool(visible)) for f in view.features
-    }
+    (one,) = answers_at(view, events, key, [asked])
+    return one
+
+
+def answers_at(
+    view: View, events: Sequence[Event], key: Sequence[Value], moments: Sequence[int]
+) -> list[dict[str, Answer]]:
+    """`answers` at several moments: the entity's events are found and put in order once."""
+    schema = Settled(view.source.schema)
+    mine = entity_events(view, events, key)
+    done = []
+    for asked in moments:
+        visible = [e for e in mine if _before(view, e, asked)]
+        done.append(
+            {
+                f.name: _settled(f, *_value(view, f, visible, asked, schema), bool(visible))
+                for f in view.features
+            }
+        )
+    return done
 
 
 def _before(view: View, event: Event, asked: int) -> bool:
@@ -88,9 +103,9 @@ def _before(view: View, event: Event, asked: int) -> bool:
     return at < asked
 
 
-def _events_of(view: View, events: Sequence[Event], key: Sequence[Value]) -> list[Event]:
+def entity_events(view: View, events: Sequence[Event], key: Sequence[Value]) -> list[Event]:
     """The entity's events, cleaned, filtered, without duplicates, in the order that decides ties."""
-    schema, source = view.source.schema, view.source
+    schema, source = Settled(view.source.schema), view.source
     mine: list[Event] = []
     for raw in events:
         event: Event = {name: clean(raw.get(name), dtype) for name, dtype in schema.items()}

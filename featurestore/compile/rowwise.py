@@ -37,12 +37,26 @@ from featurestore.types import (
 Row = Mapping[str, Value | None]
 
 
+class Settled(dict[str, DType]):
+    """A schema that remembers the types it has settled, for expressions that are asked for again and again."""
+
+    def __init__(self, schema: Mapping[str, DType]) -> None:
+        super().__init__(schema)
+        self._typed: dict[Expr, Typed] = {}
+
+    def typed(self, node: Expr) -> Typed:
+        found = self._typed.get(node)
+        if found is None:
+            found = self._typed[node] = elaborate(node, self)
+        return found
+
+
 def evaluate(node: Expr, row: Row, schema: Mapping[str, DType]) -> Value | None:
     """The value of `node` in a row of clean physical values; None is NULL.
 
     Raises ExprError when it is not well typed over `schema`, KeyError when the row lacks a column.
     """
-    return _value(elaborate(node, schema), row)
+    return _value(schema.typed(node) if isinstance(schema, Settled) else elaborate(node, schema), row)
 
 
 def evaluator(node: Expr, schema: Mapping[str, DType]) -> Callable[[Row], Value | None]:

@@ -78,3 +78,23 @@ class AuditEntry:
     who: str
     what: str
     details: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateEntry:
+    """How one verification of a view ended. `fingerprint` is the view's, so it holds for whatever means the same.
+
+    `outcome` is `certified` for a pass; `details` are plain JSON values.
+    """
+
+    fingerprint: str
+    view: str
+    made_at: int
+    who: str
+    cells: int
+    outcome: str
+    details: Mapping[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        return self.outcome == "certified"

@@ -15,9 +15,15 @@ from typing import Any
 from featurestore import ir
 from featurestore.errors import NotFound, PlanConflict, RegistryCorrupt, RegistryError, ServiceImmutable
 from featurestore.registry.connection import Database, Transaction, database_at, way_out
-from featurestore.registry.records import AuditEntry, Revision, RevisionSummary, ServiceVersion
+from featurestore.registry.records import (
+    AuditEntry,
+    CertificateEntry,
+    Revision,
+    RevisionSummary,
+    ServiceVersion,
+)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = {
     "fs_registry": "schema_version BIGINT NOT NULL, current_revision BIGINT NOT NULL",
@@ -28,7 +34,16 @@ _SCHEMA = {
     "PRIMARY KEY (service, version)",
     "fs_audit": "number BIGINT PRIMARY KEY, at BIGINT NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL, "
     "details TEXT NOT NULL",
+    "fs_certificates": "number BIGINT PRIMARY KEY, fingerprint TEXT NOT NULL, name TEXT NOT NULL, "
+    "made_at BIGINT NOT NULL, who TEXT NOT NULL, cells BIGINT NOT NULL, outcome TEXT NOT NULL, "
+    "details TEXT NOT NULL, digest TEXT NOT NULL",
 }
+_SINCE = {2: ("fs_certificates",)}
+"""The tables that a layout has and the one before it had not: the first write makes them."""
+
+_CERTIFICATES = (
+    "SELECT fingerprint, name, made_at, who, cells, outcome, details, digest FROM fs_certificates "
+)
 _HISTORY = "SELECT number, created_at, author, description FROM fs_revisions ORDER BY number DESC LIMIT ?"
 _ALL_VERSIONS = (
     "SELECT service, version, fingerprint, definition, digest, first_served_at, retired "
@@ -130,6 +145,19 @@ class Registry:
             (row,) = transaction.rows(_ONE_VERSION, bare, mine[-1] if version is None else version)
             return self._version(row)
 
+    def certificate(self, fingerprint: str) -> CertificateEntry | None:
+        """The newest verification of a view with this fingerprint; None when there was none."""
+        with self._reading() as (transaction, _):
+            if transaction is None or "fs_certificates" not in self.database.tables(transaction):
+                return None  # written by an older featurestore
+            sql = f"{_CERTIFICATES} WHERE fingerprint = ? ORDER BY number DESC LIMIT 1"
+            rows = transaction.rows(sql, fingerprint)
+            if not rows:
+                return None
+            ((_, view, at, who, cells, outcome, text, digest),) = rows
+            details = self._sealed(text, digest, f"the certificate of view '{view}'")
+            return CertificateEntry(fingerprint, view, at, who, cells, outcome, details)
+
     # --- writing --------------------------------------------------------------------------------------
 
     def mark_served(self, name: str, version: int, at: int, fingerprint: str | None = None) -> None:
@@ -201,6 +229,27 @@ class Registry:
             transaction.run("UPDATE fs_registry SET current_revision = ?", number)
         return Revision(number, at, who, description, plan)
 
+    def certify(self, entries: Sequence[CertificateEntry]) -> None:
+        """Keeps how verifications ended, each newer than what was kept of its fingerprint before; all of them or none."""
+        with self._writing() as (transaction, _):
+            for entry in entries:
+                ((number,),) = transaction.rows("SELECT COALESCE(MAX(number), 0) + 1 FROM fs_certificates")
+                details = ir.canonical(dict(entry.details))
+                transaction.run(
+                    "INSERT INTO fs_certificates "
+                    "(number, fingerprint, name, made_at, who, cells, outcome, details, digest) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    number,
+                    entry.fingerprint,
+                    entry.view,
+                    entry.made_at,
+                    entry.who,
+                    entry.cells,
+                    entry.outcome,
+                    details,
+                    ir.digest(details),
+                )
+
     def _put(self, transaction: Transaction, version: ServiceVersion) -> None:
         key = (version.name, version.version)
         known = transaction.rows(
@@ -264,7 +313,9 @@ class Registry:
                         "INSERT INTO fs_registry (schema_version, current_revision) VALUES (?, 0)",
                         SCHEMA_VERSION,
                     )
-                yield transaction, self._current(transaction)
+                current = self._current(transaction)
+                self._bring_up(transaction)
+                yield transaction, current
         except UnicodeEncodeError as error:
             raise RegistryError(
                 f"registry {self.place} cannot keep {error.object!r}: {error.reason}"
@@ -287,12 +338,21 @@ class Registry:
         if len(rows) != 1 or not all(isinstance(n, int) for n in rows[0]):
             raise self._corrupt("its table fs_registry", "does not hold one row of two numbers")
         ((schema, current),) = rows
-        if schema != SCHEMA_VERSION:
+        if not 1 <= schema <= SCHEMA_VERSION:
             raise RegistryCorrupt(
                 f"registry {self.place} has layout {schema}, and this featurestore knows {SCHEMA_VERSION}\n"
                 "  use the version of featurestore that wrote it, or a newer one"
             )
         return int(current)
+
+    def _bring_up(self, transaction: Transaction) -> None:
+        """Makes what an older layout lacks. What is there stays as it is."""
+        ((schema,),) = transaction.rows("SELECT schema_version FROM fs_registry")
+        for layout in range(schema + 1, SCHEMA_VERSION + 1):
+            for table in _SINCE[layout]:
+                transaction.run(f"CREATE TABLE {table} ({_SCHEMA[table]})")
+        if schema < SCHEMA_VERSION:
+            transaction.run("UPDATE fs_registry SET schema_version = ?", SCHEMA_VERSION)
 
     def _revision(self, transaction: Transaction, number: int) -> Revision:
         rows = transaction.rows(

@@ -1,0 +1,132 @@
+"""`fs verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featurestore.cli.complete import readable_names
+from featurestore.cli.failures import ERROR, OK
+from featurestore.cli.output import moment_text, print_json, print_table
+from featurestore.cli.project import Settings, command
+
+if TYPE_CHECKING:
+    from featurestore.verify import Certificate, Counterexample, Verdict
+
+
+@command("verify")
+@click.argument("name", required=False, shell_complete=readable_names)
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Entities drawn from each view's source, besides those that are out of the ordinary.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws and asks otherwise.")
+@click.option(
+    "--engine", multiple=True, metavar="NAME", help="Ask this engine; may be given again. Default: all."
+)
+@click.option(
+    "--csv", type=click.Path(dir_okay=False), metavar="FILE", help="Write a counterexample's events here."
+)
+@click.option("--applied", is_flag=True, help="What is applied, instead of the definitions.")
+def verify_command(
+    settings: Settings,
+    name: str | None,
+    sample: int,
+    seed: int,
+    engine: tuple[str, ...],
+    csv: str | None,
+    applied: bool,
+) -> int:
+    """Whether every engine gives the values that the reference says, on real events at adversarial moments.
+
+    NAME is a view, a service (the views it reads), tag:NAME or owner:NAME; every view by default. How it ended is kept with
+    the definition's fingerprint: `fs apply --verified` asks for it. Exit status: 0 when everything agrees, 1 when something
+    differs or there was nothing to compare.
+    """
+    with settings.store() as store, settings.progress("verifying") as say:
+        done = store.verify(
+            name, sample=sample, seed=seed, engines=list(engine) or None, applied=applied, progress=say
+        )
+    wrong = next((v.counterexample for v in done.verdicts if v.counterexample is not None), None)
+    if csv is not None and wrong is not None:
+        Path(csv).write_text(wrong.to_csv(), encoding="utf-8")
+    if settings.json:
+        print_json(_as_json(done))
+    else:
+        _show(done)
+        if csv is not None and wrong is not None:
+            settings.note(f"wrote {csv}, events: {len(wrong.rows)}")
+        elif csv is not None:
+            settings.note("nothing differs: there is no counterexample to write")
+    return OK if done.passed else ERROR
+
+
+def _show(done: Certificate) -> None:
+    headers = ("view", "outcome", "entities", "events", "questions", "cells", "differing")
+    print_table(
+        headers,
+        [(v.view, v.outcome, v.entities, v.events, v.moments, v.cells, v.differing) for v in done.verdicts],
+    )
+    if len(done.verdicts) == 1:
+        click.echo()
+        print_table(
+            ("feature", "engine", "class", "cells", "differing"),
+            [(t.feature, t.engine, t.parity, t.cells, t.differing) for t in done.verdicts[0].tallies],
+        )
+    for verdict in done.verdicts:
+        if verdict.outcome == "empty":
+            click.echo(f"\nview '{verdict.view}' has no event to compare: that is no pass")
+        if verdict.counterexample is not None:
+            click.echo()
+            _show_counterexample(verdict.counterexample)
+    colour = "green" if done.passed else "red"
+    said = "certified" if done.passed else "not certified"
+    click.echo(
+        f"\n{click.style(said, fg=colour, bold=True)}: {done.cells:,} cells compared in {done.seconds:.1f} s, "
+        f"sample {done.sample}, seed {done.seed}, engines {', '.join(done.engines)}"
+    )
+
+
+def _show_counterexample(found: Counterexample) -> None:
+    click.echo(click.style(f"{found.view}:{found.feature} differs in {found.engine}", fg="red", bold=True))
+    click.echo(f"  {found.means}")
+    key = ", ".join(f"{k}={v}" for k, v in found.key.items())
+    click.echo(f"  of {key} at {moment_text(found.asked)}, {found.why}")
+    if found.known_until < found.asked:
+        click.echo(f"  written as of {moment_text(found.known_until)}")
+    click.echo(f"\n  events{'' if found.minimal else ' (fewer did not show it again: the whole sample)'}")
+    print_table(found.columns, found.rows, "  ")
+    click.echo()
+    for line in found.picture:
+        click.echo(f"  {line}")
+    click.echo()
+    print_table(("engine", "value", "status"), [(s.engine, s.value, s.status.name) for s in found.said], "  ")
+
+
+def _as_json(done: Certificate) -> dict[str, Any]:
+    def verdict(v: Verdict) -> dict[str, Any]:
+        details = done.details(v)
+        shared = ("sample", "seed", "engines", "versions")
+        return {
+            "view": v.view,
+            "fingerprint": v.fingerprint,
+            "outcome": v.outcome,
+            **{k: x for k, x in details.items() if k not in shared},
+        }
+
+    return {
+        "passed": done.passed,
+        "cells": done.cells,
+        "sample": done.sample,
+        "seed": done.seed,
+        "engines": list(done.engines),
+        "versions": dict(done.versions),
+        "made_at": moment_text(done.made_at),
+        "seconds": round(done.seconds, 3),
+        "views": [verdict(v) for v in done.verdicts],
+    }

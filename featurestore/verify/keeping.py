@@ -1,0 +1,39 @@
+"""Certificates in the registry: kept with the meaning they are about, and asked for before something is applied."""
+
+from __future__ import annotations
+
+from featurestore.errors import Unverified
+from featurestore.ir import Plan, view_fingerprint
+from featurestore.registry import CertificateEntry, Registry
+from featurestore.verify.engines import ENGINES
+from featurestore.verify.records import Certificate
+
+
+def keep(registry: Registry, certificate: Certificate, who: str) -> None:
+    """Keeps every verdict of a certificate, but for a pass on some of the engines only: that says too little."""
+    whole = set(certificate.engines) >= set(ENGINES)
+    registry.certify(
+        [
+            CertificateEntry(
+                v.fingerprint, v.view, certificate.made_at, who, v.cells, v.outcome, certificate.details(v)
+            )
+            for v in certificate.verdicts
+            if whole or v.outcome != "certified"
+        ]
+    )
+
+
+def must_be_verified(registry: Registry, plan: Plan) -> None:
+    """Raises Unverified when the newest verification of a view's meaning is no pass, or there is none."""
+    lacking = {}
+    for view in plan.views:
+        found = registry.certificate(view_fingerprint(view))
+        if found is None:
+            lacking[view.name] = "was never verified as it is now"
+        elif not found.passed:
+            lacking[view.name] = _WHY.get(found.outcome, f"ended as '{found.outcome}'")
+    if lacking:
+        raise Unverified(lacking)
+
+
+_WHY = {"disagreement": "has engines that disagree", "empty": "had no event to verify it on"}

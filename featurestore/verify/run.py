@@ -1,0 +1,268 @@
+"""The verification itself: sample, ask everybody, compare, and shrink what differs."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date, timedelta
+from decimal import Decimal
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from featurestore.compile.reference import Answer, Event
+from featurestore.errors import FeatureStoreError, NotFound
+from featurestore.expr import columns_of
+from featurestore.ir import Feature, View, view_fingerprint
+from featurestore.picture import instant, meaning, picture
+from featurestore.types import Date, DecimalType, DType, String, Timestamp
+from featurestore.verify import moments
+from featurestore.verify.compare import parity_of, same, scale_of
+from featurestore.verify.engines import (
+    ENGINES,
+    Asked,
+    Engine,
+    Key,
+    Lab,
+    Question,
+    World,
+    by_reference,
+    lab,
+    world,
+)
+from featurestore.verify.records import Certificate, Counterexample, Said, Tally, Verdict
+from featurestore.verify.sampling import Sample, draw
+from featurestore.verify.shrink import Patience, fewer, simpler
+
+MOMENTS = 40
+"""Moments asked of each entity, of an engine that answers as of any."""
+
+CUTS = 6
+"""Moments as of which a store is written for a view."""
+
+LATER = 60
+"""Moments at which every entity is asked of the store, all cuts together."""
+
+TRIES, SHRINK_SECONDS = 500, 30.0
+
+Progress = Callable[[str], None]
+"""Told the view that is being verified."""
+
+
+def engines_named(names: Sequence[str] | None) -> list[Engine]:
+    """The engines of these names, or all there are. Raises NotFound."""
+    for name in names or ():
+        if name not in ENGINES:
+            raise NotFound("engine", name, ENGINES)
+    return [e for e in ENGINES.values() if names is None or e.name in names]
+
+
+def verify(
+    views: Sequence[View],
+    root: Path,
+    *,
+    sample: int,
+    seed: int,
+    made_at: int,
+    engines: Sequence[str] | None = None,
+    memory_limit: str | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Certificate:
+    """Compares every engine with the reference on `sample` entities of each view, and a few that are out of the ordinary.
+
+    `root` is the folder of `fs.toml`. The same rows, `sample` and `seed` ask the same questions. A view without a single
+    event gets the outcome `empty`. Raises SourceError, NotFound for an engine, and Unsupported for columns of lists.
+    """
+    asked = engines_named(engines)
+    began = time.monotonic()
+    verdicts = []
+    for view in views:
+        if progress is not None:
+            progress(view.name)
+        with lab(memory_limit, threads) as place:
+            start = time.monotonic()
+            drawn = draw(place.con, view, root, sample, seed)
+            verdict = verify_view(place, view, drawn, seed=seed, engines=asked)
+            verdicts.append(replace(verdict, seconds=time.monotonic() - start))
+    names = tuple(e.name for e in asked)
+    return Certificate(tuple(verdicts), sample, seed, names, _versions(), made_at, time.monotonic() - began)
+
+
+def verify_view(place: Lab, view: View, drawn: Sample, *, seed: int, engines: Sequence[Engine]) -> Verdict:
+    """The verdict on one view over these events."""
+    began = time.monotonic()
+    verdict = Verdict(
+        view.name,
+        view_fingerprint(view),
+        "empty",
+        len(drawn.keys),
+        drawn.shortened,
+        len(drawn.events),
+        0,
+        (),
+        0.0,
+    )
+    if not drawn.events:
+        return verdict
+    here = world(place, view, drawn.events)
+    times = {key: _times(here, key) for key in (*drawn.keys, _nobody(view))}
+    questions: dict[Asked, Sequence[Question]] = {
+        "each": moments.each(view, times, MOMENTS, str(seed)),
+        "written": moments.written(view, times, LATER, CUTS, str(seed)),
+    }
+    asked = {kind: found for kind, found in questions.items() if kind in {e.asked for e in engines}}
+    tallies, found = check(here, asked, engines)
+    return replace(
+        verdict,
+        outcome="disagreement" if any(t.differing for t in tallies) else "certified",
+        moments=sum(map(len, asked.values())),
+        tallies=tuple(tallies),
+        counterexample=found,
+        seconds=time.monotonic() - began,
+    )
+
+
+def check(
+    here: World, questions: Mapping[Asked, Sequence[Question]], engines: Sequence[Engine]
+) -> tuple[list[Tally], Counterexample | None]:
+    """Asks the engines and the reference; what was compared, and a counterexample if anything differs."""
+    tallies: list[Tally] = []
+    wrong: list[tuple[Engine, Feature, Question]] = []
+    right = {kind: by_reference(here, asked) for kind, asked in questions.items()}
+    for engine in engines:
+        asked = questions[engine.asked]
+        got = engine.ask(here, asked)
+        differing: Counter[str] = Counter()
+        for feature in here.view.features:
+            parity = parity_of(feature)
+            for question, answers, want in zip(asked, got, right[engine.asked], strict=True):
+                if not _agrees(here, feature, question, answers[feature.name], want[feature.name]):
+                    differing[feature.name] += 1
+                    if differing[feature.name] == 1:
+                        wrong.append((engine, feature, question))
+            tallies.append(Tally(feature.name, engine.name, parity, len(asked), differing[feature.name]))
+    if not wrong:
+        return tallies, None
+    return tallies, _counterexample(here, *min(wrong, key=lambda w: w[2].asked - w[2].known_until), engines)
+
+
+def _agrees(here: World, feature: Feature, question: Question, got: Answer, want: Answer) -> bool:
+    return same(parity_of(feature), got, want, lambda: scale_of(here, feature, question, want))
+
+
+def _times(here: World, key: Key) -> list[int]:
+    """When the entity's events were, by the raw rows: also of those that a filter leaves out."""
+    time = here.view.source.event_time
+    return [] if time is None else sorted(at for e in here.known(key, None) if isinstance(at := e[time], int))
+
+
+def _nobody(view: View) -> Key:
+    """A key that no event has."""
+    return tuple("nobody there" if k.dtype == String else -2_000_000_011 for k in view.keys)
+
+
+def _versions() -> dict[str, str]:
+    names = ("featurestore", "duckdb", "numpy", "pyarrow", "lmdb")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- counterexamples
+
+
+def _counterexample(
+    here: World, engine: Engine, feature: Feature, question: Question, engines: Sequence[Engine]
+) -> Counterexample:
+    """The disagreement with as little around it as shows it."""
+    alone = replace(here.view, features=(feature,))
+    patience = Patience(TRIES, SHRINK_SECONDS)
+    view = here.view
+
+    def wrong_in(shape: View) -> Callable[[Sequence[Event]], bool]:
+        def wrong(events: Sequence[Event]) -> bool:
+            try:
+                small = world(here.lab, shape, events)
+                (got,) = engine.ask(small, [question])
+                (want,) = by_reference(small, [question])
+            except FeatureStoreError:
+                return False  # another mistake than the one that is looked for
+            return not _agrees(small, feature, question, got[feature.name], want[feature.name])
+
+        return wrong
+
+    minimal = False
+    events: list[Event] = list(here.events)
+    for shape in (alone, view):
+        wrong = wrong_in(shape)
+        if wrong(events):
+            view, minimal = shape, True
+            events = fewer(events, wrong, patience)
+            schema = view.source.schema
+            fixed = {view.source.event_time, *(c for k in view.keys for c in columns_of(k.value))}
+            kept = frozenset(c for c in fixed if c is not None)
+            events = fewer(simpler(events, wrong, patience, schema, kept), wrong, patience)
+            break
+    small = world(here.lab, view, events)
+    said = [Said("reference", *_said(by_reference(small, [question])[0][feature.name], feature.dtype))]
+    for other in engines:
+        if other.asked == "each" and question.known_until < question.asked:
+            continue  # it cannot be told what was not known yet
+        answer = other.ask(small, [question])[0][feature.name]
+        said.append(Said(other.name, *_said(answer, feature.dtype)))
+    time_column = view.source.event_time
+    if time_column is not None:
+        events = sorted(events, key=lambda e: (e[time_column] is not None, e[time_column] or 0))
+    schema = small.view.source.schema
+    drawn = (
+        ()
+        if time_column is None
+        else picture(
+            feature, [t for e in events if isinstance(t := e[time_column], int)], question.asked, view.ttl
+        )
+    )
+    return Counterexample(
+        view=view.name,
+        feature=feature.name,
+        means=meaning(feature),
+        engine=engine.name,
+        key={k.name: v for k, v in zip(view.keys, question.key, strict=True)},
+        asked=question.asked,
+        known_until=question.known_until,
+        why=question.why,
+        columns=tuple(schema),
+        rows=tuple(tuple(_text(e[c], t) for c, t in schema.items()) for e in events),
+        picture=tuple(drawn),
+        said=tuple(said),
+        minimal=minimal,
+    )
+
+
+def _said(answer: Answer, dtype: DType) -> tuple[str, Any]:
+    return _text(answer.value, dtype) or "NULL", answer.status
+
+
+def _text(value: Any, dtype: DType) -> str | None:
+    """A physical value in words; None is NULL."""
+    if value is None:
+        return None
+    if dtype == Timestamp:
+        return instant(value)
+    if dtype == Date:
+        try:
+            return (date(1970, 1, 1) + timedelta(days=value)).isoformat()
+        except OverflowError:
+            return f"{value} days"
+    if isinstance(dtype, DecimalType):
+        return str(Decimal(value).scaleb(-dtype.scale))
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else repr(value)
