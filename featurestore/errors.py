@@ -8,6 +8,7 @@ FeatureStoreError
 ├── SourceError            a source that is missing, empty, or no longer what was applied
 ├── SpineError             rows to enrich that lack a key or a readable time
 ├── RequestError           an online request that does not fit the service
+├── DatasetError           a training set that cannot be split, compared or made again as asked
 ├── RegistryError
 │   ├── RegistryCorrupt    unreadable, or not written by this product
 │   ├── PlanConflict       somebody applied in between
@@ -100,6 +101,10 @@ class SpineError(FeatureStoreError):
 
 class RequestError(FeatureStoreError):
     """An online request lacks a key, names an unknown one, or has a value of a wrong type."""
+
+
+class DatasetError(FeatureStoreError):
+    """A training set that cannot be split, compared or made again as asked, or whose manifest cannot be read."""
 
 
 class RegistryError(FeatureStoreError):
