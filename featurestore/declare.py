@@ -106,8 +106,17 @@ Wire = Files | Kafka
 # ------------------------------------------------------------------------------------------------ entities and sources
 
 
+class _Shown:
+    """A declaration is a small table in a notebook."""
+
+    def _repr_html_(self) -> str:
+        from featurestore.display import declaration_html
+
+        return declaration_html(self)
+
+
 @dataclass(frozen=True)
-class Entity:
+class Entity(_Shown):
     """Who features are about: a name and its join keys. The types of the keys come from the sources.
 
     `key` names one join key, `keys` several; exactly one of the two is given.
@@ -142,7 +151,7 @@ class _Steps:
 
 
 @dataclass(frozen=True)
-class BatchSource(_Steps):
+class BatchSource(_Shown, _Steps):
     """Events (or, without `event_time`, static rows) in files or a table.
 
     Without `columns` they are inferred from the files and pinned when applied. `tiebreak` columns, then `event_id`, order
@@ -163,7 +172,7 @@ class BatchSource(_Steps):
 
 
 @dataclass(frozen=True)
-class StreamSource(_Steps):
+class StreamSource(_Shown, _Steps):
     """One logical event source in its two places: at rest (`batch`) and on the wire (`stream`)."""
 
     name: str
@@ -352,7 +361,7 @@ def latest(x: Input) -> Aggregation:
 
 
 @dataclass(frozen=True)
-class FeatureView:
+class FeatureView(_Shown):
     """Features of one entity from one source. `ttl` bounds how old a latest value may be."""
 
     name: str
@@ -420,7 +429,7 @@ class FeatureRef(Expression):
 
 
 @dataclass(frozen=True)
-class RequestSource:
+class RequestSource(_Shown):
     """Values that come with a request; in a training set they are columns of the spine."""
 
     name: str
@@ -435,7 +444,7 @@ class RequestSource:
 
 
 @dataclass(frozen=True)
-class OnDemand:
+class OnDemand(_Shown):
     """A feature computed when it is asked for, from request columns, features and `as_of()`, by one expression.
 
     Features are taken before their defaults; `default` stands in where the expression is NULL.
@@ -451,7 +460,7 @@ class OnDemand:
 
 
 @dataclass(frozen=True)
-class FeatureService:
+class FeatureService(_Shown):
     """What one model reads, in this order. Immutable once it has served; an edit becomes the next version."""
 
     name: str

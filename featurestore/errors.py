@@ -9,6 +9,7 @@ FeatureStoreError
 ├── EngineError            DuckDB ran out of memory or disk, or met a file that is not what it was taken for
 ├── SpineError             rows to enrich that lack a key or a readable time
 ├── RequestError           an online request that does not fit the service
+├── DatasetError           a training set that cannot be split, compared or made again as asked
 ├── RegistryError
 │   ├── RegistryCorrupt    unreadable, or not written by this product
 │   ├── PlanConflict       somebody applied in between
@@ -106,6 +107,10 @@ class SpineError(FeatureStoreError):
 
 class RequestError(FeatureStoreError):
     """An online request lacks a key, names an unknown one, or has a value of a wrong type."""
+
+
+class DatasetError(FeatureStoreError):
+    """A training set that cannot be split, compared or made again as asked, or whose manifest cannot be read."""
 
 
 class RegistryError(FeatureStoreError):

@@ -16,9 +16,12 @@ from typing import Any, Literal, Self
 
 from featurestore import declare as d
 from featurestore import ir, planning
+from featurestore.asked import Asked, declarations_of
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
+from featurestore.datasets.entities import known_entities, moments_of
+from featurestore.datasets.manifest import Reproduction, reproduce
 from featurestore.errors import NotFound, RequestError, SourceError, Unsupported
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Materialized, Progress, materialize_view
@@ -27,12 +30,11 @@ from featurestore.registry import Registry, Revision, ServiceVersion, open_regis
 from featurestore.repo import load_declarations
 from featurestore.selection import select_views
 from featurestore.serving import OnlineFeatures, Reader, Rows
+from featurestore.time import Duration
 from featurestore.training import TrainingSet
 from featurestore.verify import Certificate, keep, must_be_verified, verify
 
 Moment = datetime | str | int
-Item = str | d.FeatureView | d.ViewOn | d.FeatureRef | d.OnDemand
-Asked = Item | d.FeatureService | Sequence[Item]
 
 
 class FeatureStore:
@@ -236,10 +238,55 @@ class FeatureStore:
             raise Unsupported(
                 "this version", "scale features", "scaled=False, and a scaler of the model's own"
             )
-        found, views, _ = self._resolve(service)
+        found, views, version = self._resolve(service)
         if full_names:
             found = _fully_named(found)
-        return TrainingSet(self.config, found, views, spine, timestamp, statuses=statuses)
+        return TrainingSet(
+            self.config,
+            found,
+            views,
+            spine,
+            timestamp,
+            statuses=statuses,
+            full_names=full_names,
+            reference=None if version is None else version.reference,
+        )
+
+    def reproduce(self, manifest: str | Path, out: str | Path, *, spine: Any = None) -> Reproduction:
+        """Makes a written training set again in `out`, from its folder or `_manifest.json`, and says what has changed.
+
+        Its rows are read from the set's own files; `spine` gives them where these are gone.
+        """
+        return reproduce(self.config, manifest, out, spine)
+
+    def spine(
+        self,
+        entity: str | d.Entity,
+        *,
+        at: Moment | None = None,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        every: timedelta | Duration | None = None,
+        timestamp: str = "event_timestamp",
+    ) -> Any:
+        """Every entity known at a moment, to predict for all of them: join keys and the moment, as an Arrow table.
+
+        With `start`, `end` (exclusive) and `every`, the entities known at each of these moments, as rows that are made when
+        they are read. An entity is known from its first event on, in any view of it; one that has no event yet is not.
+        """
+        name = entity if isinstance(entity, str) else entity.name
+        plan = self.registry.current().plan
+        if name not in [e.name for e in plan.entities]:
+            plan = self.definitions()
+        instants = [None if m is None else moment(m) for m in (at, start, end)]
+        if isinstance(every, timedelta):
+            step: int | None = every // timedelta(microseconds=1)
+        else:
+            step = None if every is None else every.microseconds
+        moments = moments_of(instants[0], instants[1], instants[2], step)
+        with self._duckdb() as con:
+            rows = known_entities(con, plan, name, self.config.root, moments, timestamp)
+        return rows.to_arrow() if at is not None else rows
 
     # ---------------------------------------------------------------------------------------------------------- inside
 
@@ -287,32 +334,20 @@ class FeatureStore:
                 return plan.service(asked), {v.name: v for v in plan.views}, None
             service, views = planning.readable(version, self.registry.current().plan)
             return service, views, version
-        if isinstance(asked, d.FeatureService):
-            wanted = asked
-        else:
-            items = [asked] if isinstance(asked, Item) else list(asked)
-            wanted = d.FeatureService("selection", [self._item(i) for i in items])
-        plan = self._lower(d.declarations_in([wanted]))
+        wanted, declarations = declarations_of(asked, lambda: load_declarations(self.config))
+        plan = self._lower(declarations)
         return plan.service(wanted.name), {v.name: v for v in plan.views}, None
-
-    def _item(self, item: Item) -> d.FeatureView | d.ViewOn | d.FeatureRef | d.OnDemand:
-        if not isinstance(item, str):
-            return item
-        name, _, feature = item.partition(":")
-        views = {v.name: v for v in load_declarations(self.config) if isinstance(v, d.FeatureView)}
-        if name not in views:
-            raise NotFound("feature view", name, views)
-        return views[name][feature] if feature else views[name]
 
 
 def _fully_named(service: ir.Service) -> ir.Service:
-    names = {
+    """Features of views are `view__feature`; those computed on demand are of no view, and keep their names."""
+    new = {
         r.output: r.output if r.output.startswith(f"{r.view}__") else f"{r.view}__{r.output}"
         for r in service.reads
         if not r.hidden
     }
-    reads = tuple(r if r.hidden else replace(r, output=names[r.output]) for r in service.reads)
-    return replace(service, reads=reads, order=tuple(names.get(n, n) for n in service.order))
+    reads = tuple(r if r.hidden else replace(r, output=new[r.output]) for r in service.reads)
+    return replace(service, reads=reads, order=tuple(new.get(name, name) for name in service.order))
 
 
 def _must_hold_rows(con: Connection, view: ir.View, root: Path) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from featurestore.compile.events import EventColumns
 from featurestore.compile.point_in_time import numbered_keys_sql, sorted_events_sql
@@ -33,7 +33,11 @@ from featurestore.ir import Feature, Read, Service, View
 from featurestore.layout import layout_of
 from featurestore.spine import keys_of, request_of, spine_batches, times_of
 from featurestore.status import Status
+from featurestore.time import Duration
 from featurestore.types import Date, ListType, Timestamp, VectorType
+
+if TYPE_CHECKING:
+    from featurestore.datasets.split import Splits
 
 BATCH_EVENTS = 1 << 18
 """Events fetched from DuckDB at a time."""
@@ -53,6 +57,7 @@ class TrainingSet:
     """A training set: spine columns first, then the service's columns; computed when it is read, slice by slice.
 
     NULLs stay NULL in Arrow, pandas and polars. With `statuses`, each feature has a column `<name>__status` besides.
+    `reference` is the applied version of the service, if it is one; `full_names` says that its names were asked for in full.
     """
 
     config: Config
@@ -61,6 +66,9 @@ class TrainingSet:
     spine: Any
     timestamp: str
     statuses: bool = False
+    full_names: bool = False
+    reference: str | None = None
+    slice_rows: int | None = None
 
     def batches(self, size: int = 65_536) -> Iterator[pa.RecordBatch]:
         """The rows in order, at most `size` at a time."""
@@ -74,10 +82,14 @@ class TrainingSet:
             con = connect(self.config.memory_limit, self.config.threads, self.config.offline / "spill")
             stack.callback(con.close)
             done = 0
-            rows = max(1, SLICE_BYTES // (64 + 24 * len(self.service.reads)))
-            for table in spine_batches(con, self.spine, rows):
+            for table in spine_batches(con, self.spine, self.rows_of_a_slice):
                 yield self._enriched(con, table, done)
                 done += table.num_rows
+
+    @property
+    def rows_of_a_slice(self) -> int:
+        """How many rows of the spine are worked on at a time."""
+        return self.slice_rows or max(1, SLICE_BYTES // (64 + 24 * len(self.service.reads)))
 
     def to_arrow(self) -> pa.Table:
         """All rows as one Arrow table."""
@@ -94,20 +106,63 @@ class TrainingSet:
         return pl.from_arrow(self.to_arrow())
 
     def to_parquet(self, directory: str | Path) -> list[Path]:
-        """Writes one Parquet file for each slice into `directory`; complete files only, in the order of the spine.
+        """Writes one Parquet file for each slice into `directory`, in the order of the spine, and `_manifest.json` last.
 
-        Raises FileExistsError if the directory holds Parquet files already.
+        The manifest says what the set was made of: `store.reproduce(directory, out)` makes it again. Raises
+        FileExistsError if the directory holds Parquet files already.
         """
-        target = Path(directory)
-        target.mkdir(parents=True, exist_ok=True)
-        if any(target.glob("*.parquet")):
-            raise FileExistsError(f"{target} holds Parquet files already\n  give an empty folder")
-        written = []
-        for number, table in enumerate(self.tables()):
-            partial = target / f".part-{number:05d}.tmp"
-            pq.write_table(table, partial)
-            written.append(partial.rename(target / f"part-{number:05d}.parquet"))
-        return written
+        from featurestore.datasets.manifest import write
+
+        return write(self, directory)
+
+    def split(
+        self,
+        by: Literal["time", "group", "random"],
+        fractions: Mapping[str, float] | Sequence[float] | None = None,
+        *,
+        at: datetime | str | int | Sequence[datetime | str | int] | None = None,
+        gap: timedelta | Duration | None = None,
+        column: str | None = None,
+        columns: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> Splits:
+        """Training sets of parts of the rows, by name; each computes its own rows when it is read.
+
+        - `by="time"` cuts at the moments `at` (a row at the moment is after it), or so that about these `fractions` of the
+          rows are in each part. Rows in the last `gap` before a cut are in no part: their outcome was not known at the cut.
+        - `by="group"` keeps the rows of one value of `column` together. `fractions` are of values, by a hash with `seed`.
+        - `by="random"` goes by the row's number, or, with `columns`, by their values, hashed with `seed`.
+
+        Groups and rows stay where they are when others are added. Parts of two are `train` and `test`, of three `train`,
+        `validation` and `test`, unless `fractions` names them. Raises DatasetError for what cannot be split so.
+        """
+        from featurestore.datasets.split import split
+
+        return split(self, by, fractions, at=at, gap=gap, column=column, columns=columns, seed=seed)
+
+    def sample(
+        self,
+        fraction: float | Mapping[Any, float] | None = None,
+        *,
+        n: int | None = None,
+        by: str | None = None,
+        seed: int = 0,
+        weight: str = "weight",
+    ) -> TrainingSet:
+        """Some of the rows, in order, with a column `weight`: for how many rows of the whole set each one stands.
+
+        `fraction` keeps each row by a hash of its number with `seed`; `n` keeps that many. With `by`, so for the rows of each
+        value of that column alone: `fraction` of them (at least one), `n` of them, or, with a mapping, the fraction of each
+        value (all of a value not named). These, and `n`, read the spine once at once, and keep 24 bytes for each row.
+        """
+        from featurestore.datasets.split import sample
+
+        return sample(self, fraction, n=n, by=by, seed=seed, weight=weight)
+
+    def _repr_html_(self) -> str:
+        from featurestore.display import training_html
+
+        return training_html(self)
 
     def _enriched(self, con: Connection, spine: pa.Table, first: int) -> pa.Table:
         taken = set(spine.column_names)
@@ -188,7 +243,7 @@ def _view_cells(
             con, view, columns, "spine_keys", root, settled=settled, start=start, end=int(spine.q.max())
         )
         ((threads,),) = con.execute("SELECT current_setting('threads')").fetchall()
-        chunks = _chunks(con.sql(events).to_arrow_reader(BATCH_EVENTS))
+        chunks = _chunks(_even(con.sql(events).to_arrow_reader(BATCH_EVENTS)))
         _fill_all(outputs, work, chunks, spine, min(int(threads), WORKERS))
     con.execute("DROP TABLE spine_keys")
     return outputs
@@ -269,7 +324,28 @@ def _fill_all(
             future.result()
 
 
-def _chunks(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+def _even(reader: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows, BATCH_EVENTS at a time whatever DuckDB gives.
+
+    It gives fewer at the seams of a sort, whose places depend on its threads; and where chunks end, floats add up otherwise.
+    """
+    held: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in reader:
+        start = 0
+        while start < batch.num_rows:
+            part = batch.slice(start, BATCH_EVENTS - rows)
+            start += part.num_rows
+            rows += part.num_rows
+            held.append(part)
+            if rows == BATCH_EVENTS:
+                yield held[0] if len(held) == 1 else pa.concat_batches(held)
+                held, rows = [], 0
+    if held:
+        yield held[0] if len(held) == 1 else pa.concat_batches(held)
+
+
+def _chunks(reader: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     """Events sorted by key, cut between keys into tables of about CHUNK_EVENTS rows."""
     held: list[pa.RecordBatch] = []
     rows = 0

@@ -1,16 +1,27 @@
-"""`fs dataset`."""
+"""`fs dataset`, `fs dataset diff` and `fs dataset reproduce`."""
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from featurestore.cli.complete import services
-from featurestore.cli.output import print_json
+from featurestore.cli.failures import ERROR, OK
+from featurestore.cli.output import print_json, size_text
 from featurestore.cli.project import Settings, command
+
+if TYPE_CHECKING:
+    from featurestore.training import TrainingSet
+
+_OUT = click.option(
+    "--out", required=True, type=click.Path(file_okay=False), metavar="DIR", help="An empty or new folder."
+)
 
 
 @command("dataset")
@@ -22,9 +33,7 @@ from featurestore.cli.project import Settings, command
     metavar="FILE",
     help="The rows to enrich: Parquet or CSV with the service's keys and a moment.",
 )
-@click.option(
-    "--out", required=True, type=click.Path(file_okay=False), metavar="DIR", help="An empty or new folder."
-)
+@_OUT
 @click.option(
     "--timestamp",
     default="event_timestamp",
@@ -33,43 +42,208 @@ from featurestore.cli.project import Settings, command
     help="The spine's column that says when each row is asked.",
 )
 @click.option("--statuses", is_flag=True, help="A column more for each feature: why a value is missing.")
-def dataset_command(
-    settings: Settings, service: str, spine: str, out: str, timestamp: str, statuses: bool
+@click.option(
+    "--split",
+    type=click.Choice(["time", "group", "random"]),
+    help="Parts in folders of their own, by time, by the values of a column, or at random.",
+)
+@click.option(
+    "--fractions", metavar="F,F[,F]", help="Of --split: the size of each part, as 0.8,0.2. They sum to 1."
+)
+@click.option("--at", metavar="TIME[,TIME]", help="Of --split time: the moments to cut at.")
+@click.option("--gap", metavar="LENGTH", help="Of --split time: leave out this much before each cut, as 12h.")
+@click.option("--column", metavar="COLUMN", help="Of --split group: the column whose values stay together.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of --split group and random.")
+def write_command(
+    settings: Settings,
+    service: str,
+    spine: str,
+    out: str,
+    timestamp: str,
+    statuses: bool,
+    split: str | None,
+    fractions: str | None,
+    at: str | None,
+    gap: str | None,
+    column: str | None,
+    seed: int,
 ) -> None:
     """A point-in-time training set, written as Parquet: one row for each row of the spine, in its order.
 
-    Each value holds what had happened strictly before the row's moment. The folder appears when all of it is written.
-    """
-    import pyarrow.parquet as pq
+    Each value holds what had happened strictly before the row's moment. The folder appears when all of it is written, with
+    a manifest that says what it was made of.
 
+    \b
+    fs dataset diff A B              what differs between two sets
+    fs dataset reproduce DIR --out   make a set again from its manifest
+    """  # noqa: D301  \b keeps click from joining lines
     began = time.monotonic()
-    target = Path(out)
-    _must_be_empty(target)
-    staging = target.absolute().with_name(f".{target.absolute().name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
+    asked = {"fractions": fractions, "at": at, "gap": gap, "column": column}
+    if split is None and any(asked.values()):
+        raise click.UsageError("--fractions, --at, --gap and --column say how to --split: name that too")
     with settings.store() as store, settings.progress("writing the training set"):
         training = store.get_historical_features(spine, service, timestamp=timestamp, statuses=statuses)
-        try:
-            written = [target / p.name for p in training.to_parquet(staging)]
-            staging.replace(target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    seconds = time.monotonic() - began
-    rows = sum(pq.read_metadata(p).num_rows for p in written)
-    columns = pq.read_schema(written[0]).names
-    size = sum(p.stat().st_size for p in written)
-    if settings.json:
-        files = [str(p) for p in written]
-        print_json(
-            {"rows": rows, "columns": columns, "bytes": size, "files": files, "seconds": round(seconds, 3)}
-        )
-        return
+        with _staged(Path(out)) as (staging, target):
+            written = _parts(training, split, asked, seed)(staging)
+    done = {
+        name: _measured(target / name, [target / name / p.name for p in files])
+        for name, files in written.items()
+    }
+    seconds = round(time.monotonic() - began, 3)
     features = len(training.service.columns)
-    click.echo(
-        f"{target}: {rows:,} rows, {len(columns)} columns, {features} of them features, in {seconds:.1f} s"
-    )
+    if settings.json:
+        whole = done.get("") or {"parts": done}
+        print_json({**whole, "seconds": seconds})
+        return
+    for name, part in done.items():
+        click.echo(
+            f"{target / name}: {part['rows']:,} rows, {len(part['columns'])} columns, {features} of them features, "
+            f"{size_text(part['bytes'])}"
+        )
+    settings.note(f"in {seconds:.1f} s")
 
 
-def _must_be_empty(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already, and not empty\n  name a new folder with --out")
+def _parts(
+    training: TrainingSet, by: str | None, asked: Mapping[str, str | None], seed: int
+) -> Callable[[Path], dict[str, list[Path]]]:
+    """What writes the set into a folder, or its parts into folders below; "" is the name of the whole set."""
+    if by is None:
+        return lambda folder: {"": training.to_parquet(folder)}
+    options: dict[str, Any] = {"seed": seed}
+    if asked["fractions"] is not None:
+        try:
+            options["fractions"] = [float(f) for f in asked["fractions"].split(",")]
+        except ValueError as error:
+            raise click.UsageError(
+                f"--fractions {asked['fractions']} are no numbers: write 0.8,0.2"
+            ) from error
+    if asked["at"] is not None:
+        options["at"] = asked["at"].split(",")
+    if asked["gap"] is not None:
+        options["gap"] = _length(asked["gap"])
+    if asked["column"] is not None:
+        options["column"] = asked["column"]
+    return training.split(by, **options).to_parquet  # type: ignore[arg-type]
+
+
+def _length(text: str) -> Any:
+    from featurestore.time import days, hours, minutes, seconds
+
+    units = {"d": days, "h": hours, "m": minutes, "s": seconds}
+    try:
+        return units[text[-1:]](float(text[:-1]))
+    except (KeyError, ValueError) as error:
+        raise click.UsageError(f"--gap {text} is no length of time: write 7d, 12h, 30m or 10s") from error
+
+
+def _measured(folder: Path, files: list[Path]) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    return {
+        "rows": sum(pq.read_metadata(p).num_rows for p in files),
+        "columns": pq.read_schema(files[0]).names,
+        "bytes": sum(p.stat().st_size for p in files),
+        "files": [str(p) for p in files],
+    }
+
+
+@contextmanager
+def _staged(target: Path) -> Iterator[tuple[Path, Path]]:
+    """A folder to write into that becomes `target` when all is written, and is gone when something went wrong."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} is there already, and not empty\n  name a new folder with --out")
+    staging = target.absolute().with_name(f".{target.absolute().name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        yield staging, target
+        staging.replace(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@command("diff")
+@click.argument("first", type=click.Path())
+@click.argument("second", type=click.Path())
+@click.option(
+    "--key",
+    metavar="COLUMN[,COLUMN]",
+    help="The columns that tell rows apart. Default: the columns of the spine, which the manifests name.",
+)
+def diff_command(settings: Settings, first: str, second: str, key: str | None) -> int:
+    """What differs between two training sets: rows, cells, statuses, columns, and how they were made.
+
+    Exit status: 0 when all rows are the same, 1 when some differ (or a set cannot be read).
+    """
+    from featurestore.datasets.diff import diff
+
+    found = diff(first, second, None if key is None else key.split(","))
+    if settings.json:
+        print_json(_finite(found.to_json()))
+    else:
+        click.echo(str(found))
+    return OK if found.same else ERROR
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: their names."""
+    match value:
+        case float() if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124  NaN
+            return str(value)
+        case Mapping():
+            return {k: _finite(v) for k, v in value.items()}
+        case list() | tuple():
+            return [_finite(v) for v in value]
+        case _:
+            return value
+
+
+@command("reproduce")
+@click.argument("folder", metavar="DIR", type=click.Path())
+@_OUT
+@click.option(
+    "--spine", type=click.Path(), metavar="FILE", help="The rows, where the set's own files are gone."
+)
+def reproduce_command(settings: Settings, folder: str, out: str, spine: str | None) -> int:
+    """Make a training set again from its manifest, and say whether it came out the same, and what has changed.
+
+    Exit status: 0 when every file has the bytes it had, 1 when one has not, or it cannot be made.
+    """
+    with (
+        settings.store() as store,
+        settings.progress("making the training set again"),
+        _staged(Path(out)) as (staging, _),
+    ):
+        done = store.reproduce(folder, staging, spine=spine)
+    if settings.json:
+        said = {"identical": done.identical, "same_values": done.same_values, "changes": list(done.changes)}
+        print_json({**said, "files": [str(Path(out) / p.name) for p in done.parts]})
+    else:
+        same = "with the same values, in other bytes" if done.same_values else "with other values"
+        click.echo(f"{out}: {'the same, bit for bit' if done.identical else same}")
+        for line in done.changes:
+            click.echo(f"  {line}")
+        if not done.same_values:
+            settings.note(f"`fs dataset diff {folder} {out}` shows which")
+    return OK if done.identical else ERROR
+
+
+class _Dataset(click.Command):
+    """`fs dataset SERVICE`, and beside it the commands that work on sets already written."""
+
+    commands: Mapping[str, click.Command] = {"diff": diff_command, "reproduce": reproduce_command}
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args and args[0] in self.commands:
+            return self.commands[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+dataset_command = _Dataset(
+    "dataset",
+    callback=write_command.callback,
+    params=write_command.params,
+    help=write_command.help,
+    context_settings=write_command.context_settings,
+)

@@ -90,6 +90,11 @@ class ChangePlan:
 
         return "\n".join(render(self))
 
+    def _repr_html_(self) -> str:
+        from featurestore.display import plan_html
+
+        return plan_html(self)
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing would change."""

@@ -97,6 +97,11 @@ class OnlineFeatures:
     def __len__(self) -> int:
         return self.rows
 
+    def _repr_html_(self) -> str:
+        from featurestore.display import online_html
+
+        return online_html(self)
+
     @cached_property
     def request_id(self) -> str:
         """A name for this read that no other has."""
