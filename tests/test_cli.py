@@ -73,7 +73,9 @@ def running(written: Path) -> Path:
     shutil.copytree(written, root)
     fs(root, "apply", "--yes")
     fs(root, "materialize", "--end", UNTIL)
-    shutil.copytree(root, root.with_name("unserved"))  # a test that reads `running` makes its service one that served
+    shutil.copytree(
+        root, root.with_name("unserved")
+    )  # a test that reads `running` makes its service one that served
     return root
 
 

@@ -67,8 +67,8 @@ def sections(draw: st.DrawFn, name: str) -> Section:
         f"r{i}": _section(None, [(f"r{i}", [(f"r{i}_v", draw(texts)), (f"r{i}_n", Int64)], False)])
         for i in range(draw(st.integers(0, 2)))
     }
-    slots += [(slot, [(slot, np.dtype(np.uint64))], False) for slot in items]
-    return replace(_section(name, slots), items=items)
+    counts: list[Any] = [(slot, [(slot, np.dtype(np.uint64))], False) for slot in items]
+    return replace(_section(name, [*slots, *counts]), items=items)
 
 
 @st.composite

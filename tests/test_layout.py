@@ -90,11 +90,9 @@ def test_every_partial_of_every_aggregate_has_its_slot() -> None:
     slots = {s.name: s for s in layout.levels[0].slots}
     for feature in view.features:
         parts = layout.parts[feature.name]
-        assert set(parts) == set(AGGREGATES[feature.aggregate].partials)
-        assert all(
-            type(slots[s].reduction) is type(AGGREGATES[feature.aggregate].partials[p])
-            for p, s in parts.items()
-        )
+        kept = AGGREGATES[feature.aggregate].partials_of(feature.params)
+        assert set(parts) == set(kept)
+        assert all(type(slots[s].reduction) is type(kept[p]) for p, s in parts.items())
 
 
 # --------------------------------------------------------------------------------------------------- what a prefix is of

@@ -688,7 +688,7 @@ def physical(scalar: pa.Scalar) -> Value:
     return value
 
 
-def agree(view: View, name: str, got: Value, want: Value, events: Sequence[Row]) -> bool:
+def agree(view: View, name: str, got: Any, want: Any, events: Sequence[Row]) -> bool:
     """Equal, or close where the aggregate promises no more; -0 is 0."""
     feature = view.feature(name)
     if feature.window is None or got is None or want is None:

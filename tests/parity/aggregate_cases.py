@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -229,7 +230,7 @@ DISTINCT = [
 ]
 
 
-def middle(name: str, values: list[object], p: float, want: float | None, x: DType = Float64) -> Case:
+def middle(name: str, values: Sequence[object], p: float, want: float | None, x: DType = Float64) -> Case:
     rows = [(f"12:{10 + i % 50}", v) for i, v in enumerate(values)]
     return Case(name, rows, AT, quantile("x", p).over(HOUR), want, NULL if want is None else None, x=x)
 
