@@ -167,7 +167,7 @@ def test_init_prints_next_steps_that_work(tmp_path: Path) -> None:
         else:
             done.append(fs(here, *step[1:]).stdout)
     assert "2,000 rows" in done[-1]
-    assert len(list((here / "training").iterdir())) == 1
+    assert len(list((here / "training").glob("*.parquet"))) == 1
 
 
 def test_commands_in_the_readme_of_a_new_project_work(tmp_path: Path) -> None:

@@ -559,7 +559,10 @@ def test_frames_and_files_hold_the_same(root: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(training, "SLICE_BYTES", 64 + 24 * 5)
     files = found.to_parquet(tmp_path / "out")
     assert len(files) == 6
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [p.name for p in files]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "_manifest.json",
+        *(p.name for p in files),
+    ]
     assert pa.concat_tables(pq.read_table(f) for f in files).to_pylist() == table.to_pylist()
     with pytest.raises(FileExistsError, match="holds Parquet files already"):
         found.to_parquet(tmp_path / "out")
