@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import resource
+import select
 import shlex
 import shutil
 import signal
@@ -925,8 +926,14 @@ def at_terminal(
     )
     os.close(slave)
     os.write(master, answer.encode())
-    said = ""
+    said, pressed = "", False
     while True:
+        if not select.select([master], [], [], 5)[0]:
+            if (
+                pressed
+            ):  # an interpreter that is between two things may lose one; whoever sits there presses again
+                process.send_signal(signal.SIGINT)
+            continue
         try:
             part = os.read(master, 4_096).decode(errors="replace")
         except OSError:  # the other end is closed: Linux says so with EIO
@@ -936,6 +943,6 @@ def at_terminal(
         said += part
         if interrupt and interrupt in said:
             process.send_signal(signal.SIGINT)
-            interrupt = ""
+            interrupt, pressed = "", True
     os.close(master)
     return process.wait(60), said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -80,19 +81,20 @@ def test_the_cut_lies_on_every_hop(features: list[d.Aggregation], grid: int) -> 
 
 def test_every_partial_of_every_aggregate_has_its_slot() -> None:
     specs = [
-        d.Aggregation(name, (x,)).over(hours(1)).named(f"{name}_{i}")
+        d.Aggregation(name, xs, params=tuple((n, p.low) for n, p in aggregate.params.items()))
+        .over(hours(1))
+        .named(f"{name}_{i}")
         for name, aggregate in AGGREGATES.items()
-        for i, (x, t) in enumerate(COLUMNS.items())
-        if not isinstance(aggregate.accepts((t,)), str)
+        for i, xs in enumerate(product(COLUMNS, repeat=aggregate.inputs))
+        if not isinstance(aggregate.accepts(tuple(COLUMNS[x] for x in xs)), str)
     ]
     view = view_of(*specs)
     layout = layout_of(view)
     slots = {s.name: s for s in layout.levels[0].slots}
     for feature in view.features:
         parts = layout.parts[feature.name]
-        kept = AGGREGATES[feature.aggregate].partials_of(feature.params)
-        assert set(parts) == set(kept)
-        assert all(type(slots[s].reduction) is type(kept[p]) for p, s in parts.items())
+        assert set(parts) == set(feature.partials)
+        assert all(type(slots[s].reduction) is type(feature.partials[p]) for p, s in parts.items())
 
 
 # --------------------------------------------------------------------------------------------------- what a prefix is of
