@@ -15,6 +15,7 @@ share one.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,7 +101,7 @@ class Ranges(Protocol):
         ...
 
 
-class _Ranges:
+class _Ranges(ABC):
     """What both kinds do alike: bounds, running sums of whole numbers, and the nearest row of a kind."""
 
     def __init__(self, lo: Array, hi: Array, n: int) -> None:
@@ -200,13 +201,13 @@ class _Ranges:
             np.copyto(out[part], found, where=(found >= self._lo[part]) & (found < self._hi[part]))
         return out
 
+    @abstractmethod
     def _fold(self, ufunc: np.ufunc, values: Array, out: Array) -> None:
         """Write `ufunc` over each non-empty range to `out`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _fold_moments(self, rows: _Rows, out: Moments) -> None:
         """Write the moments of each non-empty range to `out`, which is all zeros."""
-        raise NotImplementedError
 
 
 class GatheredRanges(_Ranges):
