@@ -15,7 +15,6 @@ share one.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,7 +100,7 @@ class Ranges(Protocol):
         ...
 
 
-class _Ranges(ABC):
+class _Ranges:
     """What both kinds do alike: bounds, running sums of whole numbers, and the nearest row of a kind."""
 
     def __init__(self, lo: Array, hi: Array, n: int) -> None:
@@ -201,13 +200,13 @@ class _Ranges(ABC):
             np.copyto(out[part], found, where=(found >= self._lo[part]) & (found < self._hi[part]))
         return out
 
-    @abstractmethod
     def _fold(self, ufunc: np.ufunc, values: Array, out: Array) -> None:
         """Write `ufunc` over each non-empty range to `out`."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _fold_moments(self, rows: _Rows, out: Moments) -> None:
         """Write the moments of each non-empty range to `out`, which is all zeros."""
+        raise NotImplementedError
 
 
 class GatheredRanges(_Ranges):
