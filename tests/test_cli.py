@@ -28,6 +28,8 @@ from featurestore.cli.app import COMMANDS, cli
 from featurestore.cli.failures import explain
 from featurestore.cli.output import age_text, moment_text, print_table, size_text
 
+pytestmark = pytest.mark.slow  # every test runs the command itself, in a process of its own
+
 ROOT = Path(__file__).parent.parent
 UNTIL = "2025-03-31T12:00:00"
 COMMAND = (sys.executable, "-m", "featurestore.cli")

@@ -45,6 +45,8 @@ from tests.test_training import (
     write,
 )
 
+pytestmark = pytest.mark.slow  # sets are written and made again whole
+
 EVENTS = [
     {"city": city, "at": T0 + i * HOUR + j, "seq": i, "x": 1.5 * i + j, "n": i, "tag": f"t{i % 3}"}
     for i in range(40)

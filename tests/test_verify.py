@@ -55,6 +55,8 @@ from tests.parity.cases import Case
 from tests.parity.engines import world_of
 from tests.services import missing
 
+pytestmark = pytest.mark.slow  # whole projects are verified, cell by cell
+
 ROOT = Path(__file__).parent.parent
 UNTIL = "2025-03-31T12:00:00"
 NOON = moment("2025-03-01T12:00:00")
