@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -22,7 +22,7 @@ from featurestore.compile.sources import Connection, connect, engine_errors, ins
 from featurestore.config import load_config
 from featurestore.datasets.entities import known_entities, moments_of
 from featurestore.datasets.manifest import Reproduction, reproduce
-from featurestore.errors import NotFound, RequestError, SourceError, Unsupported
+from featurestore.errors import NotFound, SourceError, Unsupported
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Materialized, Progress, materialize_view
 from featurestore.online.store import open_store
@@ -30,11 +30,9 @@ from featurestore.registry import Registry, Revision, ServiceVersion, open_regis
 from featurestore.repo import load_declarations
 from featurestore.selection import select_views
 from featurestore.serving import OnlineFeatures, Reader, Rows
-from featurestore.time import Duration
+from featurestore.time import Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.verify import Certificate, keep, must_be_verified, verify
-
-Moment = datetime | str | int
 
 
 class FeatureStore:
@@ -371,22 +369,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
-
-
-def moment(value: Moment) -> int:
-    """Microseconds since 1970 of an instant: a datetime or ISO text (UTC unless it says otherwise), or microseconds."""
-    if isinstance(value, bool) or not isinstance(value, int | str | datetime):
-        raise RequestError(
-            f"{value!r} is not a moment\n  give a datetime, ISO text, or microseconds since 1970"
-        )
-    if isinstance(value, int):
-        return value
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError as error:
-            raise RequestError(
-                f"{value!r} is not a moment\n  write 2013-07-01T12:00:00, in UTC unless it says otherwise"
-            ) from error
-    aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
-    return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from featurestore.errors import RequestError
 
 MICROSECOND = 1
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+
+Moment = datetime | str | int
 
 HOPS = (DAY, HOUR, 5 * MINUTE, MINUTE, SECOND)
 
@@ -108,3 +113,22 @@ def inside(event: int, asked: int, size: int | None, hop: int) -> bool:
     (False, True, True, False)
     """
     return event < asked and (size is None or tail(asked, size, hop) <= event)
+
+
+def moment(value: Moment) -> int:
+    """Microseconds since 1970 of an instant: a datetime or ISO text (UTC unless it says otherwise), or microseconds."""
+    if isinstance(value, bool) or not isinstance(value, int | str | datetime):
+        raise RequestError(
+            f"{value!r} is not a moment\n  give a datetime, ISO text, or microseconds since 1970"
+        )
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError as error:
+            raise RequestError(
+                f"{value!r} is not a moment\n  write 2013-07-01T12:00:00, in UTC unless it says otherwise"
+            ) from error
+    aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

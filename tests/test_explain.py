@@ -18,9 +18,8 @@ from featurestore.expr import Column
 from featurestore.ir import Feature, Window
 from featurestore.lineage import Node, lineage
 from featurestore.picture import WIDTH, instant, meaning, picture
-from featurestore.store import moment
 from featurestore.templates import write_data, write_files
-from featurestore.time import DAY, HOUR, MINUTE
+from featurestore.time import DAY, HOUR, MINUTE, moment
 from featurestore.types import Int64
 
 ROOT = Path(__file__).parent.parent

@@ -28,8 +28,8 @@ from featurestore.errors import NotFound, SourceError, Unverified
 from featurestore.ir import view_fingerprint
 from featurestore.registry import CertificateEntry, open_registry
 from featurestore.status import Status
-from featurestore.store import moment
 from featurestore.templates import write_data, write_files
+from featurestore.time import moment
 from featurestore.types import Float64, Int64, String
 from featurestore.verify import (
     ENGINES,

@@ -30,7 +30,7 @@ def explain_command(
     where the window begins and ends.
     """
     from featurestore.explain import SAMPLE, explain
-    from featurestore.store import moment
+    from featurestore.time import moment
 
     with settings.store() as store:
         applied = not definitions and store.registry.current().number > 0

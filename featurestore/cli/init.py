@@ -107,6 +107,6 @@ def _from_file(root: Path, source: Path) -> _Begun:
 
 
 def _moment(text: str | None) -> int:
-    from featurestore.store import moment
+    from featurestore.time import moment
 
     return (time.time_ns() // 1000) if text is None else moment(text)

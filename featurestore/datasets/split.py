@@ -20,14 +20,13 @@ from featurestore.datasets.rows import Streamed, reread
 from featurestore.errors import DatasetError
 from featurestore.evaluate.partials import Array
 from featurestore.spine import times_of
-from featurestore.time import Duration
+from featurestore.time import Duration, Moment, moment
 
 if TYPE_CHECKING:
     from featurestore.datasets.twins import Twins
     from featurestore.training import TrainingSet
 
 By = Literal["time", "group", "random"]
-Moment = datetime | str | int
 Choose = Callable[[Connection, pa.Table, int], Array]
 """Of a table of spine rows, the first of which has this number: which part each row is in, -1 for none."""
 
@@ -252,8 +251,6 @@ def _by_time(
     at: Moment | Sequence[Moment] | None,
     gap: timedelta | Duration | None,
 ) -> Splits:
-    from featurestore.store import moment
-
     if (at is None) == (fractions is None):
         raise DatasetError('a split by="time" takes either at=, the moments to cut at, or fractions')
     embargo = _microseconds(gap)
