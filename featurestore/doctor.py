@@ -21,8 +21,8 @@ from featurestore.config import Config, load_config
 from featurestore.errors import FeatureStoreError
 from featurestore.layout import layout_of
 from featurestore.lower import location_of
-from featurestore.materialize import ViewState, load_states
 from featurestore.online.codec import BASE, HEADER, MAGIC, Codec, codec_of
+from featurestore.online.state import ViewState, load_states
 from featurestore.online.store import OnlineStore, open_store
 from featurestore.registry import Registry, open_registry
 from featurestore.repo import load_plan

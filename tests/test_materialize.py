@@ -18,8 +18,9 @@ from featurestore.errors import SourceError, StoreFull
 from featurestore.expr import col
 from featurestore.layout import layout_of
 from featurestore.lower import lower
-from featurestore.materialize import ENTITIES, load_states, materialize_view
+from featurestore.materialize import ENTITIES, materialize_view
 from featurestore.online.codec import BASE, HEAD, HEADER, codec_of
+from featurestore.online.state import load_states
 from featurestore.online.store import OnlineStore, open_store
 from featurestore.serving import Reader
 from featurestore.time import days, hours, lifetime

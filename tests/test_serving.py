@@ -20,8 +20,9 @@ from featurestore.declare import declarations_in
 from featurestore.errors import RequestError, StoreCorrupt
 from featurestore.layout import layout_of
 from featurestore.lower import lower
-from featurestore.materialize import _batches, materialize_view, state_name
+from featurestore.materialize import _batches, materialize_view
 from featurestore.online.codec import BASE, HEAD, codec_of, encode, entity_keys
+from featurestore.online.state import state_name
 from featurestore.online.store import OnlineStore, open_store
 from featurestore.serving import Reader
 from featurestore.status import Status

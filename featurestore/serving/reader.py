@@ -14,8 +14,8 @@ import numpy as np
 from featurestore.evaluate.on_demand import Column, compiled, compute
 from featurestore.evaluate.partials import Array
 from featurestore.ir import Feature, Service, View
-from featurestore.materialize import ViewState, load_states
 from featurestore.online.codec import decode
+from featurestore.online.state import ViewState, load_states
 from featurestore.online.store import OnlineStore
 from featurestore.serving.entities import Entities
 from featurestore.serving.group import groups_of
