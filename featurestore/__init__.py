@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from featurestore.declare import min as min
     from featurestore.declare import min_by as min_by
     from featurestore.declare import most_frequent as most_frequent
+    from featurestore.declare import python as python
     from featurestore.declare import quantile as quantile
     from featurestore.declare import skew as skew
     from featurestore.declare import smallest_k as smallest_k
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from featurestore.declare import var_pop as var_pop
     from featurestore.declare import var_samp as var_samp
     from featurestore.errors import FeatureStoreError as FeatureStoreError
+    from featurestore.evaluate.python import Values as Values
     from featurestore.expr import as_of as as_of
     from featurestore.expr import coalesce as coalesce
     from featurestore.expr import col as col
@@ -92,9 +94,10 @@ _HOMES = {
         "BatchSource Csv Delta Entity FeatureService FeatureView Files Iceberg Json Kafka OnDemand Parquet "
         "RequestSource Sql StreamSource "
         "count count_distinct first first_k histogram kurtosis largest_k last last_k latest max max_by mean "
-        "min min_by most_frequent quantile skew smallest_k stddev_pop stddev_samp sum var_pop var_samp"
+        "min min_by most_frequent python quantile skew smallest_k stddev_pop stddev_samp sum var_pop var_samp"
     ),
     "errors": "FeatureStoreError",
+    "evaluate.python": "Values",
     "expr": (
         "as_of coalesce col concat cos exp greatest hash_bucket least lit ln log10 pow seconds_between sin sqrt tanh when"
     ),

@@ -8,7 +8,6 @@ from typing import Any
 
 from featurestore import declare as d
 from featurestore.errors import NotFound
-from featurestore.expr import columns_of
 
 Item = str | d.FeatureView | d.ViewOn | d.FeatureRef | d.OnDemand
 Asked = Item | d.FeatureService | Sequence[Item]
@@ -57,7 +56,7 @@ def _read_on_demand(
     columns: set[str] = set()
     for item in service.features:
         if isinstance(item, d.OnDemand):
-            columns |= columns_of(item.expression.node)
+            columns |= item.columns
     views = {c.partition("[")[0].partition(".")[0] for c in columns if "." in c}
     asked = {c for c in columns if "." not in c}
     at_hand = {v.name for v in given if isinstance(v, d.FeatureView)}

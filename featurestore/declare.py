@@ -5,14 +5,15 @@ Nothing is checked here beyond what Python itself refuses; `lower` reads the who
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from featurestore.errors import Where
-from featurestore.expr import Column, Expression, col
+from featurestore.expr import Column, Expression, col, columns_of
 from featurestore.time import Duration, Lifetime, hours, lifetime
 from featurestore.types import DType
 
@@ -443,20 +444,81 @@ class RequestSource(_Shown):
         return col(column)
 
 
+@dataclass(frozen=True, eq=False)
+class PythonFunction:
+    """What `@python(…)` makes of a function; called, it is the function. `source` is its text, None where there is none."""
+
+    function: Callable[..., object]
+    inputs: tuple[Expression, ...]
+    dtype: DType
+    version: int
+    source: str | None
+    line: Where = _where()
+
+    def __call__(self, *columns: object) -> object:
+        return self.function(*columns)
+
+    def __str__(self) -> str:
+        called = ", ".join(str(i) for i in self.inputs)
+        return f"python {getattr(self.function, '__name__', self.function)}({called}) version {self.version}"
+
+
+def python(
+    *, inputs: Sequence[Expression], dtype: DType, version: int = 1
+) -> Callable[[Callable[..., object]], PythonFunction]:
+    """A vectorised Python function in place of an on-demand expression: for what expressions cannot say.
+
+    The function is called once for all rows, in training and serving alike, with `Values` for each of `inputs`: request
+    columns, features (before their defaults), `as_of()`, or expressions over these. It returns an array of as many values
+    of `dtype`, NULL where any input is NULL; or a pair of values and a mask of what is not NULL; or `Values`, or an Arrow
+    array, which say what is NULL themselves. Each row's value must depend on this row alone: `fs verify` checks that.
+
+    What it means is known by its source and by `version` alone: raise `version` when something it calls has changed.
+    """
+
+    def made(function: Callable[..., object]) -> PythonFunction:
+        return PythonFunction(function, tuple(inputs), dtype, version, source_of(function))
+
+    return made
+
+
+def source_of(function: Callable[..., object]) -> str | None:
+    """A function's text from `def` on, without decorators and indentation; None where it cannot be read."""
+    try:
+        lines, _ = inspect.getsourcelines(function)
+    except (OSError, TypeError):
+        return None
+    start = next((i for i, line in enumerate(lines) if line.lstrip().startswith("def ")), None)
+    if start is None:
+        return None
+    indent = len(lines[start]) - len(lines[start].lstrip())
+    return "\n".join(
+        line[indent:].rstrip() if line[:indent].isspace() or not indent else line.strip()
+        for line in lines[start:]
+    ).rstrip()
+
+
 @dataclass(frozen=True)
 class OnDemand(_Shown):
-    """A feature computed when it is asked for, from request columns, features and `as_of()`, by one expression.
+    """A feature computed when it is asked for, from request columns, features and `as_of()`.
 
-    Features are taken before their defaults; `default` stands in where the expression is NULL.
+    By one expression, or by a Python function, which `@python(…)` makes. Features are taken before their defaults;
+    `default` stands in where the outcome is NULL.
     """
 
     name: str
-    expression: Expression
+    expression: Expression | PythonFunction
     default: bool | int | float | str | None = None
     description: str = ""
     owner: str = ""
     tags: tuple[str, ...] = ()
     line: Where = _where()
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """What it reads: request columns, and features as `view.feature`."""
+        parts = self.expression.inputs if isinstance(self.expression, PythonFunction) else (self.expression,)
+        return frozenset[str]().union(*(columns_of(p.node) for p in parts if isinstance(p, Expression)))
 
 
 @dataclass(frozen=True)
@@ -533,6 +595,7 @@ __all__ = [
     "Kafka",
     "OnDemand",
     "Parquet",
+    "PythonFunction",
     "RequestSource",
     "Sql",
     "StreamSource",
@@ -556,9 +619,11 @@ __all__ = [
     "min",
     "min_by",
     "most_frequent",
+    "python",
     "quantile",
     "skew",
     "smallest_k",
+    "source_of",
     "stddev_pop",
     "stddev_samp",
     "sum",

@@ -9,6 +9,8 @@ FeatureStoreError
 ├── EngineError            DuckDB ran out of memory or disk, or met a file that is not what it was taken for
 ├── SpineError             rows to enrich that lack a key or a readable time
 ├── RequestError           an online request that does not fit the service
+├── FunctionError          a Python function of an on-demand feature that raised, or gave what does not fit
+│   └── FunctionChanged    the definitions no longer hold the function that was applied
 ├── DatasetError           a training set that cannot be split, compared or made again as asked
 ├── RegistryError
 │   ├── RegistryCorrupt    unreadable, or not written by this product
@@ -107,6 +109,14 @@ class SpineError(FeatureStoreError):
 
 class RequestError(FeatureStoreError):
     """An online request lacks a key, names an unknown one, or has a value of a wrong type."""
+
+
+class FunctionError(FeatureStoreError):
+    """A Python function of an on-demand feature raised, or gave values of a wrong length or type."""
+
+
+class FunctionChanged(FunctionError):
+    """The definitions do not hold a Python function as it was applied; nothing was computed."""
 
 
 class DatasetError(FeatureStoreError):

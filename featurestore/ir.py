@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, get_args
 
 from featurestore.aggregates import AGGREGATES, Params, Reduction, ordered
-from featurestore.expr import Column, Expr, columns_of, substitute
+from featurestore.expr import Column, Expr, columns_of, describe, substitute
 from featurestore.expr import from_json as expr_from_json
 from featurestore.expr import to_json as expr_to_json
 from featurestore.types import (
@@ -183,13 +183,57 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class PythonFunction:
+    """A vectorised Python function where an expression should be: the marked escape hatch.
+
+    No other engine can compute it, and nothing proves what it does. What stands for its meaning is its `source` from `def`
+    on, the declared `version`, and what it takes from around it, `captured`: names with the values of constants, the full
+    names of what is imported, the source of helpers.
+    """
+
+    name: str
+    inputs: tuple[Expr, ...]
+    input_types: tuple[DType, ...]
+    source: str
+    version: int = 1
+    captured: tuple[tuple[str, str], ...] = ()
+    call: Callable[..., object] | None = field(default=None, compare=False, repr=False)
+    """The function itself, where definitions were loaded. A plan that was kept as JSON has none, and never makes one."""
+
+    @property
+    def identity(self) -> tuple[str, int, tuple[tuple[str, str], ...]]:
+        """What tells it from any other function."""
+        return self.source, self.version, self.captured
+
+
+@dataclass(frozen=True, slots=True)
 class OnDemand:
     """A feature computed at the moment of asking, from the outputs of hidden reads, request columns and `as_of()`."""
 
     name: str
-    expression: Expr
+    expression: Expr | PythonFunction
     dtype: DType
     default: bool | int | float | str | None = None
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that are read for it."""
+        if isinstance(self.expression, PythonFunction):
+            return frozenset().union(*map(columns_of, self.expression.inputs))
+        return columns_of(self.expression)
+
+    @property
+    def is_python(self) -> bool:
+        """Whether it is a Python function, which no other engine can compute."""
+        return isinstance(self.expression, PythonFunction)
+
+    @property
+    def text(self) -> str:
+        """One line that reads like the definition; a Python function is marked as one."""
+        if not isinstance(self.expression, PythonFunction):
+            return describe(self.expression)
+        called = ", ".join(map(describe, self.expression.inputs))
+        return f"python {self.expression.name}({called}) version {self.expression.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +274,22 @@ class Plan:
         return next(s for s in self.services if s.name == name)
 
 
-Node = Location | About | Entity | Source | Window | Key | Feature | View | Read | OnDemand | Service | Plan
-_NODES: dict[str, type[Any]] = {
-    c.__name__: c
-    for c in (Location, About, Entity, Source, Window, Key, Feature, View, Read, OnDemand, Service, Plan)
-}
+Node = (
+    Location
+    | About
+    | Entity
+    | Source
+    | Window
+    | Key
+    | Feature
+    | View
+    | Read
+    | PythonFunction
+    | OnDemand
+    | Service
+    | Plan
+)
+_NODES: dict[str, type[Any]] = {c.__name__: c for c in get_args(Node)}
 
 
 def to_json(node: Node) -> dict[str, Any]:
@@ -266,7 +321,7 @@ def _encode(value: object) -> Any:
         case Scalar() | DecimalType() | ListType() | VectorType() | MapType():
             return {"type": type_to_json(value)}
         case _ if type(value).__name__ in _NODES and is_dataclass(value):
-            encoded = {f.name: _encode(getattr(value, f.name)) for f in fields(value)}
+            encoded = {f.name: _encode(getattr(value, f.name)) for f in fields(value) if f.compare}
             return {"node": type(value).__name__, **encoded}
         case _:
             return {"expr": expr_to_json(value)}  # type: ignore[arg-type]
@@ -348,7 +403,13 @@ def service_fingerprint(service: Service, views: Mapping[str, View]) -> str:
         said["order"] = list(service.order)
         said["request"] = [[name, type_to_json(dtype)] for name, dtype in service.request]
         said["on_demand"] = [
-            [o.name, _encode(substitute(o.expression, inputs)), type_to_json(o.dtype), o.default]
+            [o.name, _encode(_read_from(o.expression, inputs)), type_to_json(o.dtype), o.default]
             for o in service.on_demand
         ]
     return digest(said)
+
+
+def _read_from(expression: Expr | PythonFunction, inputs: Mapping[str, Expr]) -> Expr | PythonFunction:
+    if isinstance(expression, PythonFunction):
+        return replace(expression, inputs=tuple(substitute(i, inputs) for i in expression.inputs))
+    return substitute(expression, inputs)

@@ -11,9 +11,12 @@ from featurestore.expr import columns_of
 from featurestore.ir import Feature, OnDemand, Plan, Service, View
 
 Kind = Literal["source column", "feature", "request column", "service column"]
-Role = Literal["value", "condition", "filter", "key", "time", "order", "identity", "feature", "request"]
+Role = Literal[
+    "value", "condition", "filter", "key", "time", "order", "identity", "feature", "request", "python"
+]
 """What one column is to another: `condition` and `filter` decide which events count, `order` which of several is the newest,
-`identity` which are copies of one event; `feature` and `request` are what a service's column is made of."""
+`identity` which are copies of one event; `feature` and `request` are what a service's column is made of, `python` by a function
+that no other engine can compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +135,9 @@ def _service_edges(service: Service) -> Iterator[Edge]:
 def _on_demand_edges(service: Service, computed: OnDemand, hidden: dict[str, Node]) -> Iterator[Edge]:
     into = Node("service column", service.name, computed.name)
     request = dict(service.request)
-    for column in sorted(columns_of(computed.expression)):
+    by: tuple[Role, ...] = ("python",) if computed.is_python else ()
+    for column in sorted(computed.columns):
         if column in hidden:
-            yield Edge(hidden[column], into, ("feature",))
+            yield Edge(hidden[column], into, ("feature", *by))
         elif column in request:
-            yield Edge(Node("request column", f"{service.name} request", column), into, ("request",))
+            yield Edge(Node("request column", f"{service.name} request", column), into, ("request", *by))

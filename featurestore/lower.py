@@ -25,6 +25,7 @@ from featurestore.expr import (
     infer,
     substitute,
 )
+from featurestore.functions import Untold, told
 from featurestore.time import Duration, Lifetime, default_hop, duration_text
 from featurestore.types import (
     Bool,
@@ -555,18 +556,21 @@ class _Lowering:
     ) -> _Computed | None:
         """An on-demand feature with what it reads; None after reporting what is wrong with it."""
         who = f"on-demand feature '{feature.name}'"
-        if not isinstance(feature.expression, Expression):
+        python = feature.expression if isinstance(feature.expression, d.PythonFunction) else None
+        parts = [feature.expression] if python is None else [*python.inputs]
+        nodes = [part.node for part in parts if isinstance(part, Expression)]
+        if len(nodes) < len(parts):
+            wrong = next(part for part in parts if not isinstance(part, Expression))
             self.wrong(
-                feature.line,
-                f"{who} is {feature.expression!r}, not an expression",
+                feature.line if python is None else python.line,
+                f"{who} {'is' if python is None else 'takes'} {wrong!r}, not an expression",
                 'write checkout["amount"] / card_spend["amount_mean_7d"]',
             )
             return None
-        node = feature.expression.node
         reads: dict[str, ir.Read] = {}
         asked: dict[str, DType] = {}
         before = len(self.problems)
-        for name in sorted(columns_of(node)):
+        for name in sorted(feature.columns):
             if "." in name:
                 read = self._input(feature, name, views)
                 if read is not None:
@@ -580,15 +584,42 @@ class _Lowering:
         if any(r is _BROKEN for r in reads.values()):
             return None
         schema = {**asked, **{name: r.dtype for name, r in reads.items()}}
-        try:
-            dtype = infer(node, schema, on_demand=True)
-        except ExprError as error:
-            for problem in error.problems:
-                head, *rest = str(problem).splitlines()
-                self.wrong(feature.line, head, *(r.strip() for r in rest), f"in {who}")
+        types: list[DType] = []
+        for part in nodes:
+            try:
+                types.append(infer(part, schema, on_demand=True))
+            except ExprError as error:
+                for problem in error.problems:
+                    head, *rest = str(problem).splitlines()
+                    self.wrong(feature.line, head, *(r.strip() for r in rest), f"in {who}")
+        if len(self.problems) > before:
+            return None
+        if python is None:
+            node: Expr | ir.PythonFunction | None = nodes[0]
+            dtype = types[0]
+        else:
+            node, dtype = self._function(python, types, who), python.dtype
+        if node is None:
             return None
         default = self._default(feature.line, feature.default, dtype)
         return _Computed(ir.OnDemand(feature.name, node, dtype, default), tuple(reads.values()), asked)
+
+    def _function(
+        self, python: d.PythonFunction, types: Sequence[DType], who: str
+    ) -> ir.PythonFunction | None:
+        name = getattr(python.function, "__name__", repr(python.function))
+        if not isinstance(python.dtype, Scalar | DecimalType) or (
+            isinstance(python.dtype, DecimalType) and python.dtype.precision > 18
+        ):
+            self.wrong(
+                python.line, f"python function '{name}' of {who} gives {python.dtype}", "it gives scalars"
+            )
+            return None
+        try:
+            return told(python, types)
+        except Untold as error:
+            self.wrong(python.line, f"python function '{name}' of {who} {error.what}", error.works)
+            return None
 
     def _input(self, feature: d.OnDemand, name: str, views: Mapping[str, ir.View | None]) -> ir.Read | None:
         """The hidden read that a column of an on-demand expression stands for."""

@@ -23,6 +23,7 @@ from featurestore.config import load_config
 from featurestore.datasets.entities import known_entities, moments_of
 from featurestore.datasets.manifest import Reproduction, reproduce
 from featurestore.errors import NotFound, SourceError, Unsupported
+from featurestore.functions import bound
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Materialized, Progress, materialize_view
 from featurestore.online.store import open_store
@@ -331,7 +332,7 @@ class FeatureStore:
                     raise NotFound("feature service", asked, known) from None
                 return plan.service(asked), {v.name: v for v in plan.views}, None
             service, views = planning.readable(version, self.registry.current().plan)
-            return service, views, version
+            return bound(service, lambda: load_declarations(self.config)), views, version
         wanted, declarations = declarations_of(asked, lambda: load_declarations(self.config))
         plan = self._lower(declarations)
         return plan.service(wanted.name), {v.name: v for v in plan.views}, None

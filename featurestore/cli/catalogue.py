@@ -267,14 +267,19 @@ def _service(service: ir.Service) -> dict[str, Any]:
 
 
 def _column(service: ir.Service, name: str, dtype: str) -> dict[str, Any]:
-    """A column of a service: the feature it reads, or the expression it is computed by."""
-    from featurestore.expr import describe
-
+    """A column of a service: the feature it reads, or the expression it is computed by; `by` marks a Python function."""
     computed = next((o for o in service.on_demand if o.name == name), None)
     if computed is not None:
-        return {"column": name, "type": dtype, "feature": describe(computed.expression), "keys": {}}
+        made_by = "python" if computed.is_python else ""
+        return {"column": name, "type": dtype, "feature": computed.text, "keys": {}, "by": made_by}
     read = next(r for r in service.reads if r.output == name and not r.hidden)
-    return {"column": name, "type": dtype, "feature": f"{read.view}:{read.feature}", "keys": dict(read.keys)}
+    return {
+        "column": name,
+        "type": dtype,
+        "feature": f"{read.view}:{read.feature}",
+        "keys": dict(read.keys),
+        "by": "",
+    }
 
 
 def _version_row(version: ServiceVersion) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from featurestore.config import Config, expand
 from featurestore.datasets.digests import RowsDigest, file_digest
 from featurestore.datasets.rows import Streamed
 from featurestore.errors import DatasetError, SourceError
+from featurestore.functions import bound
+from featurestore.repo import load_declarations
 
 if TYPE_CHECKING:
     from featurestore.training import TrainingSet
@@ -339,7 +341,7 @@ def reproduce(config: Config, path: str | Path, out: str | Path, spine: Any = No
         )
     training = TrainingSet(
         config=config,
-        service=plan.services[0],
+        service=bound(plan.services[0], lambda: load_declarations(config)),
         views={v.name: v for v in plan.views},
         spine=spine,
         reference=content["service"]["version"],

@@ -10,8 +10,9 @@ import numpy as np
 from featurestore.evaluate.expressions import Program, compile_expression
 from featurestore.evaluate.finish import Cells
 from featurestore.evaluate.partials import Array, Mask
+from featurestore.evaluate.python import FunctionProgram, function_program
 from featurestore.expr.literals import MAX_DATE, MAX_TIMESTAMP, MIN_DATE, MIN_TIMESTAMP
-from featurestore.ir import OnDemand, Service
+from featurestore.ir import OnDemand, PythonFunction, Service
 from featurestore.status import Status
 from featurestore.types import Date, DecimalType, DType, Timestamp, is_float, numpy_dtype
 
@@ -28,13 +29,24 @@ class Computed:
     """An on-demand feature ready to run."""
 
     feature: OnDemand
-    program: Program
+    program: Program | FunctionProgram
 
 
 def compiled(service: Service) -> tuple[Computed, ...]:
-    """The service's on-demand features, types settled once."""
-    schema = dict(service.request) | {r.output: r.dtype for r in service.reads if r.hidden}
-    return tuple(Computed(o, compile_expression(o.expression, schema)) for o in service.on_demand)
+    """The service's on-demand features, types settled once. Raises FunctionError for a function that is not at hand."""
+    schema = schema_of(service)
+    return tuple(Computed(o, _program(o, schema)) for o in service.on_demand)
+
+
+def schema_of(service: Service) -> dict[str, DType]:
+    """The columns that on-demand features of a service may read: of the request, and hidden ones."""
+    return dict(service.request) | {r.output: r.dtype for r in service.reads if r.hidden}
+
+
+def _program(feature: OnDemand, schema: Mapping[str, DType]) -> Program | FunctionProgram:
+    if isinstance(feature.expression, PythonFunction):
+        return function_program(feature, feature.expression, schema)
+    return compile_expression(feature.expression, schema)
 
 
 def compute(

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from featurestore import ir
-from featurestore.expr import columns_of, describe
 from featurestore.layout import storage_fingerprint
 from featurestore.planning.cost import cost_of
 from featurestore.planning.records import Change, ChangePlan, Class, Cost, Draft, Kind, RowsOf
@@ -225,8 +224,7 @@ def _made_of(service: ir.Service, column: Column) -> list[ir.Read]:
     """The reads behind a column: itself, or the hidden ones that an on-demand expression takes."""
     if isinstance(column, ir.Read):
         return [column]
-    names = columns_of(column.expression)
-    return [r for r in service.reads if r.hidden and r.output in names]
+    return [r for r in service.reads if r.hidden and r.output in column.columns]
 
 
 def _wanted(service: ir.Service) -> list[str]:
@@ -257,7 +255,14 @@ def _kind(column: Column) -> str:
 
 def _on_demand_parts(feature: ir.OnDemand) -> dict[str, str]:
     default = "" if feature.default is None else repr(feature.default)
-    return {"expression": describe(feature.expression), "type": repr(feature.dtype), "default": default}
+    parts = {"expression": feature.text, "type": repr(feature.dtype), "default": default}
+    if isinstance(feature.expression, ir.PythonFunction):
+        captured = "\n".join(f"{name} = {value}" for name, value in feature.expression.captured)
+        parts |= {
+            "function": ir.digest(feature.expression.source)[:8],
+            "what it captures": ir.digest(captured)[:8],
+        }
+    return parts
 
 
 def _read_edits(old: ServiceVersion, was: ir.Read, desired: ir.Plan, now: ir.Read) -> list[str]:
