@@ -9,7 +9,7 @@ from featurestore.aggregates import AGGREGATES
 from featurestore.compile.programs import ENGINES, Program
 from featurestore.errors import NotFound, Unsupported
 from featurestore.expr import describe
-from featurestore.ir import Feature, Plan, View
+from featurestore.ir import Feature, OnDemand, Plan, PythonFunction, Service, View
 from featurestore.layout import Layout, Slot, layout_of
 from featurestore.picture import meaning, picture
 from featurestore.time import HOUR, duration_text, tail
@@ -65,20 +65,60 @@ class Explanation:
     programs: tuple[SideBySide, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """One on-demand feature: as it could be written, what that means, and, of a Python function, its text."""
+
+    service: str
+    feature: str
+    dtype: str
+    written: str
+    means: tuple[str, ...]
+    source: str | None
+
+
+def computed(plan: Plan, name: str) -> list[Computed]:
+    """The on-demand features called `name`, or `SERVICE.name`, each once."""
+    found: dict[OnDemand, Computed] = {}
+    for service in plan.services:
+        for feature in service.on_demand:
+            if name in (feature.name, f"{service.name}.{feature.name}") and feature not in found:
+                found[feature] = _computed(service, feature)
+    return list(found.values())
+
+
+def _computed(service: Service, feature: OnDemand) -> Computed:
+    function = feature.expression if isinstance(feature.expression, PythonFunction) else None
+    asked = sorted(feature.columns & {name for name, _ in service.request})
+    read = sorted(feature.columns - set(asked))
+    lines = ["Computed at the moment of asking, for training rows and online reads by the same code."]
+    lines += [f"Of the request it takes {', '.join(asked)}."] if asked else []
+    lines += [f"It reads {', '.join(read)}, before their defaults."] if read else []
+    if function is not None:
+        lines.append(
+            "A Python function computes it: no other engine can, and nothing proves what it does. Known by its text and version."
+        )
+        lines += [f"It takes {n} from around it: {v.splitlines()[0]}." for n, v in function.captured]
+    if feature.default is not None:
+        lines.append(f"Where it is NULL, {feature.default!r} stands in, with the status DEFAULT.")
+    source = None if function is None else function.source
+    return Computed(service.name, feature.name, repr(feature.dtype), feature.text, tuple(lines), source)
+
+
 def explain(
     plan: Plan, name: str, programs_of: Callable[[str, str], Sequence[Program]], asked: int = SAMPLE
 ) -> list[Explanation]:
     """What `name` means: a view, `VIEW:FEATURE`, or a feature in whichever views have it.
 
     `programs_of` gives the programs of a view in an engine. `asked` is the moment of the pictures, in microseconds. Raises
-    NotFound.
+    NotFound, but for the name of an on-demand feature: see `computed`.
     """
     found = []
     for view in plan.views:
         features = [f for f in view.features if name in (view.name, f.name, f"{view.name}:{f.name}")]
         if features:
             found.append(_explanation(view, features, programs_of, asked))
-    if not found:
+    if not found and not computed(plan, name):
         known = {v.name for v in plan.views} | {f.name for v in plan.views for f in v.features}
         raise NotFound("feature view or feature", name, known)
     return found

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -23,8 +23,21 @@ from featurestore import declare as d
 from featurestore import ir
 from featurestore.declare import source_of
 from featurestore.errors import DefinitionError, FunctionChanged
+from featurestore.types import DType
 
-_CONSTANTS = (bool, int, float, str, bytes, Decimal, dt.datetime, dt.date, dt.timedelta, type(None))
+_CONSTANTS = (
+    bool,
+    int,
+    float,
+    str,
+    bytes,
+    Decimal,
+    dt.datetime,
+    dt.date,
+    dt.timedelta,
+    type(None),
+    *get_args(DType),
+)
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 

@@ -64,7 +64,7 @@ def show_command(settings: Settings, name: str, definitions: bool) -> None:
     found = list(_found(name, plan, versions))
     if not found:
         known = [x.name for group in (plan.entities, plan.sources, plan.views, plan.services) for x in group]
-        features = [f.name for v in plan.views for f in v.features]
+        features = [f.name for v in plan.views for f in v.features] + [o.name for o in _on_demand(plan)]
         raise NotFound(
             "entity, source, view, feature or service",
             name,
@@ -116,6 +116,10 @@ def _found(name: str, plan: ir.Plan, versions: Sequence[ServiceVersion]) -> Iter
         for feature in view.features:
             if feature.name == name or (colon and (view.name, feature.name) == (view_name, feature_name)):
                 yield {"kind": "feature", "view": view.name, **_feature(view, feature, plan)}
+    for feature in _on_demand(plan):
+        if feature.name == name:
+            services = [s.name for s in plan.services if any(o.name == name for o in s.on_demand)]
+            yield {"kind": "on-demand feature", **_computed(feature), "services": services}
     mine = [v for v in versions if v.name == bare]
     if at:
         for version in mine:
@@ -244,6 +248,30 @@ def _partials(view: ir.View, feature: ir.Feature) -> list[str]:
     return [f"{type(s.reduction).__name__}({arg})" for s, arg in zip(slots, args, strict=True)]
 
 
+def _on_demand(plan: ir.Plan) -> list[ir.OnDemand]:
+    return list(dict.fromkeys(o for s in plan.services for o in s.on_demand))
+
+
+def _computed(feature: ir.OnDemand) -> dict[str, Any]:
+    from featurestore import ir
+
+    shown: dict[str, Any] = {
+        "name": feature.name,
+        "type": repr(feature.dtype),
+        "is": feature.text,
+        "of": sorted(feature.columns),
+        "default": feature.default,
+    }
+    function = feature.expression
+    if isinstance(function, ir.PythonFunction):
+        shown |= {
+            "marked": "a Python function: no other engine can compute it",
+            "captured": [f"{name} = {value.splitlines()[0]}" for name, value in function.captured],
+            "source": function.source,
+        }
+    return shown
+
+
 def _service_row(service: ir.Service, version: ServiceVersion | None) -> dict[str, Any]:
     return {
         "name": service.name,
@@ -327,9 +355,17 @@ def _print_thing(thing: dict[str, Any]) -> None:
     }
     head = f"{thing['kind']} {thing.get('name') or thing['view'] + ':' + thing['feature']}"
     click.echo(click.style(head, fg="cyan", bold=True))
-    left_out = ("kind", "name", "feature")
+    left_out = (
+        ("kind", "name", "feature", "source")
+        if thing["kind"] == "on-demand feature"
+        else ("kind", "name", "feature")
+    )
     rest = [(k, v) for k, v in thing.items() if k not in tables and k not in left_out]
     print_fields((k.replace("_", " "), _said(v)) for k, v in rest)
     for name, rows in tables.items():
         click.echo(f"\n{click.style(name, bold=True)}")
         _print_rows(rows, "  ")
+    if thing["kind"] == "on-demand feature" and "source" in thing:
+        click.echo(f"\n{click.style('source', bold=True)}")
+        for line in thing["source"].splitlines():
+            click.echo(f"  {line}".rstrip())

@@ -13,7 +13,7 @@ from featurestore.cli.project import Settings, command
 
 if TYPE_CHECKING:
     from featurestore.compile.programs import Program
-    from featurestore.explain import Explanation
+    from featurestore.explain import Computed, Explanation
 
 
 @command("explain")
@@ -26,10 +26,10 @@ def explain_command(
 ) -> None:
     """What a view or a feature computes: in words, as a picture of its window, what is kept, and as programs.
 
-    NAME is a view, VIEW:FEATURE, or a feature in whichever views have it. The events in a picture are made up: they show
+    NAME is a view, VIEW:FEATURE, a feature in whichever views have it, or an on-demand feature. The events in a picture are made up: they show
     where the window begins and ends.
     """
-    from featurestore.explain import SAMPLE, explain
+    from featurestore.explain import SAMPLE, computed, explain
     from featurestore.time import moment
 
     with settings.store() as store:
@@ -41,13 +41,34 @@ def explain_command(
 
         asked = SAMPLE if at is None else moment(at)
         found = explain(plan, name, programs_of, asked)
+    on_demand = computed(plan, name)
     if settings.json:
-        print_json({"at": moment_text(asked), "views": [asdict(e) for e in found]})
+        print_json(
+            {
+                "at": moment_text(asked),
+                "views": [asdict(e) for e in found],
+                "on_demand": [asdict(c) for c in on_demand],
+            }
+        )
         return
     for number, one in enumerate(found):
         if number:
             click.echo()
         _show(one)
+    for number, feature in enumerate(on_demand):
+        if number or found:
+            click.echo()
+        _show_computed(feature)
+
+
+def _show_computed(one: Computed) -> None:
+    click.echo(f"{click.style(one.feature, bold=True)}  {one.dtype}  =  {one.written}")
+    for line in one.means:
+        click.echo(f"  {line}")
+    if one.source is not None:
+        click.echo()
+        for line in one.source.splitlines():
+            click.echo(f"    {line}".rstrip())
 
 
 def _show(one: Explanation) -> None:

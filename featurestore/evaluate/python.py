@@ -94,12 +94,10 @@ class FunctionProgram:
             file = self._code.co_filename
             lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
             where = Where(file, (lines[-1] if lines else None) or self._code.co_firstlineno)
-            said = str(error).splitlines() or [""]
+            said = (str(error).splitlines() or [""])[0]
             raise FunctionError(
-                f"{where}: {self._who} raised {type(error).__name__}: {said[0]}\n"
+                f"{where}: {self._who} raised {type(error).__name__}: {said}\n"
                 f"  it was called with {len(given[0])} rows of {', '.join(repr(g.dtype) for g in given)}"
-                if given
-                else f"{where}: {self._who} raised {type(error).__name__}: {said[0]}"
             ) from error
 
     @property
@@ -152,8 +150,13 @@ class FunctionProgram:
                 return result.data, ~np.ma.getmaskarray(result)
             case np.ndarray():
                 return result, None
-            case (values, valid):
-                return np.asarray(values), np.asarray(valid)
+            case tuple() if len(result) == 2:
+                try:
+                    return np.asarray(result[0]), np.asarray(result[1])
+                except ValueError as error:
+                    raise self._wrong(
+                        f"gave {error}", "a pair of values and mask fits, one of each for a row"
+                    ) from error
             case _:
                 raise self._wrong(
                     f"gave a {type(result).__name__}",
