@@ -140,11 +140,14 @@ class ServiceImmutable(RegistryError):
 
 
 class Unverified(RegistryError):
-    """Views that no verification has passed were to be applied; nothing was. `views` are their names."""
+    """Views, or services that compute on demand, that no verification has passed were to be applied; nothing was.
 
-    def __init__(self, views: Mapping[str, str]) -> None:
+    `views` are their names.
+    """
+
+    def __init__(self, views: Mapping[str, tuple[str, str]]) -> None:
         self.views = tuple(views)
-        lines = [f"view '{name}' {why}" for name, why in views.items()]
+        lines = [f"{kind} '{name}' {why}" for name, (kind, why) in views.items()]
         help_line = f"run `fs verify {self.views[0]}`" if len(views) == 1 else "run `fs verify`"
         super().__init__("\n  ".join(["nothing was applied: not verified", *lines, help_line]))
 

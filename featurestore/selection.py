@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from featurestore.errors import NotFound
-from featurestore.ir import Plan, View
+from featurestore.ir import Plan, Service, View
 
 
 def select_views(plan: Plan, select: str | Sequence[str] | None) -> list[View]:
@@ -24,6 +24,18 @@ def select_views(plan: Plan, select: str | Sequence[str] | None) -> list[View]:
             raise NotFound("view or service", selector, known)
         chosen |= picked
     return [v for v in plan.views if v.name in chosen]
+
+
+def select_services(plan: Plan, select: str | Sequence[str] | None) -> list[Service]:
+    """The services of a plan that any of the selectors names, by name, `tag:…` or `owner:…`; all of them without a selector."""
+    if select is None:
+        return list(plan.services)
+    wanted = {select} if isinstance(select, str) else set(select)
+    return [
+        s
+        for s in plan.services
+        if wanted & {s.name, f"owner:{s.about.owner}", *(f"tag:{tag}" for tag in s.about.tags)}
+    ]
 
 
 def _picked(plan: Plan, selector: str) -> set[str]:

@@ -29,7 +29,7 @@ from featurestore.materialize import Materialized, Progress, materialize_view
 from featurestore.online.store import open_store
 from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
 from featurestore.repo import load_declarations
-from featurestore.selection import select_views
+from featurestore.selection import select_services, select_views
 from featurestore.serving import OnlineFeatures, Reader, Rows
 from featurestore.time import Duration, Moment, moment
 from featurestore.training import TrainingSet
@@ -133,6 +133,12 @@ class FeatureStore:
         views = select_views(plan, names)
         if not views:
             raise NotFound("feature view", "*", (), "the registry" if applied else "the definitions")
+        by_name = {v.name: v for v in plan.views}
+        services = [
+            (bound(s, lambda: load_declarations(self.config)), by_name)
+            for s in select_services(plan, names)
+            if s.on_demand
+        ]
         done = verify(
             views,
             self.config.root,
@@ -140,6 +146,7 @@ class FeatureStore:
             seed=seed,
             made_at=_now(),
             engines=engines,
+            services=services,
             memory_limit=self.config.memory_limit,
             threads=self.config.threads,
             progress=progress,

@@ -173,11 +173,9 @@ class TrainingSet:
                     '  rename the spine\'s column, or prefix the feature: view.on(…, prefix="…")'
                 )
         asked = times_of(spine, self.timestamp, first)
-        reads = self.service.reads
-        cells = enrich(con, self.config.root, reads, self.views, spine, asked, statuses=self.statuses)
-        if self.service.on_demand:
-            request = {n: request_of(spine, n, t, self.service.name) for n, t in self.service.request}
-            cells |= compute(compiled(self.service), cells, request, len(asked), asked)
+        cells = service_cells(
+            con, self.config.root, self.service, self.views, spine, asked, statuses=self.statuses
+        )
         columns = {name: spine.column(name) for name in spine.column_names}
         for name, dtype in self.service.columns:
             cell = cells[name]
@@ -188,6 +186,24 @@ class TrainingSet:
                 codes = pa.array(cells[name].status.view(np.int8))
                 columns[f"{name}__status"] = pa.chunked_array([pa.DictionaryArray.from_arrays(codes, words)])
         return pa.table(columns)
+
+
+def service_cells(
+    con: Connection,
+    root: Path,
+    service: Service,
+    views: Mapping[str, View],
+    spine: pa.Table,
+    asked: Array,
+    *,
+    statuses: bool = False,
+) -> dict[str, Cells]:
+    """`enrich` for all that a service reads, hidden or not, and what it computes on demand, by name."""
+    cells = enrich(con, root, service.reads, views, spine, asked, statuses=statuses)
+    if service.on_demand:
+        request = {n: request_of(spine, n, t, service.name) for n, t in service.request}
+        cells |= compute(compiled(service), cells, request, len(asked), asked)
+    return cells
 
 
 def enrich(

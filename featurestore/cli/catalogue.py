@@ -116,10 +116,10 @@ def _found(name: str, plan: ir.Plan, versions: Sequence[ServiceVersion]) -> Iter
         for feature in view.features:
             if feature.name == name or (colon and (view.name, feature.name) == (view_name, feature_name)):
                 yield {"kind": "feature", "view": view.name, **_feature(view, feature, plan)}
-    for feature in _on_demand(plan):
-        if feature.name == name:
+    for asked in _on_demand(plan):
+        if asked.name == name:
             services = [s.name for s in plan.services if any(o.name == name for o in s.on_demand)]
-            yield {"kind": "on-demand feature", **_computed(feature), "services": services}
+            yield {"kind": "on-demand feature", **_computed(asked), "services": services}
     mine = [v for v in versions if v.name == bare]
     if at:
         for version in mine:

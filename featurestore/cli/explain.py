@@ -26,8 +26,8 @@ def explain_command(
 ) -> None:
     """What a view or a feature computes: in words, as a picture of its window, what is kept, and as programs.
 
-    NAME is a view, VIEW:FEATURE, a feature in whichever views have it, or an on-demand feature. The events in a picture are made up: they show
-    where the window begins and ends.
+    NAME is a view, VIEW:FEATURE, a feature in whichever views have it, or an on-demand feature. The events in a
+    picture are made up: they show where the window begins and ends.
     """
     from featurestore.explain import SAMPLE, computed, explain
     from featurestore.time import moment

@@ -44,7 +44,7 @@ def verify_command(
 ) -> int:
     """Whether every engine gives the values that the reference says, on real events at adversarial moments.
 
-    NAME is a view, a service (the views it reads), tag:NAME or owner:NAME; every view by default. How it ended is kept with
+    NAME is a view, a service (the views it reads, and what it computes on demand), tag:NAME or owner:NAME; everything by default. How it ended is kept with
     the definition's fingerprint: `fs apply --verified` asks for it. Exit status: 0 when everything agrees, 1 when something
     differs or there was nothing to compare.
     """
@@ -70,7 +70,18 @@ def _show(done: Certificate) -> None:
     headers = ("view", "outcome", "entities", "events", "questions", "cells", "differing")
     print_table(
         headers,
-        [(v.view, v.outcome, v.entities, v.events, v.moments, v.cells, v.differing) for v in done.verdicts],
+        [
+            (
+                v.view if v.kind == "view" else f"service {v.view}",
+                v.outcome,
+                v.entities,
+                v.events,
+                v.moments,
+                v.cells,
+                v.differing,
+            )
+            for v in done.verdicts
+        ],
     )
     if len(done.verdicts) == 1:
         click.echo()
@@ -80,7 +91,7 @@ def _show(done: Certificate) -> None:
         )
     for verdict in done.verdicts:
         if verdict.outcome == "empty":
-            click.echo(f"\nview '{verdict.view}' has no event to compare: that is no pass")
+            click.echo(f"\n{verdict.kind} '{verdict.view}' has no event to compare: that is no pass")
         if verdict.counterexample is not None:
             click.echo()
             _show_counterexample(verdict.counterexample)
@@ -93,13 +104,16 @@ def _show(done: Certificate) -> None:
 
 
 def _show_counterexample(found: Counterexample) -> None:
-    click.echo(click.style(f"{found.view}:{found.feature} differs in {found.engine}", fg="red", bold=True))
+    name = f"{found.view}{':' if found.kind == 'view' else '.'}{found.feature}"
+    click.echo(click.style(f"{name} differs in {found.engine}", fg="red", bold=True))
     click.echo(f"  {found.means}")
     key = ", ".join(f"{k}={v}" for k, v in found.key.items())
     click.echo(f"  of {key} at {moment_text(found.asked)}, {found.why}")
     if found.known_until < found.asked:
         click.echo(f"  written as of {moment_text(found.known_until)}")
-    click.echo(f"\n  events{'' if found.minimal else ' (fewer did not show it again: the whole sample)'}")
+    rows = "events" if found.kind == "view" else "rows"
+    whole = "" if found.minimal else " (fewer did not show it again: the whole sample)"
+    click.echo(f"\n  {rows}{whole}")
     print_table(found.columns, found.rows, "  ")
     click.echo()
     for line in found.picture:
@@ -113,7 +127,7 @@ def _as_json(done: Certificate) -> dict[str, Any]:
         details = done.details(v)
         shared = ("sample", "seed", "engines", "versions")
         return {
-            "view": v.view,
+            v.kind: v.view,
             "fingerprint": v.fingerprint,
             "outcome": v.outcome,
             **{k: x for k, x in details.items() if k not in shared},
@@ -128,5 +142,6 @@ def _as_json(done: Certificate) -> dict[str, Any]:
         "versions": dict(done.versions),
         "made_at": moment_text(done.made_at),
         "seconds": round(done.seconds, 3),
-        "views": [verdict(v) for v in done.verdicts],
+        "views": [verdict(v) for v in done.verdicts if v.kind == "view"],
+        "services": [verdict(v) for v in done.verdicts if v.kind == "service"],
     }

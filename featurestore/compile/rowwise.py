@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import assert_never
 
 from featurestore.expr import FUNCTIONS, Call, Case, Cast, Column, Expr, Literal, Typed, Value, elaborate
@@ -59,10 +59,20 @@ def evaluate(node: Expr, row: Row, schema: Mapping[str, DType]) -> Value | None:
     return _value(schema.typed(node) if isinstance(schema, Settled) else elaborate(node, schema), row)
 
 
-def evaluator(node: Expr, schema: Mapping[str, DType]) -> Callable[[Row], Value | None]:
-    """`evaluate` for many rows: the types are settled once."""
-    typed = elaborate(node, schema)
+def evaluator(
+    node: Expr, schema: Mapping[str, DType], *, on_demand: bool = False
+) -> Callable[[Row], Value | None]:
+    """`evaluate` for many rows: the types are settled once.
+
+    With `on_demand`, the functions are admitted that only on-demand expressions may use; a row holds what `as_of()` is under
+    `AS_OF`. `exp` and its kin are Python's own, which may be another double than the evaluator's by a few last bits.
+    """
+    typed = elaborate(node, schema, on_demand=on_demand)
     return lambda row: _value(typed, row)
+
+
+AS_OF = "as_of()"
+"""The name under which a row holds the moment asked for."""
 
 
 def clean(value: Value | None, dtype: DType) -> Value | None:
@@ -116,12 +126,16 @@ def _value(typed: Typed, row: Row) -> Value | None:
                 if _value(condition, row) is True:
                     return _value(branch, row)
             return _value(otherwise, row)
+        case Call("as_of", ()):
+            return row[AS_OF]
         case Call(function, _):
             args = [_value(arg, row) for arg in typed.args]
             if FUNCTIONS[function].strict and None in args:
                 return None
             if function in _TYPED:
                 return clean(_TYPED[function](typed, *args), typed.dtype)
+            if function in ROUNDED:
+                return clean(_rounded_off(ROUNDED[function], args), typed.dtype)
             return clean(_PLAIN[function](*args), typed.dtype)
         case _:
             assert_never(typed.node)
@@ -347,6 +361,26 @@ _PLAIN: dict[str, Callable[..., Value | None]] = {
     "seconds_between": lambda a, b: float(b - a) / SECOND,
     "shift": lambda a, microseconds: a + microseconds,
 }
+
+ROUNDED: dict[str, Callable[..., float]] = {
+    "exp": math.exp,
+    "ln": math.log,
+    "log10": math.log10,
+    "sqrt": math.sqrt,
+    "pow": math.pow,
+    "sin": math.sin,
+    "cos": math.cos,
+    "tanh": math.tanh,
+}
+"""The functions of on-demand expressions alone; libraries differ in their last bits, but for those of `sqrt`."""
+
+
+def _rounded_off(function: Callable[..., float], args: Sequence[Value | None]) -> float | None:
+    try:
+        return function(*args)
+    except (ValueError, OverflowError):  # no real number, or none that is finite
+        return None
+
 
 LEAVES = frozenset(_PLAIN) | frozenset(_TYPED)
 """The functions this engine has: every row function of the registry."""

@@ -33,7 +33,7 @@ from featurestore.online.store import OnlineStore, open_store
 from featurestore.serving import Reader
 from featurestore.status import Status
 from featurestore.training import enrich
-from featurestore.types import Date, DecimalType, DType, Timestamp
+from featurestore.types import Date, DecimalType, DType, String, Timestamp
 
 Key = tuple[Value, ...]
 
@@ -112,9 +112,23 @@ class World:
             return mine
         return [e for e in mine if (at := e[time]) is not None and not isinstance(at, str) and at < until]
 
+    def times(self, key: Key) -> list[int]:
+        """When the entity's events were, by the raw rows: also of those that a filter leaves out."""
+        time = self.view.source.event_time
+        return (
+            []
+            if time is None
+            else sorted(at for e in self.known(key, None) if isinstance(at := e[time], int))
+        )
+
     def columns_of(self, keys: Sequence[Key]) -> dict[str, list[Value]]:
         """Keys as the columns of a request or a spine."""
         return {k.name: [key[i] for key in keys] for i, k in enumerate(self.view.keys)}
+
+
+def nobody(view: View) -> Key:
+    """A key that no event has."""
+    return tuple("nobody there" if k.dtype == String else -2_000_000_011 for k in view.keys)
 
 
 def world(lab: Lab, view: View, events: Sequence[Event]) -> World:

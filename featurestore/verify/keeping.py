@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from featurestore.errors import Unverified
-from featurestore.ir import Plan, view_fingerprint
+from featurestore.ir import Plan, service_fingerprint, view_fingerprint
 from featurestore.registry import CertificateEntry, Registry
 from featurestore.verify.engines import ENGINES
 from featurestore.verify.records import Certificate
@@ -24,14 +24,21 @@ def keep(registry: Registry, certificate: Certificate, who: str) -> None:
 
 
 def must_be_verified(registry: Registry, plan: Plan) -> None:
-    """Raises Unverified when the newest verification of a view's meaning is no pass, or there is none."""
+    """Raises Unverified when the newest verification of a meaning is no pass, or there is none.
+
+    Of every view, and of every service that computes on demand.
+    """
+    views = {v.name: v for v in plan.views}
+    meanings = {("view", v.name): view_fingerprint(v) for v in plan.views} | {
+        ("service", s.name): service_fingerprint(s, views) for s in plan.services if s.on_demand
+    }
     lacking = {}
-    for view in plan.views:
-        found = registry.certificate(view_fingerprint(view))
+    for (kind, name), fingerprint in meanings.items():
+        found = registry.certificate(fingerprint)
         if found is None:
-            lacking[view.name] = "was never verified as it is now"
+            lacking[name] = (kind, "was never verified as it is now")
         elif not found.passed:
-            lacking[view.name] = _WHY.get(found.outcome, f"ended as '{found.outcome}'")
+            lacking[name] = (kind, _WHY.get(found.outcome, f"ended as '{found.outcome}'"))
     if lacking:
         raise Unverified(lacking)
 

@@ -13,13 +13,19 @@ Outcome = Literal["certified", "disagreement", "empty"]
 """`empty`: the source holds no event of any entity, so nothing was compared. That is no pass."""
 
 
+Class = Parity | Literal["python"]
+"""How close answers have to be. `python`: a Python function, whose batches are compared with their rows one by one."""
+
+Kind = Literal["view", "service"]
+
+
 @dataclass(frozen=True, slots=True)
 class Tally:
     """How often one engine was asked for one feature, and how often its answer was not the reference's."""
 
     feature: str
     engine: str
-    parity: Parity
+    parity: Class
     cells: int
     differing: int
 
@@ -39,6 +45,7 @@ class Counterexample:
 
     `columns` are those of the source that the view uses, `rows` the events that are left, values in words (None is NULL).
     `asked` and `known_until` are microseconds: events from `known_until` on had not happened when the store was written.
+    Of a service, which `view` names then, `rows` are those asked for, with what was read for them and what came out.
     `minimal` False: the disagreement did not come again with fewer events, so these are all of the sample.
     """
 
@@ -55,9 +62,10 @@ class Counterexample:
     picture: tuple[str, ...]
     said: tuple[Said, ...]
     minimal: bool
+    kind: Kind = "view"
 
     def to_csv(self) -> str:
-        """The events as CSV with a header; a NULL is an empty field, an empty text is `""`."""
+        """The events (of a service the rows asked for) as CSV with a header; a NULL is an empty field, an empty text is `""`."""
 
         def line(fields: Iterable[str | None]) -> str:
             return ",".join("" if f is None else '"' + f.replace('"', '""') + '"' for f in fields) + "\n"
@@ -67,7 +75,10 @@ class Counterexample:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One view: what was compared, and how it ended. `shortened` entities had more events than were taken."""
+    """One view, or what one service computes on demand (`view` is its name then): what was compared, and how it ended.
+
+    `shortened` entities had more events than were taken.
+    """
 
     view: str
     fingerprint: str
@@ -79,6 +90,7 @@ class Verdict:
     tallies: tuple[Tally, ...]
     seconds: float
     counterexample: Counterexample | None = None
+    kind: Kind = "view"
 
     @property
     def cells(self) -> int:
@@ -91,7 +103,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """The verdicts on some views, and all it takes to get them again. `made_at` in microseconds."""
+    """The verdicts on some views and services, and all it takes to get them again. `made_at` in microseconds."""
 
     verdicts: tuple[Verdict, ...]
     sample: int
@@ -103,7 +115,7 @@ class Certificate:
 
     @property
     def passed(self) -> bool:
-        """Whether every view was compared, and no cell differed."""
+        """Whether every view and service was compared, and no cell differed."""
         return bool(self.verdicts) and all(v.outcome == "certified" for v in self.verdicts)
 
     @property

@@ -7,8 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import date, timedelta
-from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,26 +14,28 @@ from typing import Any
 from featurestore.compile.reference import Answer, Event
 from featurestore.errors import FeatureStoreError, NotFound
 from featurestore.expr import columns_of
-from featurestore.ir import Feature, View, view_fingerprint
-from featurestore.picture import instant, meaning, picture
-from featurestore.types import Date, DecimalType, DType, String, Timestamp
+from featurestore.ir import Feature, Service, View, view_fingerprint
+from featurestore.picture import meaning, picture
+from featurestore.types import DType
 from featurestore.verify import moments
 from featurestore.verify.compare import parity_of, same, scale_of
 from featurestore.verify.engines import (
     ENGINES,
     Asked,
     Engine,
-    Key,
     Lab,
     Question,
     World,
     by_reference,
     lab,
+    nobody,
     world,
 )
 from featurestore.verify.records import Certificate, Counterexample, Said, Tally, Verdict
 from featurestore.verify.sampling import Sample, draw
+from featurestore.verify.services import verify_service
 from featurestore.verify.shrink import Patience, fewer, simpler
+from featurestore.verify.words import text
 
 MOMENTS = 40
 """Moments asked of each entity, of an engine that answers as of any."""
@@ -68,11 +68,14 @@ def verify(
     seed: int,
     made_at: int,
     engines: Sequence[str] | None = None,
+    services: Sequence[tuple[Service, Mapping[str, View]]] = (),
     memory_limit: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Certificate:
     """Compares every engine with the reference on `sample` entities of each view, and a few that are out of the ordinary.
+
+    Of `services`, each with its views by name, what they compute on demand is compared: Python functions have to be at hand.
 
     `root` is the folder of `fs.toml`. The same rows, `sample` and `seed` ask the same questions. A view without a single
     event gets the outcome `empty`. Raises SourceError, NotFound for an engine, and Unsupported for columns of lists.
@@ -88,6 +91,15 @@ def verify(
             drawn = draw(place.con, view, root, sample, seed)
             verdict = verify_view(place, view, drawn, seed=seed, engines=asked)
             verdicts.append(replace(verdict, seconds=time.monotonic() - start))
+    for service, mine in services:
+        if progress is not None:
+            progress(service.name)
+        with lab(memory_limit, threads) as place:
+            verdicts.append(
+                verify_service(
+                    place, service, mine, root, sample=sample, seed=seed, engines=[e.name for e in asked]
+                )
+            )
     names = tuple(e.name for e in asked)
     return Certificate(tuple(verdicts), sample, seed, names, _versions(), made_at, time.monotonic() - began)
 
@@ -109,7 +121,7 @@ def verify_view(place: Lab, view: View, drawn: Sample, *, seed: int, engines: Se
     if not drawn.events:
         return verdict
     here = world(place, view, drawn.events)
-    times = {key: _times(here, key) for key in (*drawn.keys, _nobody(view))}
+    times = {key: here.times(key) for key in (*drawn.keys, nobody(view))}
     questions: dict[Asked, Sequence[Question]] = {
         "each": moments.each(view, times, MOMENTS, str(seed)),
         "written": moments.written(view, times, LATER, CUTS, str(seed)),
@@ -152,17 +164,6 @@ def check(
 
 def _agrees(here: World, feature: Feature, question: Question, got: Answer, want: Answer) -> bool:
     return same(parity_of(feature), got, want, lambda: scale_of(here, feature, question, want))
-
-
-def _times(here: World, key: Key) -> list[int]:
-    """When the entity's events were, by the raw rows: also of those that a filter leaves out."""
-    time = here.view.source.event_time
-    return [] if time is None else sorted(at for e in here.known(key, None) if isinstance(at := e[time], int))
-
-
-def _nobody(view: View) -> Key:
-    """A key that no event has."""
-    return tuple("nobody there" if k.dtype == String else -2_000_000_011 for k in view.keys)
 
 
 def _versions() -> dict[str, str]:
@@ -239,7 +240,7 @@ def _counterexample(
         known_until=question.known_until,
         why=question.why,
         columns=tuple(schema),
-        rows=tuple(tuple(_text(e[c], t) for c, t in schema.items()) for e in events),
+        rows=tuple(tuple(text(e[c], t) for c, t in schema.items()) for e in events),
         picture=tuple(drawn),
         said=tuple(said),
         minimal=minimal,
@@ -247,22 +248,4 @@ def _counterexample(
 
 
 def _said(answer: Answer, dtype: DType) -> tuple[str, Any]:
-    return _text(answer.value, dtype) or "NULL", answer.status
-
-
-def _text(value: Any, dtype: DType) -> str | None:
-    """A physical value in words; None is NULL."""
-    if value is None:
-        return None
-    if dtype == Timestamp:
-        return instant(value)
-    if dtype == Date:
-        try:
-            return (date(1970, 1, 1) + timedelta(days=value)).isoformat()
-        except OverflowError:
-            return f"{value} days"
-    if isinstance(dtype, DecimalType):
-        return str(Decimal(value).scaleb(-dtype.scale))
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value if isinstance(value, str) else repr(value)
+    return text(answer.value, dtype) or "NULL", answer.status

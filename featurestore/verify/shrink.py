@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from featurestore.compile.reference import Event, Value
 from featurestore.types import DType, String, is_float
+
+Thing = TypeVar("Thing")
 
 Wrong = Callable[[Sequence[Event]], bool]
 """Whether the disagreement is still there with these events."""
@@ -27,8 +30,10 @@ class Patience:
         return self._left < 0 or time.monotonic() > self._until
 
 
-def fewer(events: Sequence[Event], wrong: Wrong, patience: Patience) -> list[Event]:
-    """Events of which none can be left out without the disagreement going away, as long as patience lasts."""
+def fewer(
+    events: Sequence[Thing], wrong: Callable[[Sequence[Thing]], bool], patience: Patience
+) -> list[Thing]:
+    """Events (or other things) of which none can be left out without the disagreement going away, as long as patience lasts."""
     kept = list(events)
     if wrong([]):
         return []

@@ -1,0 +1,30 @@
+"""Physical values in words, as a counterexample shows them."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+
+from featurestore.picture import instant
+from featurestore.types import Date, DecimalType, DType, ListType, Timestamp
+
+
+def text(value: Any, dtype: DType) -> str | None:
+    """A physical value in words; None is NULL."""
+    if value is None:
+        return None
+    if isinstance(dtype, ListType):
+        return f"[{', '.join(text(v, dtype.item) or 'NULL' for v in value)}]"
+    if dtype == Timestamp:
+        return instant(value)
+    if dtype == Date:
+        try:
+            return (date(1970, 1, 1) + timedelta(days=value)).isoformat()
+        except OverflowError:
+            return f"{value} days"
+    if isinstance(dtype, DecimalType):
+        return str(Decimal(value).scaleb(-dtype.scale))
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else repr(value)
