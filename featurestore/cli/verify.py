@@ -44,9 +44,9 @@ def verify_command(
 ) -> int:
     """Whether every engine gives the values that the reference says, on real events at adversarial moments.
 
-    NAME is a view, a service (the views it reads, and what it computes on demand), tag:NAME or owner:NAME; everything by default. How it ended is kept with
-    the definition's fingerprint: `fs apply --verified` asks for it. Exit status: 0 when everything agrees, 1 when something
-    differs or there was nothing to compare.
+    NAME is a view, a service (the views it reads, and what it computes on demand), tag:NAME or owner:NAME; by default all there
+    is. How it ended is kept with the definition's fingerprint: `fs apply --verified` asks for it. Exit status: 0 when everything
+    agrees, 1 when something differs or there was nothing to compare.
     """
     with settings.store() as store, settings.progress("verifying") as say:
         done = store.verify(

@@ -56,7 +56,7 @@ from featurestore.types import Bool, DecimalType, DType, is_float, is_integer
 Value = bool | int | float | str | None
 Result = Value | list[Any] | dict[Any, int]
 Event = Mapping[str, Value]
-"""One event: physical values (see the architecture page) by source column."""
+"""One event: physical values (see the architecture page) by source column; a list is a Python list of them."""
 
 
 _OVERFLOW: dict[Any, int] = {}
@@ -133,11 +133,24 @@ def _rank(view: View, event: Event) -> tuple[Any, ...]:
     return (*first, *(_comparable(event[c]) for c in view.order))
 
 
-def _comparable(value: Value) -> tuple[Any, ...]:
-    """NULL is least, strings go by their UTF-8 bytes, false is less than true."""
+def _comparable(value: Any) -> tuple[Any, ...]:
+    """NULL is least, strings go by their UTF-8 bytes, false is less than true.
+
+    Lists go by their first item that differs, else the shorter is less; in them NaN is more than any number, NULL more still.
+    """
     if value is None:
         return (0,)
+    if isinstance(value, list):
+        return (1, [_item(v) for v in value])
     return (1, value.encode() if isinstance(value, str) else value)
+
+
+def _item(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return (3,)
+    if isinstance(value, float) and math.isnan(value):
+        return (2,)
+    return _comparable(value)
 
 
 def _value(

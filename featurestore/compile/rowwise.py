@@ -28,8 +28,10 @@ from featurestore.types import (
     DecimalType,
     DType,
     Float32,
+    ListType,
     String,
     Timestamp,
+    VectorType,
     is_float,
     is_integer,
 )
@@ -79,8 +81,10 @@ def clean(value: Value | None, dtype: DType) -> Value | None:
     """A raw physical value of a source as expressions want it.
 
     Numbers that are not finite, integers and decimals that do not fit, and times outside the years 1 to 9999
-    become NULL; −0 becomes 0.
+    become NULL; −0 becomes 0. Lists and vectors stay as they are.
     """
+    if isinstance(dtype, ListType | VectorType):
+        return value
     match value:
         case None:
             return None

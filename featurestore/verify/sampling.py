@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ from featurestore.compile.sampling import (
     used,
 )
 from featurestore.compile.sources import Connection, source_sql
-from featurestore.errors import Unsupported
 from featurestore.evaluate.arrow import to_physical
 from featurestore.ir import View
-from featurestore.types import Date, DecimalType, ListType, Timestamp, VectorType
+from featurestore.types import Date, DecimalType, DType, Float32, ListType, Timestamp, VectorType
 from featurestore.verify.engines import Key
 
 EVENTS = 150
@@ -45,13 +45,6 @@ def draw(con: Connection, view: View, root: Path, size: int, seed: int) -> Sampl
     """
     source, columns = view.source, used(view)
     schema = source.schema
-    for name in columns:
-        if isinstance(schema[name], ListType | VectorType):
-            raise Unsupported(
-                "verification",
-                f"sample view '{view.name}': column '{name}' is {schema[name]}",
-                "columns of single values",
-            )
     source_sql(con, source, columns, root)  # raises what is wrong with the source
     keys = key_names(view)
     con.execute(f"CREATE OR REPLACE TEMP VIEW sampled_rows AS {sampled_rows_sql(con, view, root)}")
@@ -68,8 +61,13 @@ def draw(con: Connection, view: View, root: Path, size: int, seed: int) -> Sampl
     return Sample(tuple(sorted(found, key=repr)), events, sum(many > EVENTS for many in found.values()))
 
 
-def _physical(column: Any, dtype: Any) -> list[Any]:
+def _physical(column: Any, dtype: DType) -> list[Any]:
     """Raw values as the reference takes them: floats may be NaN or infinite."""
+    if isinstance(dtype, ListType | VectorType):
+        whole = column.combine_chunks()
+        items = iter(_physical(whole.flatten(), dtype.item if isinstance(dtype, ListType) else Float32))
+        sizes = whole.value_lengths().to_pylist()
+        return [None if size is None else list(islice(items, size)) for size in sizes]
     if dtype in (Timestamp, Date) or isinstance(dtype, DecimalType):
         values, valid = to_physical(column, dtype)
         return [v if valid is None or valid[i] else None for i, v in enumerate(values.tolist())]

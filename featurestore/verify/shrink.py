@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from featurestore.compile.reference import Event, Value
-from featurestore.types import DType, String, is_float
+from featurestore.types import DType, ListType, String, VectorType, is_float
 
 Thing = TypeVar("Thing")
 
@@ -77,6 +77,8 @@ def _plainer(value: Value, dtype: DType) -> Iterator[Value]:
     if value is None:
         return
     yield None
+    if isinstance(dtype, ListType | VectorType):
+        return
     if dtype == String:
         assert isinstance(value, str)
         yield from (t for t in ("", "a", value[:1]) if len(t) < len(value))

@@ -7,15 +7,16 @@ from decimal import Decimal
 from typing import Any
 
 from featurestore.picture import instant
-from featurestore.types import Date, DecimalType, DType, ListType, Timestamp
+from featurestore.types import Date, DecimalType, DType, Float32, ListType, Timestamp, VectorType
 
 
 def text(value: Any, dtype: DType) -> str | None:
     """A physical value in words; None is NULL."""
     if value is None:
         return None
-    if isinstance(dtype, ListType):
-        return f"[{', '.join(text(v, dtype.item) or 'NULL' for v in value)}]"
+    if isinstance(dtype, ListType | VectorType):
+        items = [text(v, dtype.item if isinstance(dtype, ListType) else Float32) for v in value]
+        return f"[{', '.join('NULL' if v is None else v for v in items)}]"
     if dtype == Timestamp:
         return instant(value)
     if dtype == Date:
