@@ -194,7 +194,7 @@ def compare(title: str, floor: Call, read: Call, rounds: int, must: float, reach
         p50, cpu = (statistics.median(f[i] for f in figures) for i in (0, 1))
         best = min(f[0] for f in figures)
         print(
-            f"  {title:<44}{name:<6} p50 {p50:8.1f} us   best round {best:8.1f} us   cpu {cpu:8.1f} us",
+            f"  {title:<44} {name:<6} p50 {p50:8.1f} us   best round {best:8.1f} us   cpu {cpu:8.1f} us",
             flush=True,
         )
     verdict(f"{title}, time over the bare fetch", wall, must, reach)

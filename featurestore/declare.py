@@ -111,7 +111,7 @@ class _Shown:
     """A declaration is a small table in a notebook."""
 
     def _repr_html_(self) -> str:
-        from featurestore.display import declaration_html
+        from featurestore.declared import declaration_html
 
         return declaration_html(self)
 

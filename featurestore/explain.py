@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from featurestore.aggregates import AGGREGATES
+from featurestore.aggregates import AGGREGATES, inputs_of
 from featurestore.compile.programs import ENGINES, Program
 from featurestore.errors import NotFound, Unsupported
 from featurestore.expr import describe
@@ -258,8 +258,11 @@ def _kept(view: View, layout: Layout) -> list[Kept]:
 
 
 def _holds(slot: Slot) -> str:
-    kind = type(slot.reduction).__name__.lower()
-    of = "events" if slot.reduction.arg is None else describe(slot.reduction.arg)
+    reduction = slot.reduction
+    kind = type(reduction).__name__.lower()
+    of = "events" if reduction.arg is None else ", ".join(map(describe, inputs_of(reduction)))
+    own = [(f.name, getattr(reduction, f.name)) for f in fields(reduction) if f.name not in ("arg", "by")]
+    of += "".join(f", {name} = {value}" for name, value in own)
     where = "" if slot.where is None else f", where {describe(slot.where)}"
     return f"{kind} of {of}{where}"
 

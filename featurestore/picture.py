@@ -14,9 +14,9 @@ WIDTH = 72
 
 
 def meaning(feature: Feature) -> str:
-    """A feature as it could be written: `sum(amount).where(online).over(1h, hop=5m)`."""
-    inputs = ", ".join(map(describe, feature.inputs))
-    text = f"{feature.aggregate}({inputs})"
+    """A feature as it could be written: `last_k(amount, k=3).where(online).over(1h, hop=5m)`."""
+    inputs = [*map(describe, feature.inputs), *(f"{name}={value}" for name, value in feature.params)]
+    text = f"{feature.aggregate}({', '.join(inputs)})"
     if feature.where is not None:
         text += f".where({describe(feature.where)})"
     if feature.window is not None:

@@ -29,7 +29,7 @@ from featurestore.materialize import Materialized, Progress, materialize_view
 from featurestore.online.store import open_store
 from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
 from featurestore.repo import load_declarations
-from featurestore.selection import select_services, select_views
+from featurestore.selection import select_views, select_views_and_services
 from featurestore.serving import OnlineFeatures, Reader, Rows
 from featurestore.time import Duration, Moment, moment
 from featurestore.training import TrainingSet
@@ -126,19 +126,16 @@ class FeatureStore:
     ) -> Certificate:
         """Whether every engine gives what the reference says, on `sample` real entities of each view and the odd ones.
 
-        Of the definitions, or else of what is `applied`. `names` are views, services, `tag:…` or `owner:…`. How it ended is
-        kept in the registry with the views' fingerprints. Raises NotFound, SourceError and Unsupported.
+        So too what services compute on demand, for requests made up. Of the definitions, or else of what is `applied`. `names`
+        are views, services, `tag:…` or `owner:…`. How it ended is kept in the registry with the fingerprints. Raises NotFound,
+        SourceError and FunctionError.
         """
         plan = self.registry.current().plan if applied else self.definitions()
-        views = select_views(plan, names)
-        if not views:
+        views, found = select_views_and_services(plan, names)
+        if not views and not found:
             raise NotFound("feature view", "*", (), "the registry" if applied else "the definitions")
         by_name = {v.name: v for v in plan.views}
-        services = [
-            (bound(s, lambda: load_declarations(self.config)), by_name)
-            for s in select_services(plan, names)
-            if s.on_demand
-        ]
+        services = [(bound(s, lambda: load_declarations(self.config)), by_name) for s in found if s.on_demand]
         done = verify(
             views,
             self.config.root,

@@ -160,7 +160,7 @@ class TrainingSet:
         return sample(self, fraction, n=n, by=by, seed=seed, weight=weight)
 
     def _repr_html_(self) -> str:
-        from featurestore.display import training_html
+        from featurestore.datasets.preview import training_html
 
         return training_html(self)
 

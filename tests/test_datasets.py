@@ -991,7 +991,7 @@ def test_a_training_set_shows_its_first_rows_only_where_they_cost_little(
     assert "the first 10 of 14 rows" in text
     assert "not computed yet" in shown(store.get_historical_features("nowhere.parquet", "svc"))
     assert "no column &#x27;event_timestamp&#x27;" in shown(store.get_historical_features(rows(), "svc"))
-    monkeypatch.setattr("featurestore.display.PREVIEW_SOURCE_BYTES", 10)
+    monkeypatch.setattr("featurestore.datasets.preview.PREVIEW_SOURCE_BYTES", 10)
     assert "not computed yet" in shown(made)
     (store.config.root / "visits.parquet").unlink()
     assert "not computed yet" in shown(made)

@@ -15,6 +15,7 @@ share one.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,8 +101,8 @@ class Ranges(Protocol):
         ...
 
 
-class _Ranges:
-    """What both kinds do alike: bounds, running sums of whole numbers, and the nearest row of a kind."""
+class _Ranges(ABC):
+    """What both kinds do alike: bounds, checks, and the nearest row of a kind."""
 
     def __init__(self, lo: Array, hi: Array, n: int) -> None:
         """Ranges `[lo, hi)` over `n` rows, in any order, overlapping or empty.
@@ -122,22 +123,8 @@ class _Ranges:
     def bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self._lo, self._hi
 
-    def reduce(self, ufunc: np.ufunc, values: Array, identity: object) -> Array:
-        self._check(values)
-        if ufunc not in _UFUNCS:
-            known = ", ".join(one.__name__ for one in _UFUNCS)
-            raise ValueError(f"cannot reduce by {ufunc.__name__}; what works: {known}")
-        if ufunc is np.logical_or:
-            out = self._running(values.astype(bool, copy=False), np.dtype(np.int64)).astype(bool)
-        elif ufunc is np.add and values.dtype.kind in "biu":
-            out = self._running(values, np.dtype(np.uint64 if values.dtype.kind == "u" else np.int64))
-        else:
-            values = values.astype(np.float64, copy=False) if ufunc is np.add else values
-            out = np.empty(len(self._lo), values.dtype)
-            with np.errstate(over="ignore", invalid="ignore"):
-                self._fold(ufunc, np.ascontiguousarray(values), out)
-        out[self._hi == self._lo] = identity
-        return out
+    @abstractmethod
+    def reduce(self, ufunc: np.ufunc, values: Array, identity: object) -> Array: ...
 
     def sum_compensated(self, total: Array, rest: Array) -> tuple[Array, Array]:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -183,15 +170,6 @@ class _Ranges:
         if rows.shape != (self._n,):
             raise ValueError(f"one value per row: {self._n}, not {rows.shape}")
 
-    def _running(self, values: Array, dtype: np.dtype[Any]) -> Array:
-        """Sums as differences of running sums: right modulo 2^64, because wrapping undoes itself."""
-        running = np.zeros(self._n + 1, dtype)
-        np.cumsum(values, dtype=dtype, out=running[1:])
-        out = np.empty(len(self._lo), dtype)
-        for part in _chunks(0, len(out)):
-            np.subtract(running.take(self._hi[part]), running.take(self._lo[part]), out=out[part])
-        return out
-
     def _inside(self, nearest: Array, bound: Array, offset: int) -> NDArray[np.int64]:
         """`nearest` at row `bound + offset` where that lies in the range, else -1."""
         out = np.full(len(self._lo), -1, np.int64)
@@ -200,13 +178,15 @@ class _Ranges:
             np.copyto(out[part], found, where=(found >= self._lo[part]) & (found < self._hi[part]))
         return out
 
-    def _fold(self, ufunc: np.ufunc, values: Array, out: Array) -> None:
-        """Write `ufunc` over each non-empty range to `out`."""
-        raise NotImplementedError
+    def _check_reduced(self, ufunc: np.ufunc, values: Array) -> None:
+        self._check(values)
+        if ufunc not in _UFUNCS:
+            known = ", ".join(one.__name__ for one in _UFUNCS)
+            raise ValueError(f"cannot reduce by {ufunc.__name__}; what works: {known}")
 
+    @abstractmethod
     def _fold_moments(self, rows: _Rows, out: Moments) -> None:
         """Write the moments of each non-empty range to `out`, which is all zeros."""
-        raise NotImplementedError
 
 
 class GatheredRanges(_Ranges):
@@ -242,9 +222,7 @@ class GatheredRanges(_Ranges):
         return rows
 
     def reduce(self, ufunc: np.ufunc, values: Array, identity: object) -> Array:
-        self._check(values)
-        if ufunc not in _UFUNCS:
-            return super().reduce(ufunc, values, identity)  # which says what works
+        self._check_reduced(ufunc, values)
         if ufunc is np.logical_or:
             values = values.astype(bool, copy=False)
         elif ufunc is np.add:
@@ -337,11 +315,31 @@ class OverlappingRanges(_Ranges):
         spans = ((k - _MIDDLE, bounds[k], bounds[k + 1]) for k in range(_NEXT, _MIDDLE + 64))
         self._levels = [span for span in spans if span[1] < span[2]]
 
-    def _fold(self, ufunc: np.ufunc, values: Array, out: Array) -> None:
-        self._walk(_UfuncFold(ufunc, values), (out,))
+    def reduce(self, ufunc: np.ufunc, values: Array, identity: object) -> Array:
+        self._check_reduced(ufunc, values)
+        if ufunc is np.logical_or:
+            out = self._running(values.astype(bool, copy=False), np.dtype(np.int64)).astype(bool)
+        elif ufunc is np.add and values.dtype.kind in "biu":
+            out = self._running(values, np.dtype(np.uint64 if values.dtype.kind == "u" else np.int64))
+        else:
+            values = values.astype(np.float64, copy=False) if ufunc is np.add else values
+            out = np.empty(len(self._lo), values.dtype)
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._walk(_UfuncFold(ufunc, np.ascontiguousarray(values)), (out,))
+        out[self._hi == self._lo] = identity
+        return out
 
     def _fold_moments(self, rows: _Rows, out: Moments) -> None:
         self._walk(_MomentFold(rows), out)
+
+    def _running(self, values: Array, dtype: np.dtype[Any]) -> Array:
+        """Sums as differences of running sums: right modulo 2^64, because wrapping undoes itself."""
+        running = np.zeros(self._n + 1, dtype)
+        np.cumsum(values, dtype=dtype, out=running[1:])
+        out = np.empty(len(self._lo), dtype)
+        for part in _chunks(0, len(out)):
+            np.subtract(running.take(self._hi[part]), running.take(self._lo[part]), out=out[part])
+        return out
 
     def _walk(self, fold: _Fold, out: tuple[Array, ...]) -> None:
         for first, last, put in self._parts(*self._short, out):

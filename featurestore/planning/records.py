@@ -91,7 +91,7 @@ class ChangePlan:
         return "\n".join(render(self))
 
     def _repr_html_(self) -> str:
-        from featurestore.display import plan_html
+        from featurestore.planning.words import plan_html
 
         return plan_html(self)
 

@@ -8,6 +8,7 @@ from typing import get_args
 
 from featurestore import ir
 from featurestore.expr import Expr, Literal, describe
+from featurestore.html import grid
 from featurestore.planning.records import Action, Change, ChangePlan, Cost
 from featurestore.registry import masked
 from featurestore.time import duration_text
@@ -195,3 +196,13 @@ def _keys(keys: Sequence[tuple[str, DType]]) -> str:
 
 def lookup_text(read: ir.Read) -> str:
     return ", ".join(f"{key} = {column}" for key, column in read.keys)
+
+
+def plan_html(plan: ChangePlan) -> str:
+    """Every change, what it does, and what stops it."""
+    rows = [(c.action, c.kind, c.name, c.effect, "; ".join(c.reasons)) for c in plan.changes]
+    title = "nothing would change" if plan.is_empty else f"plan on revision {plan.base_revision}"
+    table = grid(title, ("", "kind", "name", "effect", "why"), rows)
+    for head, lines in (("cannot be applied", plan.blocked), ("warnings", plan.warnings)):
+        table += grid(head, ("",), ((line,) for line in lines)) if lines else ""
+    return table

@@ -98,7 +98,7 @@ class OnlineFeatures:
         return self.rows
 
     def _repr_html_(self) -> str:
-        from featurestore.display import online_html
+        from featurestore.serving.shown import online_html
 
         return online_html(self)
 

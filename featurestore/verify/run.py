@@ -78,7 +78,7 @@ def verify(
     Of `services`, each with its views by name, what they compute on demand is compared: Python functions have to be at hand.
 
     `root` is the folder of `fs.toml`. The same rows, `sample` and `seed` ask the same questions. A view without a single
-    event gets the outcome `empty`. Raises SourceError, NotFound for an engine, and Unsupported for columns of lists.
+    event gets the outcome `empty`. Raises SourceError, NotFound for an engine, and FunctionError.
     """
     asked = engines_named(engines)
     began = time.monotonic()
