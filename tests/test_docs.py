@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore
+from featurestore.errors import FunctionChanged
 
 ROOT = Path(__file__).parent.parent
 DEFINITIONS = ROOT / "definitions"
@@ -89,7 +90,7 @@ def test_the_tutorial_runs_block_by_block(flights: Path, monkeypatch: pytest.Mon
 
 
 def test_the_on_demand_page_runs(tmp_path: Path) -> None:
-    (block,) = blocks("docs/on-demand.md")
+    block, functions = blocks("docs/on-demand.md")
     (tmp_path / "data").mkdir()
     (tmp_path / "fs.toml").write_text('[project]\nname = "cards"\n', encoding="utf-8")
     (tmp_path / "cards.py").write_text(block, encoding="utf-8")
@@ -107,6 +108,19 @@ def test_the_on_demand_page_runs(tmp_path: Path) -> None:
             "price_vs_week": [2.5, 1.0],
             "idle_seconds": [3600.0, None],
         }
+    (tmp_path / "cards.py").write_text(functions, encoding="utf-8")
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        store.materialize(end=noon)
+        keys, request = {"card_id": [7, 8]}, {"price": [50.25, None]}
+        read = store.get_online_features("pricing", keys, request=request, at=noon).to_dict()
+    assert read == {"surprise": [np.arcsinh(30.25) * 1.19, 0.0], "rounding": [25.0, -1.0]}
+    (tmp_path / "cards.py").write_text(functions.replace("RATE = 0.19", "RATE = 0.2"), encoding="utf-8")
+    with FeatureStore(tmp_path) as store, pytest.raises(FunctionChanged) as refused:
+        store.get_online_features("pricing", keys, request=request, at=noon)
+    page = (ROOT / "docs/on-demand.md").read_text(encoding="utf-8")
+    for line in str(refused.value).splitlines():
+        assert line.rpartition("cards.py:26: ")[2].strip() in page
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:

@@ -208,3 +208,24 @@ def test_both_as_commands(shop: Path, tmp_path: Path) -> None:
     assert column["to"] == []
     assert {n["kind"] for n in column["from"]} == {"feature", "request column"}
     assert "did you mean" in fs("lineage", "vs_weak", status=1)
+
+
+def test_parameters_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "fs.toml").write_text('[project]\nname = "p"\n')
+    (tmp_path / "d.py").write_text(
+        "from featurestore import *\n"
+        'events = BatchSource("events", batch=Parquet("e.parquet"), event_time="at",\n'
+        '    columns={"k": Int64, "at": Timestamp, "x": Float64, "y": Float64})\n'
+        'view = FeatureView("view", entity=Entity("who", key="k"), source=events, features=[\n'
+        '    last_k("x", 3).over(hours(1)), quantile("x", 0.5).over(hours(1)), histogram("k", bound=9).over(hours(1)),\n'
+        '    max_by("x", "y").over(hours(1)),\n'
+        "])\n"
+    )
+    with FeatureStore(tmp_path) as store:
+        (one,) = explain(store.definitions(), "view", lambda view, engine: [])
+    assert [f.written.partition(".over")[0] for f in one.features] == [
+        "last_k(x, k=3)", "quantile(x, p=0.5)", "histogram(k, bound=9)", "max_by(x, y)",
+    ]  # fmt: skip
+    holds = [k.holds for k in one.kept]
+    assert any(h.startswith("lastk of x, k = 3") for h in holds), holds
+    assert any(h.startswith("maxby of") and "y" in h for h in holds), holds

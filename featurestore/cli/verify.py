@@ -118,7 +118,8 @@ def _show_counterexample(found: Counterexample) -> None:
     click.echo()
     for line in found.picture:
         click.echo(f"  {line}")
-    click.echo()
+    if found.picture:
+        click.echo()
     print_table(("engine", "value", "status"), [(s.engine, s.value, s.status.name) for s in found.said], "  ")
 
 

@@ -54,7 +54,7 @@ from featurestore.verify.engines import Key, Lab, Question, World, as_arrow, by_
 from featurestore.verify.moments import candidates, chosen
 from featurestore.verify.records import Class, Counterexample, Said, Tally, Verdict
 from featurestore.verify.sampling import Sample, draw
-from featurestore.verify.shrink import Patience, fewer
+from featurestore.verify.shrink import Patience, fewer, simpler
 from featurestore.verify.words import text
 
 ROWS = 300
@@ -516,6 +516,16 @@ def _counterexample(
     read_with = [r for r in rows if r.known_until == rows[first].known_until and r.asked == rows[first].asked]
     start = next((some for some in ([rows[first]], read_with, rows) if wrong(some)), None)
     kept = fewer(start, wrong, patience) if start is not None else list(rows)
+    if start is not None:
+        plain = list(kept)
+        requests = simpler(
+            [row.request for row in plain],
+            lambda some: wrong([replace(r, request=q) for r, q in zip(plain, some, strict=True)]),
+            patience,
+            dict(here.service.request),
+            frozenset(),
+        )
+        kept = [replace(r, request=q) for r, q in zip(plain, requests, strict=True)]
     got = road(here, kept)
     at = next(iter(judge.wrong(kept, got)), 0)
     want = judge.expected(kept, got)
