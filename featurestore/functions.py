@@ -164,6 +164,8 @@ def _plain(function: object, source: str | None) -> FunctionType:
     if source is None:
         raise Untold("has no text that can be read", "write it in a file, or in a notebook's cell")
     for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            raise Untold("imports in its body, unseen until it is called", "import at the top of the file")
         if isinstance(node, ast.Global | ast.Nonlocal):
             raise Untold(
                 f"keeps '{node.names[0]}' from one call to the next",

@@ -113,8 +113,8 @@ def test_the_on_demand_page_runs(tmp_path: Path) -> None:
         store.apply()
         store.materialize(end=noon)
         keys, request = {"card_id": [7, 8]}, {"price": [50.25, None]}
-        read = store.get_online_features("pricing", keys, request=request, at=noon).to_dict()
-    assert read == {"surprise": [np.arcsinh(30.25) * 1.19, 0.0], "rounding": [25.0, -1.0]}
+        priced = store.get_online_features("pricing", keys, request=request, at=noon).to_dict()
+    assert priced == {"surprise": [np.arcsinh(30.25) * 1.19, 0.0], "rounding": [25.0, -1.0]}
     (tmp_path / "cards.py").write_text(functions.replace("RATE = 0.19", "RATE = 0.2"), encoding="utf-8")
     with FeatureStore(tmp_path) as store, pytest.raises(FunctionChanged) as refused:
         store.get_online_features("pricing", keys, request=request, at=noon)

@@ -222,7 +222,7 @@ def test_parameters_are_shown(tmp_path: Path) -> None:
         "])\n"
     )
     with FeatureStore(tmp_path) as store:
-        (one,) = explain(store.definitions(), "view", lambda view, engine: [])
+        (one,) = explain(store.definitions(), "view", lambda *_: [])
     assert [f.written.partition(".over")[0] for f in one.features] == [
         "last_k(x, k=3)", "quantile(x, p=0.5)", "histogram(k, bound=9)", "max_by(x, y)",
     ]  # fmt: skip
