@@ -885,6 +885,32 @@ def test_random_on_demand_expressions_do_not_depend_on_the_rows_around(
         assert (valid[i :: len(rows)] == there).all()
 
 
+DOUBLES = st.floats(allow_nan=False, allow_infinity=False).map(lambda v: v + 0.0) | st.floats(-50, 50).map(
+    lambda v: v + 0.0
+)
+
+
+@pytest.mark.parametrize("name", sorted(ON_DEMAND))
+@given(values=st.lists(st.tuples(DOUBLES, DOUBLES), min_size=1, max_size=20))
+def test_plain_python_gives_the_same_on_demand_to_a_few_last_bits(
+    name: str, values: list[tuple[float, float]]
+) -> None:
+    node = ON_DEMAND[name].node
+    found, valid = evaluated(ON_DEMAND[name], x=[a for a, _ in values], y=[b for _, b in values])
+    reference = rowwise.evaluator(node, PAIR, on_demand=True)
+    for got, there, (a, b) in zip(found.tolist(), valid.tolist(), values, strict=True):
+        want = reference({"x": a, "y": b})
+        assert (want is not None) == there, (a, b)
+        if want is not None:
+            assert abs(got - float(want)) <= 3 * math.ulp(float(want)), (a, b)
+
+
+def test_plain_python_is_told_the_moment_asked_for() -> None:
+    value = rowwise.evaluator(seconds_between(t, as_of()).node, {"t": Timestamp}, on_demand=True)
+    assert value({"t": 1_000_000, rowwise.AS_OF: 2_500_000}) == 1.5
+    assert value({"t": None, rowwise.AS_OF: 2_500_000}) is None
+
+
 def test_as_of_is_one_time_or_one_for_each_row() -> None:
     program = compile_expression(seconds_between(t, as_of()).node, {"t": Timestamp})
     assert program.needs_as_of
