@@ -116,6 +116,8 @@ def location_sql(con: Connection, location: Location, root: Path) -> str:
             return f"{location.kind}_scan({_text(expand(location.path))})"
         case "sql":
             return _query(con, location)
+        case "table":  # rows that the connection itself holds
+            return _ident(location.path)
         case _:
             raise Unsupported(
                 "batch reading", f"read a location of kind '{location.kind}'", "Parquet, Csv, Json or Sql"
