@@ -6,6 +6,7 @@ feed is a class here and a line in `feeds_of`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,10 @@ class Feed(Protocol):
         """How many events come after `position`, None if that cannot be known."""
         ...
 
+    def wait(self, position: Any, seconds: float) -> None:
+        """Waits until something may have come, for at most so long."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -78,6 +83,9 @@ class LogFeed:
 
     def lag(self, position: Any) -> int | None:
         return max(self.log.end() - self._offset(position), 0)
+
+    def wait(self, position: Any, seconds: float) -> None:
+        self.log.wait(self._offset(position), seconds)
 
     def _offset(self, position: Any) -> int:
         return self.log.start() if position is None else int(position)
@@ -118,6 +126,9 @@ class DirectoryFeed:
 
     def lag(self, position: Any) -> int | None:
         return None
+
+    def wait(self, position: Any, seconds: float) -> None:
+        time.sleep(seconds)
 
     def close(self) -> None:
         self.files.close()

@@ -219,7 +219,9 @@ def _later(at: Array, place: Array, other_at: Array, other_place: Array, *, ties
     later: Mask = other_at > at
     same = np.flatnonzero(other_at == at)
     for i, mine, other in zip(same.tolist(), place[same].tolist(), other_place[same].tolist(), strict=True):
-        later[i] = other > mine or (ties and other == mine)
+        # Of what is null there is no place, and its answer is not looked at.
+        a, b = mine or "", other or ""
+        later[i] = b > a or (ties and a == b)
     return later
 
 

@@ -100,6 +100,10 @@ class ViewStream:
         self._con.close()
         self._state.close()
 
+    def wait(self, seconds: float) -> None:
+        """Waits until something may have come, for at most so long."""
+        self._feeds[0].wait(self.meta.positions.get(self._feeds[0].name), seconds)
+
     def lag(self) -> int | None:
         """How many events wait, as far as that is known."""
         lags = [feed.lag(self.meta.positions.get(feed.name)) for feed in self._feeds]
