@@ -223,7 +223,8 @@ class Entities:
         head = self.decoded.header[1::2]
         reached = head["cut"] - head["cut"] % level.hop - level.reach
         pruned = (head["magic"] != 0) & (head["first_at"] < reached)
-        return np.maximum(kept, np.where(pruned, reached, NEVER))
+        both: Array = np.maximum(kept, np.where(pruned, reached, NEVER))
+        return both
 
     def _slot(
         self, number: int, slot: Slot, places: Array, kept: Array | None, *, all_valid: bool

@@ -76,7 +76,8 @@ class Meta:
 class DeadEvent:
     """An event that was set aside: its number, where it lay, why, when (µs), and the event as it came.
 
-    `table` has it as one row, if it had the shape of an event.
+    `table` has it as one row, if it had the shape of an event. `replayed` is the offset of the log from which on it may have
+    been appended again, None if nobody tried.
     """
 
     number: int
@@ -85,9 +86,11 @@ class DeadEvent:
     at: int
     event: Mapping[str, Any]
     table: pa.Table | None = None
+    replayed: int | None = None
 
     def to_bytes(self) -> bytes:
         said: dict[str, Any] = {"place": self.place, "reason": self.reason, "at": self.at}
+        said["replayed"] = self.replayed
         said["event"] = json.loads(json.dumps(self.event, default=str))
         if self.table is not None:
             sink = pa.BufferOutputStream()
@@ -102,7 +105,9 @@ class DeadEvent:
         table = None
         if "row" in said:
             table = pa.ipc.open_stream(base64.b64decode(said["row"])).read_all()
-        return DeadEvent(number, said["place"], said["reason"], said["at"], said["event"], table)
+        return DeadEvent(
+            number, said["place"], said["reason"], said["at"], said["event"], table, said["replayed"]
+        )
 
 
 def meaning_of(view: View) -> str:
@@ -115,6 +120,48 @@ def meaning_of(view: View) -> str:
 def directory_of(root: Path, view: View, codec: Codec) -> Path:
     """Where the stream's state of a view lies; another layout of what is stored lies elsewhere."""
     return root / ".fs" / "stream" / f"{view.name}-{codec.prefix.hex()}"
+
+
+class Shelf:
+    """What was set aside of a view, and how far its stream is, for whoever asks while the stream runs or does not."""
+
+    def __init__(self, directory: Path) -> None:
+        self._store = LmdbStore(directory / "state", LIMIT)
+
+    @classmethod
+    def open(cls, directory: Path) -> Self | None:
+        """None where no stream has been."""
+        return cls(directory) if (directory / "state").is_dir() else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._store.close()
+
+    def meta(self) -> Meta | None:
+        """How far the stream is; None if it has not begun."""
+        raw = self._store.get_meta("stream")
+        return None if raw is None else Meta.from_bytes(raw)
+
+    def dead(self) -> Iterator[DeadEvent]:
+        """The events set aside, the oldest first."""
+        for key, raw in self._store.scan(DEAD):
+            yield DeadEvent.from_bytes(int.from_bytes(key[1:], "big"), raw)
+
+    def keep(self, dead: DeadEvent) -> None:
+        """Writes an event that was set aside over what was said of it before."""
+        self._store.write([(_dead_key(dead.number), dead.to_bytes())])
+
+    def forget(self, number: int) -> None:
+        """Forgets an event that was set aside."""
+        self._store.delete([_dead_key(number)])
+
+
+def _dead_key(number: int) -> bytes:
+    return DEAD + number.to_bytes(8, "big")
 
 
 class State:
@@ -170,11 +217,6 @@ class State:
         while page := [(k[1:], v) for k, v in islice(rows, size)]:
             yield page
 
-    def dead(self) -> Iterator[DeadEvent]:
-        """The events set aside, the oldest first."""
-        for key, raw in self._store.scan(DEAD):
-            yield DeadEvent.from_bytes(int.from_bytes(key[1:], "big"), raw)
-
     # ── writing
 
     def commit(
@@ -189,7 +231,7 @@ class State:
         if entities:
             items.append((TOUCHED, b"".join(len(k).to_bytes(2, "little") + k for k, _ in entities)))
         items += [(SEEN + k, v) for k, v in seen]
-        items += [(DEAD + d.number.to_bytes(8, "big"), d.to_bytes()) for d in dead]
+        items += [(_dead_key(d.number), d.to_bytes()) for d in dead]
         self._store.write(items, {"stream": meta.to_bytes()})
         self.meta = meta
 
@@ -200,10 +242,6 @@ class State:
             if first is None or first[0][1:6] >= bucket_of(before):
                 return
             self._store.delete_prefix(first[0][:6])
-
-    def forget_dead(self, numbers: Sequence[int]) -> None:
-        """Forgets events that were set aside."""
-        self._store.delete([DEAD + n.to_bytes(8, "big") for n in numbers])
 
     def remove(self, keys: Sequence[bytes]) -> None:
         """Forgets entities."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -109,13 +109,6 @@ class ViewStream:
         lags = [feed.lag(self.meta.positions.get(feed.name)) for feed in self._feeds]
         known = [lag for lag in lags if lag is not None]
         return sum(known) if known else None
-
-    def dead(self) -> list[DeadEvent]:
-        """The events that were set aside."""
-        return list(self._state.dead())
-
-    def forget_dead(self, numbers: Sequence[int]) -> None:
-        self._state.forget_dead(numbers)
 
     # ── what happens
 
@@ -231,6 +224,15 @@ class ViewStream:
             dead.append(DeadEvent(meta.dead + len(dead), place, reason, now, one.to_pylist()[0], one))
         meta.dead += len(dead)
         return dead
+
+    def sql_only(self, batches: Iterable[pa.Table]) -> float:
+        """The seconds that the programs alone take over micro-batches, of which nothing is kept: a floor to measure against."""
+        began = time.perf_counter()
+        for batch in batches:
+            self._hold(ACCEPTED, batch)
+            for sql in (self._newest, *self._tiles, *(sql for sql, _ in self._events.values())):
+                self._con.sql(sql).to_arrow_table()
+        return time.perf_counter() - began
 
     # ── publishing
 
