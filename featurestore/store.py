@@ -78,9 +78,7 @@ class FeatureStore:
         """What applying the definitions would change, and what that costs."""
         desired = self.definitions()
         with self._duckdb() as con:
-            return planning.plan(
-                self.registry, desired, lambda s: row_count(con, s.location, self.config.root)
-            )
+            return planning.plan(self.registry, desired, lambda s: row_count(con, s, self.config.root))
 
     def apply(
         self, plan: planning.ChangePlan | None = None, *, who: str | None = None, verified: bool = False
@@ -429,7 +427,7 @@ def _must_hold_rows(con: Connection, view: ir.View, root: Path) -> None:
     """SourceError when the view's source cannot be read as planned, or is empty: that would take away what is served."""
     source = view.source
     select = source_sql(con, source, sorted(view.reads), root)
-    rows = row_count(con, source.location, root)
+    rows = row_count(con, source, root)
     if rows == 0 or (rows is None and not con.execute(f"{select} LIMIT 1").fetchall()):
         raise SourceError(
             f"source '{source.name}' is empty: {source.location.path} holds no rows\n"

@@ -155,9 +155,10 @@ class _Pair:
             self._put("s", s)
             self._put("c", np.add(*both("c")) + rest)
         else:
-            lo = np.add(*both("lo"))
-            self._put("lo", lo)
-            self._put("hi", np.add(*both("hi")) + (lo < both("lo")[0]))
+            a, b = both("lo")
+            carry = (a + b) < a
+            self._put("lo", a + b)
+            self._put("hi", np.add(*both("hi")) + carry)
         self._set(mine | other)
 
     def _pick(self, better: Mask) -> None:
