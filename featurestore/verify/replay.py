@@ -18,6 +18,7 @@ from featurestore.ir import Location, View
 from featurestore.online.store import OnlineStore
 from featurestore.stream.feeds import open_log
 from featurestore.stream.view import ViewStream
+from featurestore.verify.tables import as_arrow
 
 EVER = 1 << 60
 """A lateness that no event outlives: what is late is left out of a stream, and in batch."""
@@ -81,8 +82,6 @@ class Replay:
         self._stream.settle()
 
     def _table(self, events: Sequence[Event]) -> pa.Table:
-        from featurestore.verify.engines import as_arrow
-
         columns = {n: as_arrow([e[n] for e in events], t) for n, t in self.view.source.columns}
         return pa.table(columns, schema=pa.schema([(n, arrow_type(t)) for n, t in self.view.source.columns]))
 
