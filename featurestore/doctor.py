@@ -160,7 +160,7 @@ def _source(con: Connection, source: ir.Source, root: Path) -> Check:
     subject = f"source {source.name}"
     try:
         select = source_sql(con, source, sorted(source.schema), root)
-        rows = row_count(con, source.location, root)
+        rows = row_count(con, source, root)
         empty = rows == 0 if rows is not None else not con.execute(f"{select} LIMIT 1").fetchall()
         more = sorted(set(inspect(con, source.location, root)) - set(source.schema))
     except FeatureStoreError as error:

@@ -190,6 +190,25 @@ class EventError(LogError):
         super().__init__(message)
 
 
+class StreamError(FeatureStoreError):
+    """A stream refused to start or to go on; what it had published stays as it is."""
+
+
+class StreamConflict(StreamError):
+    """Another stream owns what this one would write: two writers of one view would undo each other's work."""
+
+
+class OutageTooLong(StreamError):
+    """Events that a stream has not read were removed from the log: its tiles can never be whole again."""
+
+    def __init__(self, pruned: LogPruned) -> None:
+        self.offset, self.start = pruned.offset, pruned.start
+        super().__init__(
+            f"the stream stopped at offset {pruned.offset}, and the log starts at {pruned.start}: events were lost to it\n"
+            "  `fs materialize` up to a moment after the gap, then `fs stream run --reset` starts from what the log holds"
+        )
+
+
 class OnlineStoreError(FeatureStoreError):
     """The online store refused."""
 

@@ -16,7 +16,7 @@ from featurestore.evaluate.ragged import by_tile
 from featurestore.expr import Expr
 from featurestore.ir import View
 from featurestore.layout import Layout, Level, Slot
-from featurestore.online.codec import FOLD, Records, Section
+from featurestore.online.codec import FOLD, PLACE, Records, Section
 from featurestore.types import Float64, Int64, String
 
 
@@ -76,7 +76,7 @@ def tile_items(
     """The partials of ragged slots for records of entities `who` and `tiles`, of the events that these are made of.
 
     `events` are as `tile_events_sql` gives them, `names` its columns, `owner` whose they are; those before `folded` belong to
-    the fold.
+    the fold. Where `events` have a place, items have it as well.
     """
     t = to_physical(events.column("t"), Int64)[0]
     tile = np.where(t < folded, FOLD, t - t % level.hop)
@@ -93,11 +93,12 @@ def tile_items(
         rows = np.flatnonzero(known)
         events, t, record = events.take(pa.array(rows)), t[rows], record[rows]
     inputs = Inputs(names, view, events)
+    places = to_physical(events.column(PLACE), String)[0] if PLACE in events.column_names else None
     items = {}
     for slot in (s for s in level.slots if s.ragged):
         x, keep = inputs.of(slot)
         assert x is not None
-        items[slot.name] = by_tile(slot, x, keep, t, record, len(who))
+        items[slot.name] = by_tile(slot, x, keep, t, record, len(who), places)
     return items
 
 
@@ -133,11 +134,12 @@ def _slot_fields(slot: Slot, table: pa.Table) -> tuple[dict[str, Array], Array |
         return {"s": s, "c": np.zeros(rows)}, valid
     assert slot.dtype is not None
     v, valid = physical("v", carried(slot.dtype))
+    place = {PLACE: physical(PLACE, String)[0]} if f"{slot.name}_{PLACE}" in column else {}
     if isinstance(slot.reduction, MinBy | MaxBy):
         assert slot.by is not None
         by, ranked = physical("by", carried(slot.by))
-        return {"by": by, "at": physical("at", Int64)[0], "known": valid, "v": v}, ranked
-    fields = {"v": v}
+        return {"by": by, "at": physical("at", Int64)[0], "known": valid, "v": v, **place}, ranked
+    fields = {"v": v, **place}
     if f"{slot.name}_at" in column:
         fields["at"] = physical("at", Int64)[0]
     return fields, valid
@@ -176,4 +178,6 @@ def latest_records(layout: Layout, section: Section, newest: pa.Table) -> Record
                 kind, column = section.places[slot.name]
                 rows[kind][:, column] = values
             set_bits(rows, section.bits[slot.name], np.ones(count, np.bool_) if valid is None else valid)
+        if PLACE in section.strings:
+            strings[PLACE] = to_physical(newest.column(PLACE), String)[0]
     return Records(np.arange(count), rows, strings)

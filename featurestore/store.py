@@ -15,15 +15,17 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from featurestore import declare as d
-from featurestore import ir, planning
+from featurestore import ir, planning, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
 from featurestore.datasets.entities import known_entities, moments_of
 from featurestore.datasets.manifest import Reproduction, reproduce
-from featurestore.errors import NotFound, SourceError, Unsupported
+from featurestore.errors import EventError, NotFound, SourceError, Unsupported
 from featurestore.functions import bound
+from featurestore.log.eventlog import Appended
+from featurestore.log.files import read_file
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Materialized, Progress, materialize_view
 from featurestore.online.store import open_store
@@ -31,6 +33,7 @@ from featurestore.registry import Registry, Revision, ServiceVersion, open_regis
 from featurestore.repo import load_declarations
 from featurestore.selection import select_views, select_views_and_services
 from featurestore.serving import OnlineFeatures, Reader, Rows
+from featurestore.stream.feeds import open_log
 from featurestore.time import Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.verify import Certificate, keep, must_be_verified, verify
@@ -76,9 +79,7 @@ class FeatureStore:
         """What applying the definitions would change, and what that costs."""
         desired = self.definitions()
         with self._duckdb() as con:
-            return planning.plan(
-                self.registry, desired, lambda s: row_count(con, s.location, self.config.root)
-            )
+            return planning.plan(self.registry, desired, lambda s: row_count(con, s, self.config.root))
 
     def apply(
         self, plan: planning.ChangePlan | None = None, *, who: str | None = None, verified: bool = False
@@ -183,6 +184,64 @@ class FeatureStore:
             for reader, _ in self._readers.values():
                 reader.forget()
         return done
+
+    # -------------------------------------------------------------------------------------------------- stream to online
+
+    def push(self, source: str, rows: Any, *, at: Moment | None = None) -> Appended:
+        """Appends events to the log of a stream source, all of them or none; they are on disk when it returns.
+
+        `rows` is Arrow, a pandas or polars frame, a list of dicts, or the path of a file. They arrive now, or, in a replay of
+        the past, `at` a moment, which never steps back. Raises NotFound, EventError and LogError.
+        """
+        found = self._stream_source(source)
+        if isinstance(rows, str | Path):
+            rows, dead = read_file(Path(rows), found.schema)
+            if dead:
+                raise EventError(
+                    "\n  ".join([f"{len(dead)} events do not fit; nothing was pushed", *map(str, dead[:5])]),
+                    row=dead[0].row,
+                    column=dead[0].column,
+                )
+        with open_log(self.config, found) as log:
+            return log.append(rows, _now() if at is None else moment(at))
+
+    def run_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        once: bool = False,
+        stop: threading.Event | None = None,
+        reset: bool = False,
+        take_over: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> int:
+        """Turns pushed events into online values until `stop` is set, or, with `once`, until none is left; how many came.
+
+        Of the applied views of stream sources, or those that `select` picks. `reset` forgets the stream's own state and
+        starts from what the log holds; `take_over` owns views that another stream, gone for good, had owned. Raises NotFound,
+        StreamConflict, OutageTooLong and LogCorrupt.
+        """
+        with (
+            engine_errors(),
+            stream.Stream(
+                self.config, self.registry, self._store(), select, fresh=reset, take_over=take_over, say=say
+            ) as running,
+        ):
+            return running.run(stop, once=once)
+
+    def stream_status(self) -> list[stream.StreamStatus]:
+        """How far the stream of each view is, whether it runs or not."""
+        return list(stream.statuses(self.config, self.registry.current().plan, self._store()))
+
+    def dead_letters(self, select: str | Sequence[str] | None = None) -> list[tuple[str, stream.DeadEvent]]:
+        """The events that streams set aside, with the view, the oldest first."""
+        views = stream.streamed_views(self.registry.current().plan, select)
+        return [(view.name, dead) for view in views for dead in stream.dead_events(self.config, view)]
+
+    def replay_dead_letters(self, view: str, numbers: Sequence[int] | None = None) -> list[stream.DeadEvent]:
+        """Appends events that were set aside to their log again, as if they had arrived now; those that were."""
+        (found,) = stream.streamed_views(self.registry.current().plan, view)
+        return stream.replay(self.config, found, numbers, _now())
 
     # ------------------------------------------------------------------------------------------------------------ reads
 
@@ -293,6 +352,22 @@ class FeatureStore:
 
     # ---------------------------------------------------------------------------------------------------------- inside
 
+    def _stream_source(self, name: str) -> ir.Source:
+        """The applied stream source of this name, or else that of the definitions."""
+        plan = self.registry.current().plan
+        if name not in [s.name for s in plan.sources]:
+            plan = self.definitions()
+        known = {s.name: s for s in plan.sources}
+        if name not in known:
+            raise NotFound("source", name, known)
+        if known[name].stream is None:
+            raise Unsupported(
+                f"source '{name}'",
+                "take pushed events: it is a BatchSource",
+                "a StreamSource, or a new file of the batch",
+            )
+        return known[name]
+
     @contextmanager
     def _duckdb(self) -> Any:
         con = connect(self.config.memory_limit, self.config.threads, self.config.offline / "spill")
@@ -357,7 +432,7 @@ def _must_hold_rows(con: Connection, view: ir.View, root: Path) -> None:
     """SourceError when the view's source cannot be read as planned, or is empty: that would take away what is served."""
     source = view.source
     select = source_sql(con, source, sorted(view.reads), root)
-    rows = row_count(con, source.location, root)
+    rows = row_count(con, source, root)
     if rows == 0 or (rows is None and not con.execute(f"{select} LIMIT 1").fetchall()):
         raise SourceError(
             f"source '{source.name}' is empty: {source.location.path} holds no rows\n"

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ from featurestore.status import Status
 from featurestore.time import floor, inside
 from featurestore.training import TrainingSet
 from featurestore.types import DType, Float64, Int64, String, numpy_dtype
+from featurestore.verify.replay import Replay
 from tests.generators import cases, everybody, moments
 from tests.parity.cases import Case, instant
 from tests.parity.engines import Key, World, entities_of, pythonic, spine_of, world_of
@@ -229,6 +231,53 @@ def test_a_read_in_the_past_is_exact_or_says_that_it_is_not(
         for name, (value, status) in cells.items():
             if status is Status.PRESENT:
                 assert agrees(world, world.view.feature(name), pair, value, want[pair][name][0]), (pair, name)
+
+
+@given(case=cases(), later=st.lists(st.integers(0, 3 * 86_400_000_000), max_size=2), seed=st.integers(0, 99))
+@EXAMPLES
+def test_what_was_streamed_is_the_training_row(
+    root: Path, con: Connection, store: OnlineStore, case: Case, later: list[int], seed: int
+) -> None:
+    check_stream(root, con, store, case, later, seed)
+
+
+@pytest.mark.slow
+@given(
+    case=cases(events=60),
+    later=st.lists(st.integers(0, 3 * 86_400_000_000), max_size=2),
+    seed=st.integers(0, 99),
+)
+@MANY
+def test_much_that_was_streamed_is_the_training_rows(
+    root: Path, con: Connection, store: OnlineStore, case: Case, later: list[int], seed: int
+) -> None:
+    check_stream(root, con, store, case, later, seed)
+
+
+def check_stream(
+    root: Path, con: Connection, store: OnlineStore, case: Case, later: list[int], seed: int
+) -> None:
+    """Played in micro-batches, in any order, up to a few moments: read at each and later, and in the past."""
+    world = world_of(case, root)
+    end = instant(case.at)
+    stops = sorted({end - 7_200_000_000, end, *(end + more for more in later)})
+    config = Config(world.root, "laws", threads=1)
+    with Replay(config, world.view, world.events, store, f"s{next(_streams)}", seed) as replay:
+        played = replace(world, view=replay.view)
+        for stop in stops:
+            replay.until(stop)
+            asked = [(key, at) for key in everybody(case) for at in (stop, stop + 3_600_000_000)]
+            assert_equal(world, by_reading(played, store, asked), by_reference(world, asked, before=stop))
+            past = [(key, stop - 5_400_000_000) for key in everybody(case)]
+            got, want = by_reading(played, store, past), by_reference(world, past)
+            for pair, cells in got.items():
+                for name, (value, status) in cells.items():
+                    if status is Status.PRESENT:
+                        feature = world.view.feature(name)
+                        assert agrees(world, feature, pair, value, want[pair][name][0]), (pair, name)
+
+
+_streams = count()
 
 
 @given(case=cases(), kept=st.integers(0, 86_400_000_000))

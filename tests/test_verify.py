@@ -175,7 +175,7 @@ def test_a_new_project_is_certified_and_the_certificate_says_of_what(shop: Path)
         done = store.verify(sample=4, seed=7, who="ada")
         plan = store.definitions()
         assert done.passed
-        assert done.engines == ("duckdb", "online")
+        assert done.engines == ("duckdb", "online", "stream")
         assert [v.view for v in done.verdicts] == ["card_profile", "card_spend", "shop_activity"]
         for verdict in done.verdicts:
             view = plan.view(verdict.view)

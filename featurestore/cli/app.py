@@ -39,6 +39,8 @@ COMMANDS = {
     "lineage": Entry("Definitions", "Where a column comes from, and what is made of it.", "lineage"),
     "verify": Entry("Definitions", "Whether every engine gives the same values.", "verify"),
     "materialize": Entry("Values", "Write features to the online store.", "materialize"),
+    "push": Entry("Values", "Append the events of a file to the log of a source.", "push"),
+    "stream": Entry("Values", "Keep online values fresh from pushed events.", "stream"),
     "get": Entry("Values", "One feature vector, read online.", "get"),
     "dataset": Entry("Values", "A point-in-time training set, written as Parquet.", "dataset"),
     "completion": Entry("Shell", "The script that lets a shell complete what you type.", "completion"),

@@ -12,7 +12,18 @@ from featurestore.compile.sql import expr_sql, ident
 from featurestore.expr import Expr, columns_of, infer
 from featurestore.expr.literals import MAX_TIMESTAMP, MIN_TIMESTAMP
 from featurestore.ir import View
-from featurestore.types import Date, DType, Timestamp
+from featurestore.types import (
+    Bool,
+    Date,
+    DecimalType,
+    DType,
+    Float32,
+    Float64,
+    ListType,
+    String,
+    Timestamp,
+    VectorType,
+)
 
 
 @dataclass
@@ -60,6 +71,56 @@ def order_row(view: View, names: Sequence[str], time: str | None) -> str:
     for name in names:
         parts += [f"{name} IS NOT NULL", name]
     return f"ROW({', '.join(parts)})"
+
+
+def order_text(view: View) -> str:
+    """The place of an event among those of its time, for whoever meets the others later.
+
+    It is a text that sorts, by its UTF-8 bytes, as the columns that break ties do.
+    """
+    schema = view.source.schema
+    parts = [_sorting_text(name, schema[c]) for name, c in zip(order_names(view), view.order, strict=True)]
+    return f"concat({', '.join(parts)})" if parts else "''"
+
+
+def _sorting_text(x: str, dtype: DType) -> str:
+    """`0` for NULL, else `1` and a text that is no prefix of another's and sorts as values of this type do."""
+    return f"CASE WHEN {x} IS NULL THEN '0' ELSE '1' || {_value_text(x, dtype)} END"
+
+
+def _value_text(x: str, dtype: DType) -> str:
+    match dtype:
+        case DecimalType(scale=scale):
+            return _number_text(f"CAST(CAST({x} AS DECIMAL(38, {scale})) * {10**scale} AS HUGEINT)")
+        case ListType(item=item):
+            items = f"list_transform({x}, lambda i: {_sorting_text('i', item)})"
+            return f"concat(array_to_string(list_transform({items}, lambda j: '1' || j), ''), '0')"
+        case VectorType():
+            return f"array_to_string(list_transform({x}::DOUBLE[], lambda i: {_double_text('i')}), '')"
+        case _ if dtype == Bool:
+            return f"CAST({x} AS TINYINT)::VARCHAR"
+        case _ if dtype == String:
+            # The end is less than any character: those that are as low are moved up behind it.
+            low = f"replace({x}, chr(1), chr(1) || chr(3))"
+            return f"replace({low}, chr(0), chr(1) || chr(2)) || chr(1) || chr(1)"
+        case _ if dtype == Timestamp:
+            return _number_text(f"epoch_us({x})::HUGEINT")
+        case _ if dtype == Date:
+            return _number_text(f"({x} - DATE '1970-01-01')::HUGEINT")
+        case _ if dtype in (Float64, Float32):
+            return _double_text(f"CAST({x} AS DOUBLE)")
+        case _:
+            return _number_text(f"CAST({x} AS HUGEINT)")
+
+
+def _number_text(x: str) -> str:
+    return f"lpad(({x} + 9223372036854775808)::VARCHAR, 20, '0')"
+
+
+def _double_text(x: str) -> str:
+    """The bits of a double: turned round below zero, else with the first one set, they sort as the numbers do."""
+    bits = f"CAST({x} AS BIT)"
+    return f"CASE WHEN {x} < 0 THEN (~{bits})::VARCHAR ELSE set_bit({bits}, 0, 1)::VARCHAR END"
 
 
 def order_by(names: Iterable[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featurestore.compile.events import EventColumns, events_sql, key_names, order_names
+from featurestore.compile.events import EventColumns, events_sql, key_names, order_names, order_text
 from featurestore.compile.sources import Connection
 from featurestore.ir import View
 from featurestore.layout import LatestSlot
@@ -18,10 +18,12 @@ def newest_sql(
     *,
     start: int | None = None,
     end: int | None = None,
+    settled: bool = False,
 ) -> str:
     """SELECT of `k0…`, `first_at`, `last_at` and `v0…`, one row for each entity with an event from `start` to `end`.
 
-    A static source has times of 0. Sorted by key.
+    A static source has times of 0. Sorted by key. With `settled`, copies of events were dropped before, and `o` is the place
+    of the newest event in the order of events.
     """
     wanted = EventColumns(view, "v")
     for column in columns:
@@ -35,14 +37,17 @@ def newest_sql(
         return f"SELECT {keys}, 0::BIGINT AS first_at, 0::BIGINT AS last_at{values} FROM ({events}){one} ORDER BY {keys}"
     bounds = f"SELECT {keys}, min(t) AS first_at, max(t) AS last_at FROM ev GROUP BY {keys}"
     if not columns:
-        events = events_sql(con, view, root, EventColumns(view), ordered=False, start=start, end=end)
+        events = events_sql(
+            con, view, root, EventColumns(view), ordered=False, copies=settled, start=start, end=end
+        )
         return f"WITH ev AS ({events}) {bounds} ORDER BY {keys}"
     # Only rows of an entity's last microsecond are put in the order of events: sorting all of them took 40 times longer.
-    events = events_sql(con, view, root, wanted, ordered=True, start=start, end=end)
+    events = events_sql(con, view, root, wanted, ordered=True, copies=settled, start=start, end=end)
+    place = f", {order_text(view)} AS o" if settled else ""
     same = " AND ".join(f"ev.{k} = m.{k}" for k in key_names(view))
     chosen = ", ".join(f"ev.{k}" for k in key_names(view))
     picked = f" QUALIFY row_number() OVER (PARTITION BY {chosen} ORDER BY {', '.join(f'ev.{t}' for t in ties)}) = 1"
     return (
-        f"WITH ev AS ({events}), m AS ({bounds}) SELECT {chosen}, m.first_at, m.last_at{values} "
+        f"WITH ev AS ({events}), m AS ({bounds}) SELECT {chosen}, m.first_at, m.last_at{values}{place} "
         f"FROM ev JOIN m ON {same} AND ev.t = m.last_at{picked if ties else ''} ORDER BY {chosen}"
     )

@@ -116,10 +116,18 @@ def location_sql(con: Connection, location: Location, root: Path) -> str:
             return f"{location.kind}_scan({_text(expand(location.path))})"
         case "sql":
             return _query(con, location)
+        case "table":  # rows that the connection itself holds
+            return _ident(location.path)
         case _:
             raise Unsupported(
                 "batch reading", f"read a location of kind '{location.kind}'", "Parquet, Csv, Json or Sql"
             )
+
+
+def at_rest(source: Source, root: Path) -> bool:
+    """Whether a source that lies in files of this machine has any."""
+    path = expand(source.location.path)
+    return "://" in path or _any_file(str(root / path))
 
 
 def inspect(con: Connection, location: Location, root: Path) -> dict[str, DType]:
@@ -263,10 +271,16 @@ def _text(value: str) -> str:
     return literal(value, String, DUCKDB)
 
 
-def row_count(con: Connection, location: Location, root: Path) -> int | None:
-    """How many rows a location holds when its files' metadata says so, None when only reading them would tell."""
+def row_count(con: Connection, source: Source, root: Path) -> int | None:
+    """How many rows a source holds at rest when its files' metadata says so, None when only reading them would tell.
+
+    A stream source may have nothing at rest yet.
+    """
+    location = source.location
     if location.kind != "parquet":
         return None
+    if source.stream is not None and not at_rest(source, root):
+        return 0
     table = location_sql(con, location, root)
     found = con.execute(
         f"SELECT sum(num_rows) FROM {table.replace('read_parquet', 'parquet_file_metadata', 1)}"

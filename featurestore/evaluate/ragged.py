@@ -8,7 +8,7 @@ of each group together and keeps what its reduction keeps. It gives the same how
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -167,10 +167,34 @@ def over_tiles(slot: Slot, tiles: Columns, lo: Array, hi: Array) -> Columns:
     return _merged(slot, *_encoded(slot, items, everything=False), starts[lo], starts[hi])
 
 
-def by_tile(slot: Slot, x: Array, keep: Array | None, times: Array, tile: Array, tiles: int) -> Columns:
-    """The partial of each tile. `tile` is that of each event, and does not fall."""
+def by_tile(
+    slot: Slot,
+    x: Array,
+    keep: Array | None,
+    times: Array,
+    tile: Array,
+    tiles: int,
+    places: Array | None = None,
+) -> Columns:
+    """The partial of each tile. `tile` is that of each event, and does not fall.
+
+    With `places`, the place of each event among those of its time, items that depend on the order of events have theirs as
+    `o`.
+    """
     lifted = lift(slot, x, keep, times)
-    return _decoded(compact(_reduction(slot), tile[lifted.rows], lifted.items, tiles), lifted.words)
+    items = lifted.items
+    if places is not None and isinstance(slot.reduction, FirstK | LastK):
+        items = {**items, "o": places[lifted.rows]}
+    return _decoded(compact(_reduction(slot), tile[lifted.rows], items, tiles), lifted.words)
+
+
+def regrouped(slot: Slot, group: Array, items: Columns, groups: int) -> Columns:
+    """The partial of each group, of items of partials of its parts. `group` does not fall.
+
+    Items of `FirstK` and `LastK` are in the order of events within a group.
+    """
+    encoded, words = _encoded(slot, items, everything=False)
+    return _decoded(compact(_reduction(slot), group, encoded, groups), words)
 
 
 class Windows:
@@ -261,7 +285,7 @@ def _merged(slot: Slot, items: Columns, words: Array | None, starts: Array, stop
         parts.append(
             compact(_reduction(slot), group, {name: column[rows] for name, column in items.items()}, b - a)
         )
-    return _decoded(_joined(parts), words)
+    return _decoded(joined(parts), words)
 
 
 def _run_of(lifted: Lifted, first: Array, last: Array) -> Columns:
@@ -283,9 +307,10 @@ def _pieces(sizes: Array) -> Iterator[tuple[int, int]]:
             return
 
 
-def _joined(parts: list[Columns]) -> Columns:
+def joined(parts: Sequence[Mapping[str, Array]]) -> Columns:
+    """Partials of several lists of groups as those of one, one list after another."""
     if len(parts) == 1:
-        return parts[0]
+        return dict(parts[0])
     out = {name: np.concatenate([p[name] for p in parts]) for name in parts[0] if name != "ends"}
     sizes = np.concatenate([np.diff(p["ends"], prepend=0) for p in parts])
     return {"ends": np.cumsum(sizes), **out}

@@ -128,7 +128,7 @@ class _Ranges(ABC):
 
     def sum_compensated(self, total: Array, rest: Array) -> tuple[Array, Array]:
         with np.errstate(over="ignore", invalid="ignore"):
-            return _two_sum(self.reduce(np.add, total, 0.0), self.reduce(np.add, rest, 0.0))
+            return two_sum(self.reduce(np.add, total, 0.0), self.reduce(np.add, rest, 0.0))
 
     def last_true(self, mask: Array | None) -> NDArray[np.int64]:
         if mask is None:
@@ -504,7 +504,7 @@ class _MomentFold:
                 yield _moments(n, self._shift.take(block >> half), sums)
 
     def merge(self, a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
-        return _merge(a, b, maybe_empty=self._rows.count is not None)
+        return merge_moments(a, b, maybe_empty=self._rows.count is not None)
 
 
 class _Rows:
@@ -584,7 +584,7 @@ def _moments(n: Array, shift: Array, sums: list[Array]) -> Moments:
     """Moments from the power sums about `shift`, order 1 first; m2 and m4 are never negative."""
     s1, s2, *more = sums
     offset = s1 / np.maximum(n, 1.0)
-    mean, low = _two_sum(shift, offset)
+    mean, low = two_sum(shift, offset)
     central = [np.maximum(s2 - offset * s1, 0.0)]
     if more:
         central.append(more[0] - offset * (3 * s2 - 2 * offset * s1))
@@ -594,10 +594,10 @@ def _moments(n: Array, shift: Array, sums: list[Array]) -> Moments:
     return n, mean, low, *central
 
 
-def _merge(a: Moments, b: Moments, *, maybe_empty: bool) -> Moments:
+def merge_moments(a: Moments, b: Moments, *, maybe_empty: bool) -> Moments:
     """The moments of both together: Chan, Golub and LeVeque (1983); orders 3 and 4 from Pébay (2008).
 
-    An empty side was summed about a value outside it, so its mean is overwritten: it might round or overflow.
+    An empty side was summed about a value outside it, so its mean is overwritten, in place: it might round or overflow.
     """
     (na, ha, la, *ma), (nb, hb, lb, *mb) = a, b
     n = na + nb
@@ -608,7 +608,7 @@ def _merge(a: Moments, b: Moments, *, maybe_empty: bool) -> Moments:
     rb = nb / n_or_1
     delta = (hb - ha) + (lb - la)
     step = delta * rb
-    mean, low = _two_sum(ha, la + step)
+    mean, low = two_sum(ha, la + step)
     apart = na * step * delta
     central = [ma[0] + mb[0] + apart]
     if len(ma) > 1:
@@ -621,7 +621,7 @@ def _merge(a: Moments, b: Moments, *, maybe_empty: bool) -> Moments:
     return n, mean, low, *central
 
 
-def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     """`a + b` rounded, and exactly what rounding dropped. Knuth."""
     total = a + b
     b_part = total - a

@@ -79,6 +79,40 @@ class FileBatch:
     waiting: tuple[str, ...] = ()
 
 
+def read_file(path: Path, schema: Mapping[str, DType]) -> tuple[pa.Table, list[DeadLetter]]:
+    """All events of one file, of the kind that its name ends like, and those that do not fit, by row.
+
+    Raises LogError for a file of no known kind, LogCorrupt for one that cannot be read, EventError for one whose columns are
+    not the source's.
+    """
+    kind = next((k for k, ends in SUFFIXES.items() if path.name.endswith(ends)), None)
+    if kind is None:
+        known = ", ".join(end for ends in SUFFIXES.values() for end in ends)
+        raise LogError(f"{path}: what kind of file is this?\n  a name ends in one of {known}")
+    reading = "give a whole file"
+    try:
+        opened = _Open(path, kind, schema, (path.name, (0, 0, 0), 0))
+    except OSError as error:
+        raise LogError(f"{path}: {error.strerror}\n  {reading}") from error
+    good: list[pa.Table] = []
+    dead: list[DeadLetter] = []
+    try:
+        end = False
+        while not end:
+            table, refused, _, end = opened.take(_STEP)
+            good.append(table)
+            dead += refused
+    except (EventError, LogCorrupt):
+        raise
+    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
+        raise LogCorrupt(
+            path, 0, None, f"not a whole {kind} file: {str(error).splitlines()[0]}", reading
+        ) from error
+    finally:
+        opened.close()
+    return tables(good, schema), dead
+
+
 class FilesFeed:
     """Event files of one kind (`parquet`, `csv` with a header, `json` with an object a line) in one directory.
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.aggregates import ordered
 from featurestore.errors import StoreCorrupt
 from featurestore.ir import View
 from featurestore.layout import Layout, Level, storage_fingerprint
@@ -50,6 +51,8 @@ HEADER = np.dtype(
     ]
 )
 assert HEADER.itemsize == 64
+
+PLACE = "o"
 
 BASE, HEAD, NOBODY = b"b", b"h", b"n"
 
@@ -109,19 +112,30 @@ class Codec:
         return -(-4 * len(self.sections) // 8) * 8
 
 
-def codec_of(view: View, layout: Layout) -> Codec:
-    """The codec of a view. The prefix, 7 bytes, changes with anything that changes what is stored."""
+def codec_of(view: View, layout: Layout, *, placed: bool = False) -> Codec:
+    """The codec of a view. The prefix, 7 bytes, changes with anything that changes what is stored.
+
+    With `placed`, whatever depends on the order of events has a field more, `PLACE`: that of its event among those of its
+    time, without which partials of one time cannot be merged. That is for those who merge them, not for readers.
+    """
     fingerprint = bytes.fromhex(storage_fingerprint(view))
-    sections = [_tile_section(level) for level in layout.levels]
-    sections.append(_section("at", [(c.name, [(c.name, c.dtype)], True) for c in layout.latest]))
+    sections = [_tile_section(level, placed=placed) for level in layout.levels]
+    latest: list[_Named] = [(c.name, [(c.name, c.dtype)], True) for c in layout.latest]
+    if placed and latest:
+        latest.append((PLACE, [(PLACE, String)], False))
+    sections.append(_section("at", latest))
     return Codec(fingerprint[:7], int.from_bytes(fingerprint[:8], "little"), tuple(sections))
 
 
-def _tile_section(level: Level) -> Section:
-    slots = []
+def _tile_section(level: Level, *, placed: bool) -> Section:
+    slots: list[_Named] = []
     items = {}
     for slot in level.slots:
-        names = [(f"{slot.name}_{f.name}", String if f.dtype == object else f.dtype) for f in slot.fields]
+        names: list[tuple[str, Any]] = [
+            (f"{slot.name}_{f.name}", String if f.dtype == object else f.dtype) for f in slot.fields
+        ]
+        if placed and ordered(slot.reduction):
+            names.append((f"{slot.name}_{PLACE}", String))
         if slot.ragged:
             items[slot.name] = _section(None, [(slot.name, names, False)])
             names = [(slot.name, np.dtype(np.uint64))]  # offset in the low half, count in the high one
@@ -129,7 +143,11 @@ def _tile_section(level: Level) -> Section:
     return replace(_section("tile", slots), items=items)
 
 
-def _section(time: str | None, slots: Sequence[tuple[str, list[tuple[str, Any]], bool]]) -> Section:
+_Named = tuple[str, list[tuple[str, Any]], bool]
+"""A slot, its fields with their types, and whether it has a null bit."""
+
+
+def _section(time: str | None, slots: Sequence[_Named]) -> Section:
     groups: dict[str, list[str]] = {}
     bits: dict[str, int] = {}
     strings = []

@@ -108,7 +108,13 @@ class Entities:
         record = np.where(visible, record, -1)
         if self._step == 2:
             hidden = hidden[::2] | hidden[1::2]
-            record = np.where(record[1::2] >= 0, record[1::2], record[::2])
+            # What head holds from before the cut, base knows better.
+            head = record[1::2]
+            base = decoded.header[::2]
+            head = np.where(
+                _taken(rows["at"], head, NEVER) >= np.where(base["magic"] != 0, base["cut"], NEVER), head, -1
+            )
+            record = np.where(head >= 0, head, record[::2])
         return rows, record, hidden if hidden.any() else None
 
     def _texts(
@@ -210,7 +216,15 @@ class Entities:
         header = self.decoded.header[:: self._step]
         kept = header["cut"] - level.reach if level.reach is not None else header["cut"]
         kept = np.maximum(kept, header["kept_from"])
-        return np.where((header["magic"] != 0) & (header["first_at"] < kept), kept, NEVER)
+        kept = np.where((header["magic"] != 0) & (header["first_at"] < kept), kept, NEVER)
+        if self._step == 1 or level.reach is None or level.lifetime:
+            return kept
+        # A stream says when it wrote a head, and keeps what its windows reached then.
+        head = self.decoded.header[1::2]
+        reached = head["cut"] - head["cut"] % level.hop - level.reach
+        pruned = (head["magic"] != 0) & (head["first_at"] < reached)
+        both: Array = np.maximum(kept, np.where(pruned, reached, NEVER))
+        return both
 
     def _slot(
         self, number: int, slot: Slot, places: Array, kept: Array | None, *, all_valid: bool

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -33,7 +32,9 @@ from featurestore.online.store import OnlineStore, open_store
 from featurestore.serving import Reader
 from featurestore.status import Status
 from featurestore.training import enrich
-from featurestore.types import Date, DecimalType, DType, Float32, ListType, String, Timestamp, VectorType
+from featurestore.types import String
+from featurestore.verify.replay import Replay, laboratory
+from featurestore.verify.tables import as_arrow
 
 Key = tuple[Value, ...]
 
@@ -146,25 +147,6 @@ def world(lab: Lab, view: View, events: Sequence[Event]) -> World:
     return World(lab, replace(view, source=source), Service("verify", reads), tuple(events))
 
 
-def as_arrow(values: Sequence[Value], dtype: DType) -> pa.Array:
-    """Physical values as an Arrow column of their type."""
-    if dtype == Timestamp:
-        return pa.array(values, pa.int64()).cast(arrow_type(dtype))
-    if dtype == Date:
-        return pa.array(values, pa.int32()).cast(arrow_type(dtype))
-    if isinstance(dtype, ListType | VectorType):
-        lists: list[Any] = list(values)
-        flat = [v for one in lists if one is not None for v in one]
-        items = as_arrow(flat, dtype.item if isinstance(dtype, ListType) else Float32)
-        ends = np.cumsum([0, *(0 if one is None else len(one) for one in lists)])
-        offsets = pa.array(ends, pa.int32(), mask=np.array([*(one is None for one in lists), False]))
-        return pa.ListArray.from_arrays(offsets, items).cast(arrow_type(dtype))
-    if isinstance(dtype, DecimalType):
-        scaled = [None if v is None else Decimal(int(v)).scaleb(-dtype.scale) for v in values]
-        return pa.array(scaled, arrow_type(dtype))
-    return pa.array(values, arrow_type(dtype))
-
-
 # ------------------------------------------------------------------------------------------------------------ the engines
 
 Asked = Literal["each", "written"]
@@ -240,6 +222,26 @@ def _by_reading(world: World, questions: Sequence[Question]) -> list[Answers]:
     return done
 
 
+def _by_streaming(world: World, questions: Sequence[Question]) -> list[Answers]:
+    if world.view.source.event_time is None:
+        return _by_reading(world, questions)
+    done: list[Answers] = [{}] * len(questions)
+    ends = sorted({q.known_until for q in questions})
+    name = f"verify-{world.lab.number()}"
+    with Replay(laboratory(world.lab.root), world.view, world.events, world.lab.store, name) as replay:
+        reader = Reader(world.lab.store, world.service, {world.view.name: replay.view})
+        for end in ends:
+            replay.until(end)
+            mine = [i for i, q in enumerate(questions) if q.known_until == end]
+            for asked in {questions[i].asked for i in mine}:
+                places = [i for i in mine if questions[i].asked == asked]
+                online = reader.read(world.columns_of([questions[i].key for i in places]), at=asked)
+                cells = dict(zip(online.names, online.cells, strict=True))
+                for i, row in zip(places, _rows(cells, len(places)), strict=True):
+                    done[i] = row
+    return done
+
+
 def _rows(cells: Mapping[str, Cells], rows: int) -> list[Answers]:
     done: list[Answers] = [{} for _ in range(rows)]
     for name, cell in cells.items():
@@ -263,5 +265,13 @@ register(
         "Materialised into LMDB, read back: at the moment of writing and later.",
         "written",
         _by_reading,
+    )
+)
+register(
+    Engine(
+        "stream",
+        "Played through the embedded stream in micro-batches, in any order, and read from LMDB.",
+        "written",
+        _by_streaming,
     )
 )

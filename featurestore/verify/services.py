@@ -50,11 +50,12 @@ from featurestore.types import (
     numpy_dtype,
 )
 from featurestore.verify.compare import parity_of, same, scale_of
-from featurestore.verify.engines import Key, Lab, Question, World, as_arrow, by_reference, nobody, world
+from featurestore.verify.engines import Key, Lab, Question, World, by_reference, nobody, world
 from featurestore.verify.moments import candidates, chosen
 from featurestore.verify.records import Class, Counterexample, Said, Tally, Verdict
 from featurestore.verify.sampling import Sample, draw
 from featurestore.verify.shrink import Patience, fewer, simpler
+from featurestore.verify.tables import as_arrow
 from featurestore.verify.words import text
 
 ROWS = 300

@@ -27,6 +27,7 @@ from featurestore.serving import Reader
 from featurestore.status import Status
 from featurestore.training import TrainingSet
 from featurestore.types import Date, DecimalType, DType, ListType, MapType, Timestamp
+from featurestore.verify.replay import Replay
 from tests.parity.cases import Case, instant
 
 Key = tuple[Any, ...]
@@ -202,6 +203,29 @@ class Online:
         moments = [at for _, at in asked]
         order = sorted(range(len(asked)), key=lambda i: moments.index(moments[i]))
         return [answer for _, answer in sorted(zip(order, done, strict=True), key=lambda pair: pair[0])]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Played through the embedded stream up to the case's moment, then read back at each moment asked for.
+
+    A static source has no events: it is materialised.
+    """
+
+    con: Connection
+    store: OnlineStore
+
+    def ask(self, world: World, asked: Sequence[tuple[Key, int]]) -> list[Answer]:
+        case = world.case
+        if case.static:
+            return Online(self.con, self.store).ask(world, asked)
+        end = instant(case.at if case.materialized is None else case.materialized)
+        config = Config(world.root, "parity", threads=1)
+        with Replay(config, world.view, world.events, self.store, f"s{next(_numbers)}") as replay:
+            replay.until(end)
+            reader = Reader(self.store, world.service, {"view": replay.view})
+            rows = [reader.read(entities_of(world, [key]), at=at) for key, at in asked]
+        return [Answer(r.to_dict()[world.output][0], Status(int(r.statuses[0, 0]))) for r in rows]
 
 
 def entities_of(world: World, keys: Sequence[Key]) -> dict[str, list[Any]]:

@@ -18,9 +18,9 @@ from featurestore.online.store import open_store
 from featurestore.status import Status
 from tests.parity.aggregate_cases import AGGREGATE_CASES
 from tests.parity.cases import CASES, Case, instant
-from tests.parity.engines import Answer, Engine, Online, Reference, Training, World, world_of
+from tests.parity.engines import Answer, Engine, Online, Reference, Streamed, Training, World, world_of
 
-ENGINES = ["reference", "duckdb", "lmdb", pytest.param("redis", marks=pytest.mark.redis)]
+ENGINES = ["reference", "duckdb", "lmdb", "stream", pytest.param("redis", marks=pytest.mark.redis)]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,9 @@ def engine(request: pytest.FixtureRequest, root: Path, con: Connection) -> Itera
         case "lmdb":
             with open_store("lmdb://online", root) as store:
                 yield Online(con, store)
+        case "stream":
+            with open_store("lmdb://streamed", root) as store:
+                yield Streamed(con, store)
         case _:
             with open_store(request.getfixturevalue("redis_server").url, root) as store:
                 yield Online(con, store)

@@ -1,0 +1,6 @@
+"""The embedded stream: events of a source, micro-batch by micro-batch, as the heads of the online store."""
+
+from featurestore.stream.run import Stream, StreamStatus, dead_events, replay, statuses, streamed_views
+from featurestore.stream.state import DeadEvent
+
+__all__ = ["DeadEvent", "Stream", "StreamStatus", "dead_events", "replay", "statuses", "streamed_views"]

@@ -1,0 +1,169 @@
+"""Killed at any moment, the next run goes on: no event is lost, none counts twice, and no value is wrong afterwards."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore.store import FeatureStore
+from tests.services import RedisServer
+
+DEFINITIONS = """
+import featurestore as fs
+
+who = fs.Entity("who", key="k")
+events = fs.StreamSource(
+    "events", batch=fs.Parquet("events.parquet"), stream=fs.Kafka("events", bootstrap="nowhere"), event_time="at",
+    event_id="id", columns={"k": fs.Int64, "at": fs.Timestamp, "id": fs.String, "x": fs.Int64, "t": fs.String},
+)
+windows = fs.hours(1), fs.days(1)
+v = fs.FeatureView("v", who, events, [
+    fs.count().over(*windows), fs.sum("x").over(*windows), fs.max("x").over(fs.days(1)), fs.last("t").over(fs.days(1)),
+    fs.first_k("x", k=4).over(fs.days(1)), fs.count_distinct("t", k=64).over(fs.days(1)), fs.latest("t"),
+])
+svc = fs.FeatureService("svc", [v])
+"""
+
+RUN = """
+import os, signal, sys
+import featurestore.stream.view as view
+from featurestore.store import FeatureStore
+from featurestore.stream import Stream
+
+root, name, number, once = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "once"
+view.ROWS = 150
+seen = 0
+
+def step(done):
+    global seen
+    seen += done == name
+    if done == name and seen == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with FeatureStore(root) as store:
+    with Stream(store.config, store.registry, store._store(), step=step) as stream:
+        print("running", flush=True)
+        stream.run(once=once)
+"""
+
+STEPS = ("taken", "merged", "committed", "published", "said", "rebuilt", "settled")
+"""Every step of `ViewStream`."""
+
+SCHEMA = pa.schema(
+    [
+        ("k", pa.int64()),
+        ("at", pa.timestamp("us", tz="UTC")),
+        ("id", pa.string()),
+        ("x", pa.int64()),
+        ("t", pa.string()),
+    ]
+)
+
+
+class Killed:
+    """A project whose stream is killed again and again; it remembers what was pushed."""
+
+    def __init__(self, root: Path, url: str) -> None:
+        self.root = root
+        (root / "fs.toml").write_text(f'[offline]\nthreads = 1\n[online]\nurl = "{url}"\n')
+        (root / "definitions.py").write_text(DEFINITIONS)
+        self.store = FeatureStore(root)
+        self.store.apply()
+        self.pushed: list[pa.Table] = []
+        self.chance = random.Random(5)
+        self.now = datetime.now(UTC)
+
+    def push(self, events: int) -> None:
+        """Random events of the last half hour; every tenth comes again."""
+        chance = self.chance
+        rows = []
+        for _ in range(events):
+            at = self.now - timedelta(microseconds=chance.randrange(1_800_000_000))
+            rows.append(
+                {
+                    "k": chance.randrange(40),
+                    "at": at.replace(microsecond=0) if chance.random() < 0.3 else at,
+                    "id": f"{chance.random()}",
+                    "x": chance.choice([None, 1, -5, 2**40, chance.randrange(1000)]),
+                    "t": chance.choice([None, "", "a", "b", f"{chance.random():.2f}"]),
+                }
+            )
+            if chance.random() < 0.1:
+                rows.append(rows[chance.randrange(len(rows))])
+        table = pa.Table.from_pylist(rows, SCHEMA)
+        self.store.push("events", table)
+        self.pushed.append(table)
+
+    def start(self, step: str = "", number: int = 0, *, once: bool = True) -> subprocess.Popen[str]:
+        arguments = [str(self.root), step, str(number), "once" if once else "on"]
+        return subprocess.Popen([sys.executable, "-c", RUN, *arguments], stdout=subprocess.PIPE, text=True)
+
+    def check(self) -> None:
+        """Runs to the end, and compares every value with the training set over what was pushed."""
+        process = self.start()
+        process.communicate()
+        assert process.returncode == 0
+        events = pa.concat_tables(self.pushed)
+        pq.write_table(events, self.root / "events.parquet")
+        (status,) = self.store.stream_status()
+        counts = {n: c for n, c in status.counts.items() if c}
+        distinct = len(set(zip(*(events.column(c).to_pylist() for c in ("k", "at", "id")), strict=True)))
+        assert counts["events"] == len(events)
+        assert counts["applied"] == distinct
+        assert counts.get("duplicate", 0) == len(events) - distinct
+        keys = list(range(41))
+        at = self.now + timedelta(minutes=1)
+        online = self.store.get_online_features("svc", {"k": keys}, at=at).to_arrow()
+        spine = pa.table(
+            {"k": keys, "event_timestamp": pa.array([at] * len(keys), pa.timestamp("us", tz="UTC"))}
+        )
+        training = self.store.get_historical_features(spine, "svc").to_arrow()
+        assert online.to_pydict() == training.select(online.column_names).to_pydict()
+
+
+@pytest.fixture(params=["lmdb", pytest.param("redis", marks=pytest.mark.redis)])
+def killed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Killed]:
+    url = "lmdb://.fs/online"
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("fresh_redis")
+        url = server.url
+    project = Killed(tmp_path, url)
+    yield project
+    project.store.close()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at_a_step(killed: Killed, step: str) -> None:
+    killed.push(400)
+    process = killed.start(step, 1)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the step is there"
+    killed.push(200)
+    process = killed.start(step, 2)
+    process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), "some steps come but once"
+    killed.check()
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_at_random(killed: Killed, kills: int) -> None:
+    for _ in range(kills):
+        process = killed.start(once=False)
+        assert process.stdout is not None
+        process.stdout.readline()
+        end = time.monotonic() + killed.chance.random() * 0.4
+        while time.monotonic() < end:
+            killed.push(killed.chance.randrange(1, 200))
+        process.kill()
+        process.communicate()
+    killed.check()
