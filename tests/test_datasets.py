@@ -85,6 +85,7 @@ def test_a_manifest_says_what_a_set_was_made_of(root: Path) -> None:
     assert list(said["views"]) == ["visits"]
     assert said["parameters"] == {
         "knowledge": "corrected",
+        "lag": {},
         "timestamp": "ts",
         "statuses": True,
         "full_names": False,
