@@ -465,16 +465,18 @@ def test_tiling_does_not_change_a_partial(reduction: Any, dtype: DType | None, d
 def test_windows_over_tiles_are_the_events_in_them(
     reduction: Any, dtype: DType | None, data: st.DataObject
 ) -> None:
-    """Whole tiles and the events of an open one, however many are gathered at a time."""
+    """Whole tiles and the events of those cut at either end, however many are gathered at a time."""
     slot = slot_of(reduction, dtype)
     values = data.draw(columns(dtype))
     starts = sorted({0, *data.draw(cuts_of(len(values) - 1))})
     owner = np.cumsum(
         data.draw(st.lists(st.sampled_from([0, 0, 1]), min_size=len(starts), max_size=len(starts)))
     )
-    pairs = data.draw(st.lists(st.tuples(st.sampled_from(starts), st.integers(0, len(values))), max_size=9))
+    begin = st.sampled_from(starts) | st.integers(0, max(len(values) - 1, 0))
+    pairs = data.draw(st.lists(st.tuples(begin, st.integers(0, len(values))), max_size=9))
     lo = np.array([a for a, _ in pairs], np.int64)
-    stop = np.append(starts, len(values))[np.searchsorted(owner, owner[np.searchsorted(starts, lo)], "right")]
+    tile = np.searchsorted(starts, lo, "right") - 1
+    stop = np.append(starts, len(values))[np.searchsorted(owner, owner[tile], "right")]
     hi = np.clip(np.array([b for _, b in pairs], np.int64), lo, stop)
     lo = np.append(lo, len(values))
     hi = np.append(hi, len(values))
@@ -503,7 +505,8 @@ def test_long_windows_over_tiles_are_the_events_in_them(reduction: Any) -> None:
     windows = ragged.Windows(slot, ragged.lift(slot, x, keep, times), starts, owner)
     for most in (3, 40, 700):  # what reached less far before is reached further now
         tile = random.integers(0, len(starts), 500)
-        lo = starts[tile]
+        lo = np.minimum(starts[tile] + random.choice([0, 0, 1, 2], 500), n - 1)
+        tile = np.searchsorted(starts, lo, "right") - 1
         last = np.append(starts, n)[np.searchsorted(owner, owner[tile], "right")]
         far = np.append(starts, n)[np.minimum(tile + random.integers(0, most, 500), len(starts))]
         hi = np.clip(far + random.integers(-3, 4, 500), lo, last)

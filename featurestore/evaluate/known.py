@@ -99,25 +99,26 @@ class Gaps:
         cut = first < self._stops
         hi = np.where(cut, self._events[np.minimum(first, len(self._events) - 1)], ends)
         rows = np.flatnonzero(cut)
-        return hi, Rest(rows, self._before[first[rows]], self._before[self._stops[rows]])
+        return hi, Rest(rows, self._before[first[rows]], self._before[self._stops[rows]], len(self.lo))
 
 
 @dataclass(frozen=True)
 class Rest:
-    """What follows the first hole of some windows: which windows, and the gaps `[lo, hi)` of each."""
+    """What follows the first hole of some windows: which windows, and the gaps `[lo, hi)` of each, of so many `gaps`."""
 
     windows: Array
     lo: Array
     hi: Array
+    gaps: int
 
     @staticmethod
     def of(spans: Sequence[Rest], rows: int) -> Rest:
         """Those of windows of several spans, each over `rows` rows, one span after another."""
-        windows = [rest.windows + i * rows for i, rest in enumerate(spans)]
         return Rest(
-            np.concatenate(windows),
-            np.concatenate([r.lo for r in spans]),
-            np.concatenate([r.hi for r in spans]),
+            np.concatenate([rest.windows + i * rows for i, rest in enumerate(spans)]),
+            np.concatenate([rest.lo for rest in spans]),
+            np.concatenate([rest.hi for rest in spans]),
+            spans[0].gaps,
         )
 
     def join(self, slot: Slot, begun: Partial, gaps: Partial) -> Partial:
@@ -126,22 +127,25 @@ class Rest:
             return ragged.joined(slot, begun, gaps, self.windows, self.lo, self.hi)
         if not len(self.windows):
             return begun
-        after = merge_tiles(slot, gaps, GatheredRanges(*self._shared[:2], len(gaps[next(iter(gaps))])))
-        n = len(self.windows)
-        pairs = {}
+        ranges, which = self._shared
+        after = merge_tiles(slot, gaps, ranges)
+        both = {}
         for name, values in begun.items():
-            pairs[name] = np.empty(2 * n, values.dtype)
-            pairs[name][0::2], pairs[name][1::2] = values[self.windows], after[name][self._shared[2]]
-        first = np.arange(0, 2 * n, 2)
-        both = merge_tiles(slot, pairs, GatheredRanges(first, first + 2, 2 * n))
-        whole = {}
-        for name, values in begun.items():
-            whole[name] = values.copy()  # others may look at these values too
-            whole[name][self.windows] = both[name]
+            both[name] = np.empty(2 * len(which), values.dtype)
+            both[name][0::2], both[name][1::2] = values[self.windows], after[name][which]
+        joined = merge_tiles(slot, both, self._pairs)
+        whole = {name: values.copy() for name, values in begun.items()}  # others may look at these values too
+        for name, values in whole.items():
+            values[self.windows] = joined[name]
         return whole
 
     @cached_property
-    def _shared(self) -> tuple[Array, Array, Array]:
+    def _shared(self) -> tuple[GatheredRanges, Array]:
         """Windows of several sizes often have all their gaps in common: each different range of gaps, and which is whose."""
         lo, first, which = np.unique(self.lo, return_index=True, return_inverse=True)
-        return lo, self.hi[first], which
+        return GatheredRanges(lo, self.hi[first], self.gaps), which
+
+    @cached_property
+    def _pairs(self) -> GatheredRanges:
+        first = np.arange(0, 2 * len(self.windows), 2)
+        return GatheredRanges(first, first + 2, 2 * len(self.windows))
