@@ -52,9 +52,7 @@ ORDER = {"entity_id": Int64, "event_ts": Timestamp, "created_ts": Timestamp, "ev
 ENTITY = fs.Entity("entity", key="entity_id")
 
 
-def training_set(
-    view: fs.FeatureView, spine: str, memory: str | None, lag: int | None = None
-) -> TrainingSet:
+def training_set(view: fs.FeatureView, spine: str, memory: str | None, lag: int | None = None) -> TrainingSet:
     """The training set of one view: windowed or latest. With a lag (microseconds), of what had arrived."""
     service = fs.FeatureService("bench", features=[view])
     plan = lower(fs.declarations_in([service]), lambda _: {})
@@ -276,7 +274,9 @@ def windows(repeat: int, *, quick: bool) -> None:
 
 
 def knowledge(repeat: int, *, quick: bool) -> None:
-    print("what had arrived over what is known today: delays of ten minutes on average, of a day for one event in a hundred")
+    print(
+        "what had arrived over what is known today: delays of ten minutes on average, of a day for one event in a hundred"
+    )
     sizes = [("windowed", "100k", "1m"), ("latest", "1m", "5m")]
     for kind, spine, events in sizes if quick else [*sizes, ("windowed", "1m", "10m")]:
         words = "latest values" if kind == "latest" else "5 windows x 6 aggregates"

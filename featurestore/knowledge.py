@@ -48,9 +48,13 @@ def _microseconds(lag: object, what: str) -> int:
     elif isinstance(lag, timedelta):
         length = lag // timedelta(microseconds=1)
     else:
-        raise RequestError(f"{what} is {lag!r}, which is no length of time\n  give hours(1) or timedelta(hours=1)")
+        raise RequestError(
+            f"{what} is {lag!r}, which is no length of time\n  give hours(1) or timedelta(hours=1)"
+        )
     if length < 0:
-        raise RequestError(f"{what} is negative, {lag}: nothing is known before it arrives\n  give zero or more")
+        raise RequestError(
+            f"{what} is negative, {lag}: nothing is known before it arrives\n  give zero or more"
+        )
     if length > _LONGEST:
         raise RequestError(f"{what} is {lag}, longer than all time there is\n  give less than 9,999 years")
     return length

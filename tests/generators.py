@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -172,7 +174,8 @@ def arriving(draw: st.DrawFn, kind: st.SearchStrategy[Case]) -> Case:
         return replace(case, lag=lag)
     rows = []
     for row in map(case.row, case.rows):
-        there = st.none() | DELAYS.map(lambda delay, at=row["at"]: at + delay) | moments(case.row(case.rows[0])["at"])
+        delayed = DELAYS.map(partial(operator.add, row["at"]))
+        there = st.none() | delayed | moments(case.row(case.rows[0])["at"])
         rows.append({**row, "arrived": draw(there)})
     return replace(case, rows=rows, more={**case.more, "arrived": Timestamp}, arrival_time="arrived", lag=lag)
 

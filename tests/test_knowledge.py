@@ -104,7 +104,11 @@ WRONG: dict[str, tuple[Mapping[str, Any], type[FeatureStoreError], str]] = {
         "the lag of source 'visits' is negative",
     ),
     "a number": ({"knowledge": "arrived", "lag": 3600}, RequestError, "3600, which is no length of time"),
-    "longer than time": ({"knowledge": "arrived", "lag": timedelta.max}, RequestError, "longer than all time"),
+    "longer than time": (
+        {"knowledge": "arrived", "lag": timedelta.max},
+        RequestError,
+        "longer than all time",
+    ),
     "a source that is not read": (
         {"knowledge": "arrived", "lag": {"vists": hours(1)}},
         NotFound,

@@ -98,9 +98,7 @@ def by_reference(world: World, asked: Sequence[tuple[Key, int]], before: int | N
 
 
 def by_training(world: World, asked: Sequence[tuple[Key, int]], *, statuses: bool = True) -> Table:
-    rows = training_set(
-        Config(world.root, "laws", threads=1), world, asked, statuses=statuses
-    ).to_arrow()
+    rows = training_set(Config(world.root, "laws", threads=1), world, asked, statuses=statuses).to_arrow()
     done: Table = {}
     for pair, row in zip(asked, rows.to_pylist(maps_as_pydicts="strict"), strict=True):
         done[pair] = {

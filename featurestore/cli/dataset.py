@@ -169,9 +169,7 @@ def _length(option: str, text: str) -> timedelta:
     try:
         return timedelta(**{units[text[-1:]]: float(text[:-1])})
     except (KeyError, ValueError, OverflowError) as error:
-        raise click.UsageError(
-            f"{option} {text} is no length of time: write 7d, 12h, 30m or 10s"
-        ) from error
+        raise click.UsageError(f"{option} {text} is no length of time: write 7d, 12h, 30m or 10s") from error
 
 
 def _measured(folder: Path, files: list[Path]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Known:
         self._overtaken = np.flatnonzero(at[:-1] > self._least[1:])
 
     def ends(self, moments: Array) -> Array:
-        """One past the last event that is known before each of `moments`; where none of the entity is, not past its first."""
+        """One past the last event that is known before each of `moments`; the entity's first event where none is."""
         return np.searchsorted(self._least, moments, "left")
 
     def hidden(self, moments: Array, ends: Array) -> Hidden | None:
@@ -45,7 +45,7 @@ class Known:
             return None
         a, b = np.searchsorted(self._overtaken, [0, ends[-1]], "left")
         events = self._overtaken[a:b]
-        first = np.searchsorted(ends, events, "right")  # the first row that lies after the event, and whose end does
+        first = np.searchsorted(ends, events, "right")  # the first row whose end lies after the event
         asked = np.append(moments, np.iinfo(moments.dtype).max)
         some = np.flatnonzero(asked[first] <= self.at[events])
         events, first = events[some], first[some]
@@ -82,7 +82,7 @@ class Gaps:
         self._holes, self._events = holes, events
         self._stops = np.searchsorted(rows, np.arange(len(ends)), "right")
         hi = np.append(events[1:], 0)
-        last = np.flatnonzero(np.append(rows[1:] != rows[:-1], True))  # noqa: FBT003  the last of all is a row's last
+        last = np.flatnonzero(np.append(rows[1:] != rows[:-1], True))
         hi[last] = ends[rows[last]]
         some = hi > events + 1
         self.lo, self.hi = events[some] + 1, hi[some]

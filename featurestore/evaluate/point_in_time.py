@@ -176,7 +176,9 @@ class Chunk:
         if self._known is None or self._arrivals is None:
             end = self._position(asked, asked.q)
         else:
-            moments = self._arrivals.code(asked.k, asked.q + 1)  # what became known at the very moment was known
+            moments = self._arrivals.code(
+                asked.k, asked.q + 1
+            )  # what became known at the very moment was known
             end = self._known.ends(moments)
             windowed = any(f.window is not None for f in self._work.features)
             hidden = self._known.hidden(moments, end) if windowed else None
@@ -228,7 +230,7 @@ class Chunk:
             x, keep = self._inputs.of(slot)
             if slot.ragged:
                 assert x is not None
-                between = None
+                between: Partial | None = None
                 for span in spans:
                     windows = self._windows(meaning, slot, span[1], x, keep)
                     begun = windows.merge(starts[span], stops[span])
@@ -245,9 +247,7 @@ class Chunk:
                 ranges[spans] = _Counted(np.concatenate(lo), np.concatenate(hi), len(self._t))
             partial = reduce_events(slot, x, keep, self._t, ranges[spans], self._inputs.by(slot))
             if gaps is not None:
-                rows = len(end) * len(spans)
-                begun = {field: values[:rows] for field, values in partial.items()}
-                partial = rest_of[spans].join(slot, begun, {f: values[rows:] for f, values in partial.items()})
+                partial = rest_of[spans].join(slot, *_cut(partial, len(end) * len(spans)))
             for i, span in enumerate(spans):
                 rows = slice(i * len(end), (i + 1) * len(end))
                 merged[meaning, span] = {field: values[rows] for field, values in partial.items()}
@@ -342,6 +342,11 @@ _Meaning = tuple[Reduction, Expr | None]
 def _meaning(slot: Slot) -> _Meaning:
     """What makes slots of different levels one."""
     return slot.reduction, slot.where
+
+
+def _cut(partial: Partial, ranges: int) -> tuple[Partial, Partial]:
+    """The partials of the first `ranges`, and of the others."""
+    return {f: v[:ranges] for f, v in partial.items()}, {f: v[ranges:] for f, v in partial.items()}
 
 
 def _joined(cells: Sequence[Cells]) -> Cells:

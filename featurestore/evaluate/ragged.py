@@ -174,9 +174,7 @@ def joined(slot: Slot, begun: Columns, after: Columns, groups: Array, lo: Array,
     names = [f.name for f in slot.fields]
     edges, later = (np.concatenate([[0], partial["ends"]]) for partial in (begun, after))
     own = int(edges[-1])
-    items, words = _encoded(
-        slot, {n: np.concatenate([begun[n], after[n]]) for n in names}, everything=False
-    )
+    items, words = _encoded(slot, {n: np.concatenate([begun[n], after[n]]) for n in names}, everything=False)
     starts = np.stack([edges[groups], own + later[lo]], axis=1)
     stops = np.stack([edges[groups + 1], own + later[hi]], axis=1)
     merged = _merged(slot, items, words, starts, stops)

@@ -159,7 +159,9 @@ class Reference:
     def ask(self, world: World, asked: Sequence[tuple[Key, int]]) -> list[Answer]:
         done = []
         for key, at in asked:
-            answer = answers(world.view, world.events, key, at, world.case.lag)[world.service.reads[0].feature]
+            answer = answers(world.view, world.events, key, at, world.case.lag)[
+                world.service.reads[0].feature
+            ]
             done.append(Answer(pythonic(answer.value, world.dtype), answer.status))
         return done
 

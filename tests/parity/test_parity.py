@@ -18,8 +18,8 @@ from featurestore.online.store import open_store
 from featurestore.status import Status
 from tests.parity.aggregate_cases import AGGREGATE_CASES
 from tests.parity.cases import CASES, Case, instant
-from tests.parity.knowledge_cases import KNOWLEDGE_CASES
 from tests.parity.engines import Answer, Engine, Online, Reference, Training, World, world_of
+from tests.parity.knowledge_cases import KNOWLEDGE_CASES
 
 ENGINES = ["reference", "duckdb", "lmdb", pytest.param("redis", marks=pytest.mark.redis)]
 
