@@ -314,3 +314,25 @@ def same(got: Any, want: Any) -> bool:
     if isinstance(got, float) and want is not None:
         return abs(got - want) <= 1e-9 * abs(want)
     return bool(got == want or (not got and want is None))
+
+
+def test_arrivals_of_all_times_in_many_entities(tmp_path: Path) -> None:
+    """Moments of ten thousand years and the number of an entity do not fit into 63 bits together."""
+    year_1, year_9999, keys = -62_135_596_800 * SECOND, 253_370_764_800 * SECOND, list(range(20))
+    parts = [(0, year_1, 1), (MINUTE, year_9999, 10), (2 * MINUTE, T0 + 10 * MINUTE, 100)]
+    columns = [(k, T0 + at, arrived, x) for k in keys for at, arrived, x in parts]
+    k, at, arrived, x = zip(*columns, strict=True)
+    events = {"k": k, "at": pa.array(at, INSTANT), "arrived": pa.array(arrived, INSTANT), "x": x}
+    pq.write_table(pa.table(events), tmp_path / "events.parquet")
+    (tmp_path / "fs.toml").write_text('[project]\nname = "ages"\n', encoding="utf-8")
+    source = fs.BatchSource("events", fs.Parquet("events.parquet"), "at", arrival_time="arrived")
+    view = fs.FeatureView(
+        "v", fs.Entity("who", key="k"), source, [fs.sum("x").over(hours(1)).named("total"), fs.latest("x")]
+    )
+    moments = [1, 5 * MINUTE, 10 * MINUTE - 1, 10 * MINUTE]
+    asked = [(k, m) for k in keys for m in moments]
+    spine = pa.table({"k": [k for k, _ in asked], "event_timestamp": instants(*(m for _, m in asked))})
+    with FeatureStore(tmp_path) as store:
+        got = store.get_historical_features(spine, view, knowledge="arrived").to_arrow()
+    assert got["total"].to_pylist() == [1, 1, 1, 101] * 20
+    assert got["x"].to_pylist() == [1, 1, 1, 100] * 20
