@@ -1,6 +1,6 @@
 """Training sets against their peers: DuckDB's plain as-of join, a naive range join, polars.
 
-    python benchmarks/training.py [latest windows polars growth memory] [--quick] [--check] [--repeat N]
+    python benchmarks/training.py [latest windows knowledge polars growth memory] [--quick] [--check] [--repeat N]
 
 Data is generated once (see `_data.py`; `FS_BENCH_DATA` names the folder). Every contender reads Parquet and ends with
 an Arrow table, in a process of its own. Before anything is timed, small training sets are compared with naive SQL row by
@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import math
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -42,18 +43,25 @@ AGGREGATES = {
     "amount_max": fs.max("amount"),
     "score_std": fs.stddev_samp("score"),
 }
-SOURCE: dict[str, Any] = {"event_time": "event_ts", "tiebreak": ("created_ts", "event_id")}
+SOURCE: dict[str, Any] = {
+    "event_time": "event_ts",
+    "arrival_time": "created_ts",
+    "tiebreak": ("created_ts", "event_id"),
+}
 ORDER = {"entity_id": Int64, "event_ts": Timestamp, "created_ts": Timestamp, "event_id": Int64}
 ENTITY = fs.Entity("entity", key="entity_id")
 
 
-def training_set(view: fs.FeatureView, spine: str, memory: str | None) -> TrainingSet:
-    """The training set of one view: windowed or latest."""
+def training_set(view: fs.FeatureView, spine: str, memory: str | None, lag: int | None = None) -> TrainingSet:
+    """The training set of one view: windowed or latest. With a lag (microseconds), of what had arrived."""
     service = fs.FeatureService("bench", features=[view])
     plan = lower(fs.declarations_in([service]), lambda _: {})
     config = Config(folder(), "bench", memory_limit=memory)
     views = {v.name: v for v in plan.views}
-    return TrainingSet(config, plan.service("bench"), views, dataset("spine", spine), "ts")
+    found = TrainingSet(config, plan.service("bench"), views, dataset("spine", spine), "ts")
+    if lag is None:
+        return found
+    return replace(found, knowledge="arrived", lag={v.source.name: lag for v in plan.views})
 
 
 def windowed(events: str, windows: int) -> fs.FeatureView:
@@ -91,15 +99,23 @@ def plain_asof_sql(spine: str, events: str) -> str:
         AND ROW(s.ts, TIMESTAMP '0001-01-01', -1) > ROW(x.event_ts, x.created_ts, x.event_id)"""
 
 
-def naive_latest_sql(spine: str, events: str) -> str:
+def naive_latest_sql(spine: str, events: str, lag: int | None = None) -> str:
+    known = (
+        ""
+        if lag is None
+        else f"AND greatest(x.created_ts + to_microseconds({lag}), x.event_ts + to_microseconds(1)) <= s.ts"
+    )
     newest = "ORDER BY x.event_ts DESC, x.created_ts DESC, x.event_id DESC"
     return f"""SELECT s.*, x.f1, x.f2, x.f3 FROM '{dataset("spine", spine)}' s
-        LEFT JOIN '{dataset("corrected", events)}' x ON s.entity_id = x.entity_id AND x.event_ts < s.ts
+        LEFT JOIN '{dataset("corrected", events)}' x ON s.entity_id = x.entity_id AND x.event_ts < s.ts {known}
         QUALIFY row_number() OVER (PARTITION BY s.row {newest}) = 1"""
 
 
-def naive_windows_sql(spine: str, events: str, windows: int, rows: int | None = None) -> str:
+def naive_windows_sql(
+    spine: str, events: str, windows: int, rows: int | None = None, lag: int | None = None
+) -> str:
     """What one would write first: join every row with all its events, one FILTER for each window."""
+    known = "" if lag is None else f"AND greatest(c + {lag}, x.t + 1) <= s.t"
     select = ["s.row"]
     for name, size, hop in _windows(windows):
         tail = f"x.t >= s.t - s.t % {hop} - {size}" if size is not None else "x.t IS NOT NULL"
@@ -110,8 +126,9 @@ def naive_windows_sql(spine: str, events: str, windows: int, rows: int | None = 
     few = f"WHERE row < {rows}" if rows is not None else ""
     return f"""SELECT {", ".join(select)}
         FROM (SELECT row, entity_id AS k, epoch_us(ts) AS t FROM '{dataset("spine", spine)}' {few}) s
-        LEFT JOIN (SELECT entity_id AS k, epoch_us(event_ts) AS t, amount, qty, score FROM '{dataset("events", events)}') x
-        ON s.k = x.k AND x.t < s.t GROUP BY s.row"""
+        LEFT JOIN (SELECT entity_id AS k, epoch_us(event_ts) AS t, epoch_us(created_ts) AS c, amount, qty, score
+            FROM '{dataset("events", events)}') x
+        ON s.k = x.k AND x.t < s.t {known} GROUP BY s.row"""
 
 
 def duckdb_rows(sql: str) -> Any:
@@ -147,12 +164,14 @@ def polars_rolling(spine: str, events: str) -> Any:
     return pl.concat(out, how="horizontal").to_arrow()
 
 
-def contend(name: str, spine: str, events: str, windows: int, memory: str | None) -> tuple[int, str]:
+def contend(
+    name: str, spine: str, events: str, windows: int, memory: str | None, lag: int | None
+) -> tuple[int, str]:
     match name:
         case "latest":
-            table = training_set(latest_values(events), spine, memory).to_arrow()
+            table = training_set(latest_values(events), spine, memory, lag).to_arrow()
         case "windowed":
-            table = training_set(windowed(events, windows), spine, memory).to_arrow()
+            table = training_set(windowed(events, windows), spine, memory, lag).to_arrow()
         case "spilling":
             return spilling(training_set(windowed(events, windows), spine, memory))
         case "asof":
@@ -199,6 +218,13 @@ def check() -> None:
         ("windows", training_set(windowed("50k", 5), "3k", None), naive_windows_sql("3k", "50k", 5)),
         ("latest", training_set(latest_values("50k"), "3k", None), naive_latest_sql("3k", "50k")),
     ]
+    for lag, name in ((0, "arrived"), (HOUR, "arrived, an hour's lag")):
+        windowed_set = training_set(windowed("50k", 5), "3k", None, lag)
+        latest_set = training_set(latest_values("50k"), "3k", None, lag)
+        pairs += [
+            (f"windows, {name}", windowed_set, naive_windows_sql("3k", "50k", 5, lag=lag)),
+            (f"latest, {name}", latest_set, naive_latest_sql("3k", "50k", lag)),
+        ]
     for name, ours, sql in pairs:
         got = ours.to_arrow()
         want = duckdb_rows(sql).sort_by("row")
@@ -247,6 +273,25 @@ def windows(repeat: int, *, quick: bool) -> None:
     verdict("times faster than naive", wall, 40, 80, cpu=cpu, more_is_better=True)
 
 
+def knowledge(repeat: int, *, quick: bool) -> None:
+    print(
+        "what had arrived over what is known today: delays of ten minutes on average, of a day for one event in a hundred"
+    )
+    sizes = [("windowed", "100k", "1m"), ("latest", "1m", "5m")]
+    for kind, spine, events in sizes if quick else [*sizes, ("windowed", "1m", "10m")]:
+        words = "latest values" if kind == "latest" else "5 windows x 6 aggregates"
+        print(f" {words}, {spine} rows x {events} events")
+        runs = {
+            "corrected": (kind, spine, events),
+            "arrived": (kind, spine, events, "--lag", "0"),
+            "arrived, an hour's lag": (kind, spine, events, "--lag", str(HOUR)),
+        }
+        done = race(__file__, runs, repeat)
+        for name in list(runs)[1:]:
+            wall, cpu = ratios(done[name], done["corrected"])
+            verdict(f"time of {name}", wall, 3, 1.5, cpu=cpu)
+
+
 def polars(repeat: int, *, quick: bool) -> None:
     print("6 aggregates, 1M rows x 10M events: ours over 5 windows, polars over 4 plain sliding ones")
     done = race(
@@ -282,7 +327,7 @@ def memory(repeat: int, *, quick: bool) -> None:
     verdict("peak under 2GB", done["memory_limit=2GB"].rss_mb / 1000, 3, 2.2, unit="GB")
 
 
-FIGURES = {f.__name__: f for f in (latest, windows, polars, growth, memory)}
+FIGURES = {f.__name__: f for f in (latest, windows, knowledge, polars, growth, memory)}
 
 
 def main() -> None:
@@ -297,12 +342,13 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--windows", type=int, default=5, help=argparse.SUPPRESS)
+    parser.add_argument("--lag", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.alone:
         name, spine, events = given.figures
         pa.array([0]).to_numpy()  # imports pandas where that is installed; imports are not what is timed
-        measure(lambda: contend(name, spine, events, given.windows, given.memory))
+        measure(lambda: contend(name, spine, events, given.windows, given.memory, given.lag))
         return
     print(machine("duckdb", "polars", "numpy", "pyarrow"))
     check()

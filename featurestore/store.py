@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from featurestore import declare as d
 from featurestore import ir, planning, stream
@@ -24,6 +24,7 @@ from featurestore.datasets.entities import known_entities, moments_of
 from featurestore.datasets.manifest import Reproduction, reproduce
 from featurestore.errors import EventError, NotFound, SourceError, Unsupported
 from featurestore.functions import bound
+from featurestore.knowledge import Knowledge, Lag, lags_of
 from featurestore.log.eventlog import Appended
 from featurestore.log.files import read_file
 from featurestore.lower import location_of, lower
@@ -281,8 +282,8 @@ class FeatureStore:
         service: Asked,
         *,
         timestamp: str = "event_timestamp",
-        knowledge: Literal["corrected", "arrived"] = "corrected",
-        lag: timedelta | Mapping[str, timedelta] | None = None,
+        knowledge: Knowledge = "corrected",
+        lag: Lag | Mapping[str, Lag] | None = None,
         scaled: bool = False,
         statuses: bool = False,
         full_names: bool = False,
@@ -291,16 +292,17 @@ class FeatureStore:
 
         `spine` is Arrow, pandas, polars, a DuckDB relation or a path, with the service's keys. `full_names` names every
         feature `view__feature`. Nothing is computed before the set is read.
+
+        With `knowledge="arrived"` an event counts only from its arrival on (its time, where the source names no arrival), or a
+        `lag` later: one for all sources, or by source. Static sources are visible always. Raises RequestError for a lag that is
+        negative or without `"arrived"`, NotFound for that of a source the service does not read.
         """
-        if knowledge != "corrected" or lag is not None:
-            raise Unsupported(
-                "this version", "ask what had arrived at a moment", 'knowledge="corrected" without a lag'
-            )
         if scaled:
             raise Unsupported(
                 "this version", "scale features", "scaled=False, and a scaler of the model's own"
             )
         found, views, version = self._resolve(service)
+        lags = lags_of(knowledge, lag, {views[r.view].source.name for r in found.reads})
         if full_names:
             found = _fully_named(found)
         return TrainingSet(
@@ -311,6 +313,8 @@ class FeatureStore:
             timestamp,
             statuses=statuses,
             full_names=full_names,
+            knowledge=knowledge,
+            lag=lags,
             reference=None if version is None else version.reference,
         )
 

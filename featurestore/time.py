@@ -115,6 +115,17 @@ def inside(event: int, asked: int, size: int | None, hop: int) -> bool:
     return event < asked and (size is None or tail(asked, size, hop) <= event)
 
 
+def known_at(arrival: int | None, event: int, lag: int) -> int:
+    """When an event of time `event` became known: `lag` after it arrived, and never before it had happened.
+
+    `arrival` None, of a source without arrivals or an event that lacks its own, is the event's time.
+
+    >>> known_at(50, 10, 5), known_at(None, 10, 5), known_at(50, 60, 5)
+    (55, 15, 61)
+    """
+    return max((event if arrival is None else arrival) + lag, event + 1)
+
+
 def moment(value: Moment) -> int:
     """Microseconds since 1970 of an instant: a datetime or ISO text (UTC unless it says otherwise), or microseconds."""
     if isinstance(value, bool) or not isinstance(value, int | str | datetime):

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +30,7 @@ from featurestore.evaluate.partials import Array, Mask
 from featurestore.evaluate.point_in_time import ONE_ROW, Asked, Work, cells_of
 from featurestore.expr import Column, infer
 from featurestore.ir import Feature, Read, Service, View
+from featurestore.knowledge import Knowledge
 from featurestore.layout import layout_of
 from featurestore.spine import keys_of, request_of, spine_batches, times_of
 from featurestore.status import Status
@@ -58,6 +59,8 @@ class TrainingSet:
 
     NULLs stay NULL in Arrow, pandas and polars. With `statuses`, each feature has a column `<name>__status` besides.
     `reference` is the applied version of the service, if it is one; `full_names` says that its names were asked for in full.
+    With `knowledge="arrived"` an event counts from when it was known; `lag` has the microseconds from an event's arrival until
+    then, by source, 0 for one that it does not name.
     """
 
     config: Config
@@ -67,6 +70,8 @@ class TrainingSet:
     timestamp: str
     statuses: bool = False
     full_names: bool = False
+    knowledge: Knowledge = "corrected"
+    lag: Mapping[str, int] = field(default_factory=dict)
     reference: str | None = None
     slice_rows: int | None = None
 
@@ -173,8 +178,16 @@ class TrainingSet:
                     '  rename the spine\'s column, or prefix the feature: view.on(…, prefix="…")'
                 )
         asked = times_of(spine, self.timestamp, first)
+        lags = {v.source.name: self.lag.get(v.source.name, 0) for v in self.views.values()}
         cells = service_cells(
-            con, self.config.root, self.service, self.views, spine, asked, statuses=self.statuses
+            con,
+            self.config.root,
+            self.service,
+            self.views,
+            spine,
+            asked,
+            statuses=self.statuses,
+            lags=lags if self.knowledge == "arrived" else None,
         )
         columns = {name: spine.column(name) for name in spine.column_names}
         for name, dtype in self.service.columns:
@@ -197,9 +210,10 @@ def service_cells(
     asked: Array,
     *,
     statuses: bool = False,
+    lags: Mapping[str, int] | None = None,
 ) -> dict[str, Cells]:
     """`enrich` for all that a service reads, hidden or not, and what it computes on demand, by name."""
-    cells = enrich(con, root, service.reads, views, spine, asked, statuses=statuses)
+    cells = enrich(con, root, service.reads, views, spine, asked, statuses=statuses, lags=lags)
     if service.on_demand:
         request = {n: request_of(spine, n, t, service.name) for n, t in service.request}
         cells |= compute(compiled(service), cells, request, len(asked), asked)
@@ -215,10 +229,12 @@ def enrich(
     asked: Array,
     *,
     statuses: bool = False,
+    lags: Mapping[str, int] | None = None,
 ) -> dict[str, Cells]:
     """The cells of every read for every spine row, by output name. `asked` is each row's moment in microseconds.
 
-    Without `statuses` only events that some window can reach are read, so NOT_FOUND cannot be told from NULL.
+    Without `statuses` only events that some window can reach are read, so NOT_FOUND cannot be told from NULL. With `lags`,
+    the microseconds from arrival until an event is known, by source, only events count that were known at the row's moment.
     """
     groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[Read]] = {}
     for read in reads:
@@ -229,7 +245,16 @@ def enrich(
         columns = dict(keys)
         features = {r.feature: view.feature(r.feature) for r in group}
         parts = [keys_of(spine, columns[k.name], k.dtype, name) for k in view.keys]
-        cells = _view_cells(con, root, view, list(features.values()), parts, asked, statuses=statuses)
+        cells = _view_cells(
+            con,
+            root,
+            view,
+            list(features.values()),
+            parts,
+            asked,
+            statuses=statuses,
+            lag=None if lags is None else lags[view.source.name],
+        )
         done.update({r.output: cells[r.feature] for r in group})
     return done
 
@@ -246,11 +271,12 @@ def _view_cells(
     asked: Array,
     *,
     statuses: bool,
+    lag: int | None,
 ) -> dict[str, Cells]:
     if view.source.event_time is None:
         asked = np.ones(len(asked), np.int64)  # a static source is visible always: its rows are at 0
     spine = _numbered(con, keys, asked)
-    work, columns, settled = _work(view, features)
+    work, columns, settled = _work(view, features, lag)
     empty = cells_of(work, _no_events(work), ONE_ROW)
     outputs = {f.name: _spread(empty[f.name], len(asked)) for f in features}
     if len(spine.rid):
@@ -283,13 +309,17 @@ def _numbered(con: Connection, keys: Keys, asked: Array) -> Asked:
     return Asked(*(table.column(c).to_numpy() for c in ("rid", "k", "q")))
 
 
-def _work(view: View, features: Sequence[Feature]) -> tuple[Work, EventColumns, bool]:
+def _work(view: View, features: Sequence[Feature], lag: int | None) -> tuple[Work, EventColumns, bool]:
     """What to compute, of which columns, and whether SQL has to settle ties and copies."""
     layout, columns = layout_of(view), EventColumns(view)
     work = Work(view, layout, features, columns.names)
     for node in work.inputs():
         columns.add(node)
     source = view.source
+    # What arrives as it happens is known once it has happened, which is all that is asked for anyhow.
+    if lag is not None and source.event_time is not None and (lag or source.arrival_time is not None):
+        arrival = None if source.arrival_time is None else columns.add(Column(source.arrival_time))
+        work = replace(work, lag=lag, arrival=arrival)
     schema = source.schema
     if not any(f.window is None for f in features) and not work.sequential and source.event_id is None:
         return work, columns, False

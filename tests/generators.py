@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -156,6 +159,25 @@ def cases(draw: st.DrawFn, *, events: int = 25) -> Case:
         reshape=None if condition is None else lambda source: source.where(condition),
         ttl=ttl,
     )
+
+
+DELAYS = st.sampled_from([0, 0, 1, SECOND, MINUTE, 5 * MINUTE, HOUR, DAY, -1, -HOUR])
+"""How long after it happened an event arrives; some do so before."""
+
+
+@st.composite
+def arriving(draw: st.DrawFn, kind: st.SearchStrategy[Case]) -> Case:
+    """Of a case what had arrived: each event on time, late, early, at the same moment as another, or with no arrival."""
+    case = draw(kind)
+    lag = draw(st.sampled_from([0, 0, 1, MINUTE, HOUR, DAY]))
+    if draw(st.integers(0, 4)) == 0:
+        return replace(case, lag=lag)
+    rows = []
+    for row in map(case.row, case.rows):
+        delayed = DELAYS.map(partial(operator.add, row["at"]))
+        there = st.none() | delayed | moments(case.row(case.rows[0])["at"])
+        rows.append({**row, "arrived": draw(there)})
+    return replace(case, rows=rows, more={**case.more, "arrived": Timestamp}, arrival_time="arrived", lag=lag)
 
 
 def everybody(case: Case) -> list[tuple[Any, ...]]:

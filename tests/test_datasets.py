@@ -85,6 +85,7 @@ def test_a_manifest_says_what_a_set_was_made_of(root: Path) -> None:
     assert list(said["views"]) == ["visits"]
     assert said["parameters"] == {
         "knowledge": "corrected",
+        "lag": {},
         "timestamp": "ts",
         "statuses": True,
         "full_names": False,
@@ -1029,6 +1030,9 @@ def test_the_page_on_training_sets_runs_block_by_block(
     assert "2,000 rows matched by purchase_id" in printed
     assert "rows are in train too" in printed
     assert names["again"].changes == ()
+    today = names["store"].get_historical_features("data/spine.parquet", "disputes").to_arrow()
+    assert names["arrived"].to_arrow().equals(today)
+    assert not names["an_hour_behind"].to_arrow().equals(today)
     parts = names["by_time"]
     assert sum(part.to_arrow().num_rows for part in parts.values()) < 2_000
     assert names["some"].to_arrow()["weight"][0].as_py() == 10.0

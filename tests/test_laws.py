@@ -40,7 +40,7 @@ from featurestore.aggregates.reductions import BY, X
 from featurestore.compile.reference import answers
 from featurestore.compile.sources import Connection, connect
 from featurestore.config import Config
-from featurestore.evaluate import ragged
+from featurestore.evaluate import point_in_time, ragged
 from featurestore.evaluate.finish import finish
 from featurestore.evaluate.partials import By, Partial, merge_tiles, reduce_events
 from featurestore.evaluate.ranges import GatheredRanges, OverlappingRanges
@@ -50,13 +50,12 @@ from featurestore.materialize import materialize_view
 from featurestore.online.store import OnlineStore, open_store
 from featurestore.serving import Reader
 from featurestore.status import Status
-from featurestore.time import floor, inside
-from featurestore.training import TrainingSet
+from featurestore.time import floor, inside, known_at
 from featurestore.types import DType, Float64, Int64, String, numpy_dtype
 from featurestore.verify.replay import Replay
-from tests.generators import cases, everybody, moments
+from tests.generators import arriving, cases, everybody, moments
 from tests.parity.cases import Case, instant
-from tests.parity.engines import Key, World, entities_of, pythonic, spine_of, world_of
+from tests.parity.engines import Key, World, entities_of, pythonic, training_set, world_of
 
 Cell = tuple[Any, Status]
 Table = dict[tuple[Key, int], dict[str, Cell]]
@@ -94,18 +93,14 @@ def by_reference(world: World, asked: Sequence[tuple[Key, int]], before: int | N
     return {
         (key, at): {
             name: (pythonic(answer.value, types[name]), answer.status)
-            for name, answer in answers(world.view, events, key, at).items()
+            for name, answer in answers(world.view, events, key, at, world.case.lag).items()
         }
         for key, at in asked
     }
 
 
 def by_training(world: World, asked: Sequence[tuple[Key, int]], *, statuses: bool = True) -> Table:
-    config = Config(world.root, "laws", threads=1)
-    views = {world.view.name: world.view}
-    rows = TrainingSet(
-        config, world.service, views, spine_of(world, asked), "ts", statuses=statuses
-    ).to_arrow()
+    rows = training_set(Config(world.root, "laws", threads=1), world, asked, statuses=statuses).to_arrow()
     done: Table = {}
     for pair, row in zip(asked, rows.to_pylist(maps_as_pydicts="strict"), strict=True):
         done[pair] = {
@@ -186,6 +181,36 @@ def check_training(root: Path, case: Case, others: list[int]) -> None:
     want = by_reference(world, asked)
     assert_equal(world, by_training(world, asked), want)
     assert_equal(world, by_training(world, asked, statuses=False), want, statuses=False)
+
+
+@given(case=arriving(cases()), others=st.lists(moments(0), max_size=3))
+@EXAMPLES
+def test_a_training_set_of_what_had_arrived_is_what_the_reference_says(
+    root: Path, case: Case, others: list[int]
+) -> None:
+    check_arrived(root, case, others)
+
+
+@pytest.mark.slow
+@given(case=arriving(cases(events=60)), others=st.lists(moments(0), max_size=3))
+@MANY
+def test_many_training_sets_of_what_had_arrived_are_what_the_reference_says(
+    root: Path, case: Case, others: list[int]
+) -> None:
+    check_arrived(root, case, others)
+
+
+def check_arrived(root: Path, case: Case, others: list[int]) -> None:
+    """Asked when events became known as well, and just before, however many holes are worked on at a time."""
+    assert case.lag is not None
+    rows = list(map(case.row, case.rows[:5]))
+    edges = [known_at(r.get("arrived") if case.arrival_time else None, r["at"], case.lag) for r in rows]
+    before, point_in_time.HOLES = point_in_time.HOLES, 3
+    try:
+        check_training(root, case, [*others, *edges, *(at - 1 for at in edges)])
+    finally:
+        point_in_time.HOLES = before
+    check_training(root, case, [*others, *edges])
 
 
 @given(case=cases(), later=st.lists(st.integers(0, 3 * 86_400_000_000), max_size=2))
@@ -487,16 +512,18 @@ def test_tiling_does_not_change_a_partial(reduction: Any, dtype: DType | None, d
 def test_windows_over_tiles_are_the_events_in_them(
     reduction: Any, dtype: DType | None, data: st.DataObject
 ) -> None:
-    """Whole tiles and the events of an open one, however many are gathered at a time."""
+    """Whole tiles and the events of those cut at either end, however many are gathered at a time."""
     slot = slot_of(reduction, dtype)
     values = data.draw(columns(dtype))
     starts = sorted({0, *data.draw(cuts_of(len(values) - 1))})
     owner = np.cumsum(
         data.draw(st.lists(st.sampled_from([0, 0, 1]), min_size=len(starts), max_size=len(starts)))
     )
-    pairs = data.draw(st.lists(st.tuples(st.sampled_from(starts), st.integers(0, len(values))), max_size=9))
+    begin = st.sampled_from(starts) | st.integers(0, max(len(values) - 1, 0))
+    pairs = data.draw(st.lists(st.tuples(begin, st.integers(0, len(values))), max_size=9))
     lo = np.array([a for a, _ in pairs], np.int64)
-    stop = np.append(starts, len(values))[np.searchsorted(owner, owner[np.searchsorted(starts, lo)], "right")]
+    tile = np.searchsorted(starts, lo, "right") - 1
+    stop = np.append(starts, len(values))[np.searchsorted(owner, owner[tile], "right")]
     hi = np.clip(np.array([b for _, b in pairs], np.int64), lo, stop)
     lo = np.append(lo, len(values))
     hi = np.append(hi, len(values))
@@ -525,7 +552,8 @@ def test_long_windows_over_tiles_are_the_events_in_them(reduction: Any) -> None:
     windows = ragged.Windows(slot, ragged.lift(slot, x, keep, times), starts, owner)
     for most in (3, 40, 700):  # what reached less far before is reached further now
         tile = random.integers(0, len(starts), 500)
-        lo = starts[tile]
+        lo = np.minimum(starts[tile] + random.choice([0, 0, 1, 2], 500), n - 1)
+        tile = np.searchsorted(starts, lo, "right") - 1
         last = np.append(starts, n)[np.searchsorted(owner, owner[tile], "right")]
         far = np.append(starts, n)[np.minimum(tile + random.integers(0, most, 500), len(starts))]
         hi = np.clip(far + random.integers(-3, 4, 500), lo, last)

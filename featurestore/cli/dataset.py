@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from featurestore.cli.output import print_json, size_text
 from featurestore.cli.project import Settings, command
 
 if TYPE_CHECKING:
+    from featurestore.knowledge import Knowledge
     from featurestore.training import TrainingSet
 
 _OUT = click.option(
@@ -41,6 +43,19 @@ _OUT = click.option(
     metavar="COLUMN",
     help="The spine's column that says when each row is asked.",
 )
+@click.option(
+    "--knowledge",
+    type=click.Choice(["corrected", "arrived"]),
+    default="corrected",
+    show_default=True,
+    help="All that is known today, or only what had arrived at each row's moment.",
+)
+@click.option(
+    "--lag",
+    multiple=True,
+    metavar="[SOURCE=]LENGTH",
+    help="Of --knowledge arrived: how long after its arrival an event is known, as 1h; of one source, as purchases=1h.",
+)
 @click.option("--statuses", is_flag=True, help="A column more for each feature: why a value is missing.")
 @click.option(
     "--split",
@@ -60,6 +75,8 @@ def write_command(
     spine: str,
     out: str,
     timestamp: str,
+    knowledge: Knowledge,
+    lag: tuple[str, ...],
     statuses: bool,
     split: str | None,
     fractions: str | None,
@@ -70,7 +87,8 @@ def write_command(
 ) -> None:
     """A point-in-time training set, written as Parquet: one row for each row of the spine, in its order.
 
-    Each value holds what had happened strictly before the row's moment. The folder appears when all of it is written, with
+    Each value holds what had happened strictly before the row's moment; with --knowledge arrived, what was known of it then.
+    The folder appears when all of it is written, with
     a manifest that says what it was made of.
 
     \b
@@ -81,8 +99,11 @@ def write_command(
     asked = {"fractions": fractions, "at": at, "gap": gap, "column": column}
     if split is None and any(asked.values()):
         raise click.UsageError("--fractions, --at, --gap and --column say how to --split: name that too")
+    lags = _lags(lag)
     with settings.store() as store, settings.progress("writing the training set"):
-        training = store.get_historical_features(spine, service, timestamp=timestamp, statuses=statuses)
+        training = store.get_historical_features(
+            spine, service, timestamp=timestamp, knowledge=knowledge, lag=lags, statuses=statuses
+        )
         with _staged(Path(out)) as (staging, target):
             written = _parts(training, split, asked, seed)(staging)
     done = {
@@ -120,20 +141,35 @@ def _parts(
     if asked["at"] is not None:
         options["at"] = asked["at"].split(",")
     if asked["gap"] is not None:
-        options["gap"] = _length(asked["gap"])
+        options["gap"] = _length("--gap", asked["gap"])
     if asked["column"] is not None:
         options["column"] = asked["column"]
     return training.split(by, **options).to_parquet  # type: ignore[arg-type]
 
 
-def _length(text: str) -> Any:
-    from featurestore.time import days, hours, minutes, seconds
+def _lags(given: tuple[str, ...]) -> timedelta | dict[str, timedelta] | None:
+    """What `--lag` says, once for all sources or for one each time."""
+    if not given:
+        return None
+    if len(given) == 1 and "=" not in given[0]:
+        return _length("--lag", given[0])
+    lags: dict[str, timedelta] = {}
+    for text in given:
+        name, _, length = text.rpartition("=")
+        if not name or name in lags:
+            raise click.UsageError(
+                f"--lag {text}: give one length for all sources, or each source once: --lag purchases=1h"
+            )
+        lags[name] = _length("--lag", length)
+    return lags
 
-    units = {"d": days, "h": hours, "m": minutes, "s": seconds}
+
+def _length(option: str, text: str) -> timedelta:
+    units = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
     try:
-        return units[text[-1:]](float(text[:-1]))
-    except (KeyError, ValueError) as error:
-        raise click.UsageError(f"--gap {text} is no length of time: write 7d, 12h, 30m or 10s") from error
+        return timedelta(**{units[text[-1:]]: float(text[:-1])})
+    except (KeyError, ValueError, OverflowError) as error:
+        raise click.UsageError(f"{option} {text} is no length of time: write 7d, 12h, 30m or 10s") from error
 
 
 def _measured(folder: Path, files: list[Path]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ from featurestore.compile.rowwise import Settled, clean, evaluate
 from featurestore.expr import Column, Expr
 from featurestore.ir import LATEST, Feature, View
 from featurestore.status import Status
-from featurestore.time import inside
+from featurestore.time import inside, known_at
 from featurestore.types import Bool, DecimalType, DType, is_float, is_integer
 
 Value = bool | int | float | str | None
@@ -71,21 +71,30 @@ class Answer:
     status: Status
 
 
-def answers(view: View, events: Sequence[Event], key: Sequence[Value], asked: int) -> dict[str, Answer]:
-    """Every feature of `view` for one entity at one moment (microseconds), by feature name."""
-    (one,) = answers_at(view, events, key, [asked])
+def answers(
+    view: View, events: Sequence[Event], key: Sequence[Value], asked: int, lag: int | None = None
+) -> dict[str, Answer]:
+    """Every feature of `view` for one entity at one moment (microseconds), by feature name.
+
+    Of all events before the moment; with a `lag` (microseconds, also 0), of those that were known at it.
+    """
+    (one,) = answers_at(view, events, key, [asked], lag)
     return one
 
 
 def answers_at(
-    view: View, events: Sequence[Event], key: Sequence[Value], moments: Sequence[int]
+    view: View,
+    events: Sequence[Event],
+    key: Sequence[Value],
+    moments: Sequence[int],
+    lag: int | None = None,
 ) -> list[dict[str, Answer]]:
     """`answers` at several moments: the entity's events are found and put in order once."""
     schema = Settled(view.source.schema)
     mine = entity_events(view, events, key)
     done = []
     for asked in moments:
-        visible = [e for e in mine if _before(view, e, asked)]
+        visible = [e for e in mine if _before(view, e, asked) and _known(view, e, asked, lag)]
         done.append(
             {
                 f.name: _settled(f, *_value(view, f, visible, asked, schema), bool(visible))
@@ -101,6 +110,17 @@ def _before(view: View, event: Event, asked: int) -> bool:
     at = event[view.source.event_time]
     assert isinstance(at, int)
     return at < asked
+
+
+def _known(view: View, event: Event, asked: int, lag: int | None) -> bool:
+    """Whether what was known when it was asked includes an event; without a `lag` all that is known today does."""
+    if lag is None or view.source.event_time is None:
+        return True
+    at = event[view.source.event_time]
+    arrival = event[view.source.arrival_time] if view.source.arrival_time is not None else None
+    assert isinstance(at, int)
+    assert arrival is None or isinstance(arrival, int)
+    return known_at(arrival, at, lag) <= asked
 
 
 def entity_events(view: View, events: Sequence[Event], key: Sequence[Value]) -> list[Event]:

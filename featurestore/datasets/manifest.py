@@ -144,7 +144,7 @@ def _content(
             "fingerprint": ir.service_fingerprint(service, views),
         },
         "views": {name: ir.view_fingerprint(view) for name, view in views.items()},
-        "parameters": {"knowledge": "corrected"} | {n: getattr(training, n) for n in named},
+        "parameters": {n: getattr(training, n) for n in named},
         "spine": {
             "columns": spine_schema.names,
             "rows": sum(p["rows"] for p in parts),
@@ -332,9 +332,7 @@ def reproduce(config: Config, path: str | Path, out: str | Path, spine: Any = No
         spine = _rows_of(old, notes)
     plan = ir.from_json(content["plan"])
     known = {f.name for f in fields(TrainingSet)}
-    parameters = {
-        k: v for k, v in content["parameters"].items() if (k, v) != ("knowledge", "corrected") or k in known
-    }
+    parameters = content["parameters"]
     if strange := sorted(parameters.keys() - known):
         raise DatasetError(
             f"{old.folder / MANIFEST} names parameter '{strange[0]}', which this version does not know"

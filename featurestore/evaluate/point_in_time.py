@@ -19,6 +19,7 @@ from featurestore.aggregates import Moments, Reduction, Sum, inputs_of, ordered
 from featurestore.evaluate.arrow import to_physical
 from featurestore.evaluate.finish import Cells, finish, settle
 from featurestore.evaluate.inputs import Inputs, carried
+from featurestore.evaluate.known import Gaps, Known, Rest, known_at
 from featurestore.evaluate.partials import Array, Mask, Partial, reduce_events
 from featurestore.evaluate.ragged import Lifted, Windows, lift
 from featurestore.evaluate.ranges import OverlappingRanges
@@ -32,6 +33,9 @@ PIECE = 1 << 18
 
 RAGGED_PIECE = 1 << 13
 """The same where a window's answer is any number of items until the row is finished: bounded with what a row may hold."""
+
+HOLES = 1 << 21
+"""Events that were not known yet, of all rows that are worked on at a time; of ragged windows the events between them."""
 
 Span = tuple[int | None, int]
 """Size and hop of a window."""
@@ -49,6 +53,10 @@ class Asked:
         """The rows whose key numbers are `first` to `last`, inclusive."""
         a, b = np.searchsorted(self.k, first, "left"), np.searchsorted(self.k, last, "right")
         return self._cut(int(a), int(b))
+
+    def halves(self) -> tuple[Asked, Asked]:
+        middle = len(self.rid) // 2
+        return self._cut(0, middle), self._cut(middle, len(self.rid))
 
     def pieces(self, size: int) -> Iterable[Asked]:
         for at in range(0, len(self.rid), size):
@@ -68,7 +76,8 @@ class Work:
     A table of events has `k` (Int32, dense key number), `t` (Int64, microseconds), and under `names` the value of each
     expression; it is sorted by both. `ties` are the names of columns that put events of one key and time in order, empty
     when the table has them in order already. `copies` are the columns that tell copies of an event (the first, its id) and
-    which of them came first, empty when there are none left.
+    which of them came first, empty when there are none left. With `lag` (microseconds, also 0) events count from when they
+    were known, by the column `arrival` or else their time; None is as soon as they have happened.
     """
 
     view: View
@@ -77,6 +86,8 @@ class Work:
     names: Mapping[Expr, str]
     ties: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
+    lag: int | None = None
+    arrival: str | None = None
 
     def slots(self) -> list[Slot]:
         """The slots that the windowed features read, on all levels."""
@@ -137,6 +148,7 @@ class Chunk:
         t, _ = to_physical(events.column("t"), Int64)
         clock = _Clock(k, t, asked)
         codes = clock.codes
+        known = _known_at(work, events, t)
         everywhere = work.sequential
         if work.copies or (work.ties and everywhere):
             rows = _tied(codes)
@@ -148,20 +160,44 @@ class Chunk:
                         [work.names[node] for node in work.inputs()]
                     )  # what only breaks ties has done so
                 events, t, codes = events.take(pa.array(kept)), t[kept], codes[kept]
+                k, known = k[kept], None if known is None else known[kept]
         self._ties = () if everywhere else work.ties
         self._lifted: dict[_Meaning, Lifted] = {}
         self._tiles: dict[int, tuple[Array, Array]] = {}
         self._tiled: dict[tuple[_Meaning, int], Windows] = {}
         self._work, self._events, self._t, self._codes, self._clock = work, events, t, codes, clock
         self._inputs = Inputs(work.names, work.view, events)
+        self._arrivals = _Clock(k, known, asked) if known is not None else None
+        self._known = Known(self._arrivals.codes) if self._arrivals is not None else None
 
     def cells(self, asked: Asked) -> dict[str, Cells]:
-        first, end = self._position(asked, None), self._position(asked, asked.q)
+        first = self._position(asked, None)
+        moments, gaps = _NO_MOMENTS, None
+        if self._known is None or self._arrivals is None:
+            end = self._position(asked, asked.q)
+        else:
+            moments = self._arrivals.code(
+                asked.k, asked.q + 1
+            )  # what became known at the very moment was known
+            end = self._known.ends(moments)
+            windowed = any(f.window is not None for f in self._work.features)
+            hidden = self._known.hidden(moments, end) if windowed else None
+            if hidden is not None:
+                if hidden.total > HOLES and len(asked.q) > 1:
+                    return self._by_halves(asked)
+                gaps = Gaps(hidden, end)
+                ragged = any(slot.ragged for slot in self._work.slots())
+                if ragged and gaps.events > HOLES and len(asked.q) > 1:
+                    return self._by_halves(asked)
         found = end > first
         latest = [f for f in self._work.features if f.window is None]
-        return self._windowed(asked, first, end, found) | (
-            self._latest(asked, latest, end, found) if latest else {}
+        return self._windowed(asked, first, end, found, gaps) | (
+            self._latest(asked, latest, end, found, moments) if latest else {}
         )
+
+    def _by_halves(self, asked: Asked) -> dict[str, Cells]:
+        a, b = (self.cells(half) for half in asked.halves())
+        return {name: _joined([a[name], b[name]]) for name in a}
 
     def _position(self, asked: Asked, moments: Array | None) -> Array:
         """The index of the first event of each row's key at or after its moment; None is the key's first event."""
@@ -169,35 +205,49 @@ class Chunk:
 
     # -------------------------------------------------------------------------------------------------------- windows
 
-    def _windowed(self, asked: Asked, first: Array, end: Array, found: Mask) -> dict[str, Cells]:
+    def _windowed(
+        self, asked: Asked, first: Array, end: Array, found: Mask, gaps: Gaps | None
+    ) -> dict[str, Cells]:
         work, starts = self._work, dict[Span, Array]()
+        stops, rests = dict[Span, Array](), dict[Span, Rest]()
         readers: dict[_Meaning, tuple[Slot, set[Span]]] = {}
         for feature in work.features:
             if feature.window is None:
                 continue
             size, hop = span = feature.window.size, feature.window.hop
             if span not in starts:
-                starts[span] = (
-                    first if size is None else self._position(asked, asked.q - asked.q % hop - size)
-                )
+                tail = first if size is None else self._position(asked, asked.q - asked.q % hop - size)
+                starts[span], stops[span] = tail, end if self._known is None else np.maximum(end, tail)
+                if gaps is not None:
+                    stops[span], rests[span] = gaps.cut(tail, stops[span])
             for slot in work.parts(feature).values():
                 readers.setdefault(_meaning(slot), (slot, set()))[1].add(span)
         ranges: dict[tuple[Span, ...], _Counted] = {}
         merged: dict[tuple[_Meaning, Span], Partial] = {}
+        rest_of: dict[tuple[Span, ...], Rest] = {}
         for meaning, (slot, wanted) in readers.items():
             spans = tuple(s for s in starts if s in wanted)
             x, keep = self._inputs.of(slot)
             if slot.ragged:
                 assert x is not None
+                between: Partial | None = None
                 for span in spans:
-                    merged[meaning, span] = self._windows(meaning, slot, span[1], x, keep).merge(
-                        starts[span], end
-                    )
+                    windows = self._windows(meaning, slot, span[1], x, keep)
+                    begun = windows.merge(starts[span], stops[span])
+                    if gaps is not None:
+                        between = windows.merge(gaps.lo, gaps.hi) if between is None else between
+                        begun = rests[span].join(slot, begun, between)
+                    merged[meaning, span] = begun
                 continue
             if spans not in ranges:
-                lo = np.concatenate([starts[s] for s in spans])
-                ranges[spans] = _Counted(lo, np.tile(end, len(spans)), len(self._t))
+                lo, hi = ([of[s] for s in spans] for of in (starts, stops))
+                if gaps is not None:
+                    lo, hi = [*lo, gaps.lo], [*hi, gaps.hi]
+                    rest_of[spans] = Rest.of([rests[s] for s in spans], len(end))
+                ranges[spans] = _Counted(np.concatenate(lo), np.concatenate(hi), len(self._t))
             partial = reduce_events(slot, x, keep, self._t, ranges[spans], self._inputs.by(slot))
+            if gaps is not None:
+                partial = rest_of[spans].join(slot, *_cut(partial, len(end) * len(spans)))
             for i, span in enumerate(spans):
                 rows = slice(i * len(end), (i + 1) * len(end))
                 merged[meaning, span] = {field: values[rows] for field, values in partial.items()}
@@ -226,11 +276,13 @@ class Chunk:
 
     # -------------------------------------------------------------------------------------------------- latest values
 
-    def _latest(self, asked: Asked, features: Sequence[Feature], end: Array, found: Mask) -> dict[str, Cells]:
+    def _latest(
+        self, asked: Asked, features: Sequence[Feature], end: Array, found: Mask, moments: Array
+    ) -> dict[str, Cells]:
         rows = np.flatnonzero(found)
         index = end[rows] - 1
         if self._ties:
-            index = self._greatest(index)
+            index = self._greatest(index, moments[rows] if self._known is not None else moments)
         view = self._work.view
         fresh = np.ones(len(asked.q), np.bool_)
         if view.ttl is not None and view.source.event_time is not None:
@@ -252,22 +304,37 @@ class Chunk:
             cells[feature.name] = settle(feature, values, valid & fresh, found, expired=expired)
         return cells
 
-    def _greatest(self, index: Array) -> Array:
-        """For rows that are the last of their key and time: the one of these that is last in the order of events."""
-        codes = self._codes
+    def _greatest(self, index: Array, moments: Array) -> Array:
+        """Of the events that share key and time with each of `index`, the one that is last in the order of events.
+
+        Of those before it, which are all there are; or, where knowledge counts, of those known before `moments`.
+        """
+        codes, known = self._codes, self._known
         tied = (index > 0) & (codes[np.maximum(index - 1, 0)] == codes[index])
-        ends = np.unique(index[tied])
+        ends = np.unique(index[tied] if known is None else self._end_of_tie(index[tied]))
         if len(ends) == 0:
             return index
         starts = np.searchsorted(codes, codes[ends], "left")
         sizes = ends - starts + 1
         stops = np.cumsum(sizes)
         rows = np.repeat(starts - (stops - sizes), sizes) + np.arange(stops[-1])
-        order = _sorted(self._events, rows, codes[rows], self._ties)
-        last = rows[order[stops - 1]]
-        index[tied] = last[np.searchsorted(ends, index[tied])]
+        ordered = rows[_sorted(self._events, rows, codes[rows], self._ties)]
+        if known is None:
+            index[tied] = ordered[stops - 1][np.searchsorted(ends, index[tied])]
+            return index
+        place = stops[np.searchsorted(ends, self._end_of_tie(index[tied]))] - 1
+        moments = moments[tied]
+        while len(later := np.flatnonzero(known.at[ordered[place]] >= moments)):
+            place[later] -= 1  # one of them is known: that at `index`
+        index[tied] = ordered[place]
         return index
 
+    def _end_of_tie(self, index: Array) -> Array:
+        """The last event that shares key and time with each of `index`."""
+        return np.searchsorted(self._codes, self._codes[index], "right") - 1
+
+
+_NO_MOMENTS = np.zeros(0, np.int64)
 
 _Meaning = tuple[Reduction, Expr | None]
 
@@ -275,6 +342,11 @@ _Meaning = tuple[Reduction, Expr | None]
 def _meaning(slot: Slot) -> _Meaning:
     """What makes slots of different levels one."""
     return slot.reduction, slot.where
+
+
+def _cut(partial: Partial, ranges: int) -> tuple[Partial, Partial]:
+    """The partials of the first `ranges`, and of the others."""
+    return {f: v[:ranges] for f, v in partial.items()}, {f: v[ranges:] for f, v in partial.items()}
 
 
 def _joined(cells: Sequence[Cells]) -> Cells:
@@ -333,6 +405,16 @@ def _in_order(kept: Array, rows: Array, events: pa.Table, codes: Array, work: Wo
     out = kept.copy()
     out[places] = there[_sorted(events, there, codes[there], work.ties)]
     return out
+
+
+def _known_at(work: Work, events: pa.Table, t: Array) -> Array | None:
+    """When each event was known; None where that does not count."""
+    if work.lag is None:
+        return None
+    if work.arrival is None:
+        return known_at(t, None, t, work.lag)
+    arrival, arrived = to_physical(events.column(work.arrival), Int64)
+    return known_at(arrival, arrived, t, work.lag)
 
 
 # ---------------------------------------------------------------------------------------------------------------- columns

@@ -167,6 +167,24 @@ def over_tiles(slot: Slot, tiles: Columns, lo: Array, hi: Array) -> Columns:
     return _merged(slot, *_encoded(slot, items, everything=False), starts[lo], starts[hi])
 
 
+def continued(slot: Slot, begun: Columns, after: Columns, groups: Array, lo: Array, hi: Array) -> Columns:
+    """The partials `begun`, those of `groups` merged with `after[lo:hi]` of each, whose events come later."""
+    if not len(groups):
+        return begun
+    names = [f.name for f in slot.fields]
+    edges, later = (np.concatenate([[0], partial["ends"]]) for partial in (begun, after))
+    own = int(edges[-1])
+    items, words = _encoded(slot, {n: np.concatenate([begun[n], after[n]]) for n in names}, everything=False)
+    starts = np.stack([edges[groups], own + later[lo]], axis=1)
+    stops = np.stack([edges[groups + 1], own + later[hi]], axis=1)
+    merged = _merged(slot, items, words, starts, stops)
+    first, size = edges[:-1].copy(), np.diff(edges)
+    size[groups] = np.diff(merged["ends"], prepend=0)
+    first[groups] = own + merged["ends"] - size[groups]
+    rows = runs(first, size)
+    return {"ends": np.cumsum(size), **{n: np.concatenate([begun[n], merged[n]])[rows] for n in names}}
+
+
 def by_tile(
     slot: Slot,
     x: Array,
@@ -198,7 +216,7 @@ def regrouped(slot: Slot, group: Array, items: Columns, groups: int) -> Columns:
 
 
 class Windows:
-    """Ranges of events that begin where a tile does, as windows do: merged from whole tiles and the events after them.
+    """Ranges of events, most of which begin where a tile does, as windows do: merged from whole tiles and the events around.
 
     Each tile is compacted once, and so are pairs of tiles, pairs of these, and so on: a range of n tiles is at most
     2 log2(n) compacted ones and the events of its open tile.
@@ -218,7 +236,7 @@ class Windows:
         self._lay_out()
 
     def merge(self, lo: Array, hi: Array) -> Columns:
-        """The partial of each range of events; those of `lo` are among `starts`, or the end of all events."""
+        """The partial of each range of events. One that begins inside a tile takes the rest of its events one by one."""
         slot, lifted = self._slot, self._lifted
         first, last = lifted.before(lo), lifted.before(hi)
         if isinstance(slot.reduction, FirstK):
@@ -228,10 +246,15 @@ class Windows:
         a, b = (np.searchsorted(self._starts, edge, "left") for edge in (lo, hi))
         edges = np.append(self._starts, lifted.events)
         cut = (edges[b] != hi) & (hi > lo)  # the last tile is open: its events are taken one by one
-        b = np.where(hi > lo, b - cut, a)
-        opened = lifted.before(np.where(cut, edges[b], hi))
+        b = np.where(hi > lo, np.maximum(b - cut, a), a)
+        opened = lifted.before(np.where(cut, np.minimum(edges[b], hi), hi))
+        whole = a  # the first tile that is not cut
         self._reach(int((b - a).max(initial=0)))
         starts, stops = [opened], [np.maximum(last, opened)]
+        begun = np.minimum(edges[whole], hi)
+        if bool((begun > lo).any()):
+            starts.append(first)
+            stops.append(lifted.before(begun))
         for level, ends in enumerate(self._ends):
             step = 1 << level
             left = (a & step != 0) & (a + step <= b)

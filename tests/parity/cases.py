@@ -74,7 +74,8 @@ class Case:
     `x` is the type of column x, `more` further columns, `unread` columns of the file that no source declares, `stored`
     the Arrow types of the file where they differ. `status` is PRESENT unless said. `scale` is what closeness is
     measured by, the wanted value itself by default. `materialized` is the moment the online store was written as of,
-    `at` by default; `beside` are further features of the view.
+    `at` by default; `beside` are further features of the view. With a `lag` in microseconds, also 0, what had arrived is asked
+    for: engines that cannot say are not asked.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Case:
     zone: str | None = None
     materialized: str | None = None
     beside: Sequence[d.Aggregation] = ()
+    lag: int | None = None
 
     @property
     def columns(self) -> dict[str, DType]:

@@ -160,7 +160,9 @@ class Reference:
     def ask(self, world: World, asked: Sequence[tuple[Key, int]]) -> list[Answer]:
         done = []
         for key, at in asked:
-            answer = answers(world.view, world.events, key, at)[world.service.reads[0].feature]
+            answer = answers(world.view, world.events, key, at, world.case.lag)[
+                world.service.reads[0].feature
+            ]
             done.append(Answer(pythonic(answer.value, world.dtype), answer.status))
         return done
 
@@ -172,14 +174,29 @@ class Training:
     config: Config
 
     def ask(self, world: World, asked: Sequence[tuple[Key, int]]) -> list[Answer]:
-        table = TrainingSet(
-            self.config, world.service, {"view": world.view}, spine_of(world, asked), "ts", statuses=True
-        ).to_arrow()
+        table = training_set(self.config, world, asked, statuses=True).to_arrow()
         values, statuses = (
             table.column(world.output + suffix).to_pylist(maps_as_pydicts="strict")
             for suffix in ("", "__status")
         )
         return [Answer(v, Status[s]) for v, s in zip(values, statuses, strict=True)]
+
+
+def training_set(
+    config: Config, world: World, asked: Sequence[tuple[Key, int]], *, statuses: bool
+) -> TrainingSet:
+    """Keys and moments as a training set, of what had arrived where the case has a lag."""
+    lag = world.case.lag
+    return TrainingSet(
+        config,
+        world.service,
+        {world.view.name: world.view},
+        spine_of(world, asked),
+        "ts",
+        statuses=statuses,
+        knowledge="corrected" if lag is None else "arrived",
+        lag={} if lag is None else {world.view.source.name: lag},
+    )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from featurestore.status import Status
 from tests.parity.aggregate_cases import AGGREGATE_CASES
 from tests.parity.cases import CASES, Case, instant
 from tests.parity.engines import Answer, Engine, Online, Reference, Streamed, Training, World, world_of
+from tests.parity.knowledge_cases import KNOWLEDGE_CASES
 
 ENGINES = ["reference", "duckdb", "lmdb", "stream", pytest.param("redis", marks=pytest.mark.redis)]
 
@@ -82,6 +83,14 @@ def test_every_engine_agrees(case: Case, engine: Engine, root: Path, worlds: dic
     check(world, answer)
 
 
+@pytest.mark.parametrize("case", KNOWLEDGE_CASES, ids=lambda case: case.name)
+def test_engines_agree_on_what_had_arrived(case: Case, root: Path, worlds: dict[str, World]) -> None:
+    world = worlds[case.name] = world_of(case, root)
+    for engine in (Reference(), Training(Config(root, "parity", threads=1))):
+        (answer,) = engine.ask(world, [(case.key, instant(case.at))])
+        check(world, answer)
+
+
 def check(world: World, answer: Answer) -> None:
     """The value as the aggregate's parity class demands, and the status."""
     case, feature = world.case, world.view.features[0]
@@ -104,7 +113,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def test_names_of_cases_are_sentences_and_differ() -> None:
-    names = [case.name for case in (*CASES, *AGGREGATE_CASES)]
+    names = [case.name for case in (*CASES, *AGGREGATE_CASES, *KNOWLEDGE_CASES)]
     assert len(set(names)) == len(names)
 
 
