@@ -10,6 +10,9 @@ FeatureStoreError
 ├── SpineError             rows to enrich that lack a key or a readable time
 ├── RequestError           an online request that does not fit the service
 ├── DatasetError           a training set that cannot be split, compared or made again as asked
+├── MaterializeError       a materialisation that was refused, or lost its place to another
+│   ├── AlreadyRunning     somebody else is writing the view
+│   └── WouldStepBack      an end before the one that is served
 ├── RegistryError
 │   ├── RegistryCorrupt    unreadable, or not written by this product
 │   ├── PlanConflict       somebody applied in between
@@ -111,6 +114,18 @@ class RequestError(FeatureStoreError):
 
 class DatasetError(FeatureStoreError):
     """A training set that cannot be split, compared or made again as asked, or whose manifest cannot be read."""
+
+
+class MaterializeError(FeatureStoreError):
+    """A materialisation was refused or could not go on; the ledger says where it is, and the next run goes on."""
+
+
+class AlreadyRunning(MaterializeError):
+    """Somebody else is writing the view; nothing was written."""
+
+
+class WouldStepBack(MaterializeError):
+    """What is served would end earlier than it does; nothing was written."""
 
 
 class RegistryError(FeatureStoreError):

@@ -39,6 +39,7 @@ COMMANDS = {
     "lineage": Entry("Definitions", "Where a column comes from, and what is made of it.", "lineage"),
     "verify": Entry("Definitions", "Whether every engine gives the same values.", "verify"),
     "materialize": Entry("Values", "Write features to the online store.", "materialize"),
+    "holes": Entry("Values", "What is missing from the online store.", "materialize"),
     "get": Entry("Values", "One feature vector, read online.", "get"),
     "dataset": Entry("Values", "A point-in-time training set, written as Parquet.", "dataset"),
     "completion": Entry("Shell", "The script that lets a shell complete what you type.", "completion"),

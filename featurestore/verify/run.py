@@ -17,7 +17,8 @@ from featurestore.compile.reference import Answer, Event
 from featurestore.errors import FeatureStoreError, NotFound
 from featurestore.expr import columns_of
 from featurestore.ir import Feature, View, view_fingerprint
-from featurestore.picture import instant, meaning, picture
+from featurestore.picture import meaning, picture
+from featurestore.time import moment_text
 from featurestore.types import Date, DecimalType, DType, String, Timestamp
 from featurestore.verify import moments
 from featurestore.verify.compare import parity_of, same, scale_of
@@ -255,7 +256,7 @@ def _text(value: Any, dtype: DType) -> str | None:
     if value is None:
         return None
     if dtype == Timestamp:
-        return instant(value)
+        return moment_text(int(value))
     if dtype == Date:
         try:
             return (date(1970, 1, 1) + timedelta(days=value)).isoformat()
