@@ -22,7 +22,7 @@ from featurestore.errors import FeatureStoreError
 from featurestore.layout import layout_of
 from featurestore.lower import location_of
 from featurestore.online.codec import BASE, HEADER, MAGIC, Codec, codec_of
-from featurestore.online.state import ViewState, load_states
+from featurestore.online.state import ViewState, load_complete, load_states
 from featurestore.online.store import OnlineStore, open_store
 from featurestore.registry import Registry, open_registry
 from featurestore.repo import load_plan
@@ -213,7 +213,7 @@ def _store_problems(store: OnlineStore) -> list[Check]:
 def _views(store: OnlineStore, plan: ir.Plan, now: int) -> Iterator[Check]:
     codecs = {v.name: codec_of(v, layout_of(v)) for v in plan.views}
     try:
-        states = load_states(store, codecs)
+        states, held = load_states(store, codecs), load_complete(store, codecs)
     except (FeatureStoreError, ValueError, TypeError) as error:
         yield Check(
             "views",
@@ -223,7 +223,9 @@ def _views(store: OnlineStore, plan: ir.Plan, now: int) -> Iterator[Check]:
         )
         return
     for view in plan.views:
-        yield _view(store, view, codecs[view.name], states.get(view.name), _limit(plan, view.name), now)
+        state = states.get(view.name)
+        end = held[view.name].end if state is not None else 0
+        yield _view(store, view, codecs[view.name], state, end, _limit(plan, view.name), now)
 
 
 def _limit(plan: ir.Plan, view: str) -> int | None:
@@ -233,7 +235,13 @@ def _limit(plan: ir.Plan, view: str) -> int | None:
 
 
 def _view(
-    store: OnlineStore, view: ir.View, codec: Codec, state: ViewState | None, limit: int | None, now: int
+    store: OnlineStore,
+    view: ir.View,
+    codec: Codec,
+    state: ViewState | None,
+    end: int,
+    limit: int | None,
+    now: int,
 ) -> Check:
     subject = f"view {view.name}"
     again = (f"`fs materialize --select {view.name}` writes it",)
@@ -247,7 +255,7 @@ def _view(
         return Check(subject, "wrong", f"{state.entities:,} entities were written and none is there", again)
     if not all(_of_this_plan(codec, value) for _, value in sample):
         return Check(subject, "wrong", "what is stored is not of this definition", again)
-    age = max(now - state.end, 0) / 1e6
+    age = max(now - end, 0) / 1e6
     text = f"{state.entities:,} entities, as of {_ago(age)} ago"
     if limit is not None and age * 1e6 > limit:
         return Check(subject, "wrong", f"{text}; a service allows {_ago(limit / 1e6)}", again)

@@ -12,6 +12,9 @@ FeatureStoreError
 ├── FunctionError          a Python function of an on-demand feature that raised, or gave what does not fit
 │   └── FunctionChanged    the definitions no longer hold the function that was applied
 ├── DatasetError           a training set that cannot be split, compared or made again as asked
+├── MaterializeError       a materialisation that was refused, or lost its place to another
+│   ├── AlreadyRunning     somebody else is writing the view
+│   └── WouldStepBack      an end before the one that is served
 ├── RegistryError
 │   ├── RegistryCorrupt    unreadable, or not written by this product
 │   ├── PlanConflict       somebody applied in between
@@ -121,6 +124,18 @@ class FunctionChanged(FunctionError):
 
 class DatasetError(FeatureStoreError):
     """A training set that cannot be split, compared or made again as asked, or whose manifest cannot be read."""
+
+
+class MaterializeError(FeatureStoreError):
+    """A materialisation was refused or could not go on; the ledger says where it is, and the next run goes on."""
+
+
+class AlreadyRunning(MaterializeError):
+    """Somebody else is writing the view; nothing was written."""
+
+
+class WouldStepBack(MaterializeError):
+    """What is served would end earlier than it does; nothing was written."""
 
 
 class RegistryError(FeatureStoreError):

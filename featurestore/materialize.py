@@ -5,6 +5,8 @@ the open tile included. Writing twice writes the same; entities that no longer h
 
 Queries answer in the order of keys and are read side by side, a stretch of entities at a time; while one stretch is
 written the next is encoded. What is held does not grow with the number of entities.
+
+A run that was stopped can go on behind the last entity that it wrote. When to do so is for the ledger (`backfill`) to say.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +27,7 @@ from featurestore.compile.newest import newest_sql
 from featurestore.compile.sources import Connection
 from featurestore.compile.tiles import tile_events_sql, tiles_sql
 from featurestore.evaluate.partials import Array
-from featurestore.expr import Expr
+from featurestore.expr import Call, Expr, Literal
 from featurestore.ir import View
 from featurestore.layout import Layout, Level, layout_of
 from featurestore.online.codec import (
@@ -41,7 +44,7 @@ from featurestore.online.codec import (
     entity_keys,
     written_by,
 )
-from featurestore.online.state import ViewState, runs_name, state_name
+from featurestore.online.state import ViewState, load_states, runs_name, state_name
 from featurestore.online.store import OnlineStore
 from featurestore.online_records import key_columns, latest_records, owners, tile_items, tile_rows
 from featurestore.time import floor
@@ -72,6 +75,25 @@ class Materialized:
     start: int | None
     end: int
     cut: int
+    run: int = 0
+    """The number that the values written bear."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far a run has come: in `role` every entity up to `key` is in the store, `()` being none; so are all earlier roles.
+
+    `entities` are those written in each role, `bytes` the bytes of all.
+    """
+
+    run: int
+    role: str
+    key: tuple[int | str, ...] = ()
+    entities: Mapping[str, int] = field(default_factory=dict)
+    bytes: int = 0
+
+
+ROLES = {"base": BASE, "head": HEAD}
 
 
 def materialize_view(
@@ -83,35 +105,79 @@ def materialize_view(
     end: int,
     start: int | None = None,
     progress: Progress | None = None,
+    heads: bool = True,
+    resume: Checkpoint | None = None,
+    save: Callable[[Checkpoint], None] | None = None,
+    step: Callable[[str], None] | None = None,
 ) -> Materialized:
-    """Writes a view as of `end` (microseconds, exclusive). With `start`, as if nothing had happened before it."""
+    """Writes a view as of `end` (microseconds, exclusive). With `start`, as if nothing had happened before it.
+
+    Without `heads`, bases alone, and `end` has to be a cut. `resume` goes on where a run of the same inputs, `start`, `end`
+    and `heads` was stopped. `save` is told how far the run has come, at the beginning of each role and whenever a stretch is
+    in the store; what it raises ends the run. `step` is told what was just done.
+    """
     layout = layout_of(view)
     codec = codec_of(view, layout)
     cut = floor(end, layout.grid)
+    say = step or (lambda _: None)
     # The number is taken before anything is written: what a run that failed left behind is never taken for this one's.
     taken = store.get_meta(runs_name(codec))
-    run = 1 if taken is None else int(taken) + 1
+    run = resume.run if resume is not None else 1 if taken is None else int(taken) + 1
     store.set_metas({runs_name(codec): b"%d" % run})
-    size = 0
-    written = dict.fromkeys((BASE, HEAD), 0)
-    sides = ((BASE, start, cut), (HEAD, cut if start is None else max(cut, start), end))
+    say("number taken")
+    size = 0 if resume is None else resume.bytes
+    written = dict.fromkeys(ROLES, 0) | dict({} if resume is None else resume.entities)
+    sides = {"base": (start, cut), "head": (cut if start is None else max(cut, start), end)}
+    before = load_states(store, {view.name: codec}).get(view.name)
+    roles = ["base", "head"] if heads else ["base"]
+    if before is not None and before.cut > cut:
+        roles.reverse()  # a cut that steps back uncovers what is between: heads have to hold it first
+    todo = roles if resume is None else roles[roles.index(resume.role) :]
     with _Writer(store) as writer:
-        for role, first, last in sides:
-            if role == HEAD and first is not None and first >= last:
+        for role in todo:
+            behind = resume.key if resume is not None and resume.role == role else ()
+            if save is not None:
+                save(Checkpoint(run, role, behind, dict(written), size))
+            first, last = sides[role]
+            if role == "head" and first is not None and first >= last:
                 continue
-            for batch in _batches(con, view, layout, codec, root, role=role, start=first, end=last):
+            rest = _behind(view, behind)
+            for batch in _batches(con, rest, layout, codec, root, role=ROLES[role], start=first, end=last):
                 values = encode(codec, batch.header(cut, run), batch.sections, batch.key_bytes)
-                writer.write(list(zip(batch.keys, values, strict=True)))
                 size += sum(map(len, values))
                 written[role] += len(values)
+                done = Checkpoint(run, role, batch.last_key, dict(written), size)
+                writer.write(list(zip(batch.keys, values, strict=True)), done, save)
                 if progress is not None:
                     progress(view.name, max(written.values()))
+                say(f"{role} stretch")
+            writer.settle()
+            say(f"{role} written")
     if taken is not None:
-        for role, _, _ in sides:
-            _remove_others(store, codec.prefix + role, run)
+        for role in roles:
+            _remove_others(store, codec.prefix + ROLES[role], run)
+            say(f"{role} swept")
     total = max(written.values())
     store.set_metas({state_name(codec): ViewState(start, end, cut, total, run).to_bytes()})
-    return Materialized(view.name, total, size, start, end, cut)
+    say("state set")
+    return Materialized(view.name, total, size, start, end, cut, run)
+
+
+def _behind(view: View, key: Sequence[int | str]) -> View:
+    """The view of the entities that come after `key` in the order of keys; all of it for `()`."""
+    if not key:
+        return view
+    pairs = [(k.value, Literal(part, k.dtype)) for k, part in zip(view.keys, key, strict=True)]
+    cases: list[Expr] = [
+        reduce(
+            lambda both, one: Call("and", (one, both)),
+            [Call("eq", pair) for pair in pairs[:i]],
+            Call("gt", pairs[i]),
+        )
+        for i in range(len(pairs))
+    ]
+    later = reduce(lambda one, other: Call("or", (one, other)), cases)
+    return replace(view, filter=later if view.filter is None else Call("and", (view.filter, later)))
 
 
 class _Writer:
@@ -120,15 +186,26 @@ class _Writer:
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
         self._thread = ThreadPoolExecutor(1, "materialize")
-        self._pending: Future[int] | None = None
+        self._pending: tuple[Future[int], Checkpoint, Callable[[Checkpoint], None] | None] | None = None
 
-    def write(self, items: list[tuple[bytes, bytes]]) -> None:
-        self._settle()
-        self._pending = self._thread.submit(self._store.write, items)
+    def write(
+        self,
+        items: list[tuple[bytes, bytes]],
+        done: Checkpoint,
+        save: Callable[[Checkpoint], None] | None,
+    ) -> None:
+        """Hands a stretch over; `save` is told `done` by the call that finds it in the store."""
+        self.settle()
+        self._pending = (self._thread.submit(self._store.write, items), done, save)
 
-    def _settle(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
+    def settle(self) -> None:
+        """Returns when what was handed over is in the store."""
+        if self._pending is None:
+            return
+        (future, done, save), self._pending = self._pending, None
+        future.result()
+        if save is not None:
+            save(done)
 
     def __enter__(self) -> Self:
         return self
@@ -136,7 +213,7 @@ class _Writer:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._thread.shutdown()
         if kind is None:
-            self._settle()
+            self.settle()
 
 
 def _remove_others(store: OnlineStore, prefix: bytes, run: int) -> None:
@@ -160,6 +237,7 @@ class _Batch:
     first_at: Array
     last_at: Array
     sections: Sequence[Records]
+    last_key: tuple[int | str, ...]
 
     def header(self, cut: int, run: int) -> Array:
         header = np.zeros(len(self.keys), HEADER)
@@ -231,7 +309,7 @@ def _batches(
         ]
         sections.append(latest_records(layout, codec.sections[-1], newest))
         first_at, last_at = (newest.column(c).to_numpy() for c in ("first_at", "last_at"))
-        yield _Batch(*entity_keys(view, keys, codec.prefix + role), first_at, last_at, sections)
+        yield _Batch(*entity_keys(view, keys, codec.prefix + role), first_at, last_at, sections, last)
 
 
 @dataclass(frozen=True)

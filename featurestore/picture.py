@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from featurestore.expr import describe
 from featurestore.ir import Feature
-from featurestore.time import SECOND, duration_text, floor, tail
+from featurestore.time import SECOND, duration_text, floor, moment_text, tail
 
 WIDTH = 72
 """Characters of the line."""
@@ -81,19 +80,9 @@ def picture(feature: Feature, times: Sequence[int], asked: int, ttl: int | None 
 
 
 def _legend(feature: Feature, start: int | None, asked: int) -> str:
-    parts = [f"[ {instant(start)}" if start is not None else "< the beginning"]
+    parts = [f"[ {moment_text(start)}" if start is not None else "< the beginning"]
     if feature.window is not None:
         edge = floor(asked, feature.window.hop)
         if edge != asked:
-            parts.append(f"~ since the hop edge {instant(edge)}")
-    return ", ".join([*parts, f") asked at {instant(asked)}, exclusive"])
-
-
-def instant(microseconds: int) -> str:
-    """ISO 8601 in UTC, to the microsecond where there is one."""
-    whole, rest = divmod(microseconds, SECOND)
-    try:
-        text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    except (ValueError, OverflowError, OSError):
-        return f"{microseconds} us"  # further away than a calendar goes
-    return f"{text}.{rest:06d}Z" if rest else f"{text}Z"
+            parts.append(f"~ since the hop edge {moment_text(edge)}")
+    return ", ".join([*parts, f") asked at {moment_text(asked)}, exclusive"])

@@ -17,19 +17,23 @@ from typing import Any, Self
 from featurestore import declare as d
 from featurestore import ir, planning, stream
 from featurestore.asked import Asked, declarations_of
+from featurestore.backfill import Asked as AskedFor
+from featurestore.backfill import Backfilled, backfill, missing
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
 from featurestore.datasets.entities import known_entities, moments_of
 from featurestore.datasets.manifest import Reproduction, reproduce
-from featurestore.errors import EventError, NotFound, SourceError, Unsupported
+from featurestore.errors import EventError, MaterializeError, NotFound, SourceError, Unsupported
 from featurestore.functions import bound
+from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
+from featurestore.ledger import HoleEntry, Ledger, Unit
 from featurestore.log.eventlog import Appended
 from featurestore.log.files import read_file
 from featurestore.lower import location_of, lower
-from featurestore.materialize import Materialized, Progress, materialize_view
-from featurestore.online.store import open_store
+from featurestore.materialize import Progress
+from featurestore.online.store import StoreUrl, open_store
 from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
 from featurestore.repo import load_declarations
 from featurestore.selection import select_views, select_views_and_services
@@ -161,30 +165,70 @@ class FeatureStore:
         end: Moment | None = None,
         select: str | Sequence[str] | None = None,
         progress: Progress | None = None,
-    ) -> list[Materialized]:
-        """Writes the applied views to the online store, as of `end` (exclusive, now by default).
+        *,
+        replace: bool = False,
+        reason: str = "",
+        who: str | None = None,
+    ) -> list[Backfilled]:
+        """Writes the applied views to the online store, as of `end` (exclusive, now by default), where something is new.
 
-        `start` leaves out what came before. `select` names views, services, `tag:…` or `owner:…`. Raises SourceError, with
-        nothing written, when a source is gone, empty, or no longer what was applied.
+        `start` leaves out what came before. `select` names views, services, `tag:…` or `owner:…`. With `replace`, which wants
+        a `reason`, a view is made anew whatever is known of it: with `start`, as far as it is served already, to repair what
+        lies between `start` and `end`; without, as of `end`, even an earlier one.
+
+        What was stopped goes on where it was. Raises SourceError, with nothing written, when a source is gone, empty, or no
+        longer what was applied; AlreadyRunning while somebody else writes a view; WouldStepBack for an end before what
+        the stream of a view has handed over.
         """
-        plan = self.registry.current().plan
-        views = select_views(plan, select)
-        if not views:
-            raise NotFound("applied feature view", "*", (), "the registry; run `fs apply` first")
-        first = None if start is None else moment(start)
-        last = _now() if end is None else moment(end)
-        root = self.config.root
+        if replace and not reason.strip():
+            raise MaterializeError(
+                "replacing what is served wants a reason\n  say why: --reason TEXT, or reason=…"
+            )
+        views = self._applied(select)
+        asked = AskedFor(
+            _now() if end is None else moment(end),
+            end is not None,
+            None if start is None else moment(start),
+            replace,
+            reason,
+            who or _user(),
+        )
+        root, done = self.config.root, []
+        seen: dict[str, Inputs | None] = {}
         with engine_errors(), self._duckdb() as con:
             for view in views:
                 _must_hold_rows(con, view, root)
-            done = [
-                materialize_view(con, self._store(), view, root, start=first, end=last, progress=progress)
-                for view in views
-            ]
+            for view in views:
+                name = view.source.name
+                one, seen[name] = backfill(
+                    con, self._store(), self.ledger, view, root, asked, seen=seen.get(name), progress=progress
+                )
+                done.append(one)
         with self._lock:
             for reader, _ in self._readers.values():
                 reader.forget()
         return done
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was materialised into this project's online store, and what is missing there."""
+        return Ledger(self.registry, str(StoreUrl.parse(self.config.online_url)))
+
+    def holes(self, select: str | Sequence[str] | None = None) -> list[HoleEntry]:
+        """Ranges in which what is served lacks something: reported by streams, or left by files that came, changed or went.
+
+        By view and start. The next `materialize` closes them. Writes nothing.
+        """
+        with engine_errors(), self._duckdb() as con:
+            return missing(con, self.ledger, self._applied(select), self.config.root)
+
+    def unfinished(self, select: str | Sequence[str] | None = None) -> list[Unit]:
+        """The views' materialisations that did not end: being written now, failed, or left by a killed process."""
+        return self.ledger.unfinished(self._applied(select))
+
+    def writer(self, view: str) -> str | None:
+        """Who is materialising a view now, in words; None when nobody is."""
+        return self.ledger.running(self._applied(view)[0])
 
     # -------------------------------------------------------------------------------------------------- stream to online
 
@@ -371,6 +415,12 @@ class FeatureStore:
                 "a StreamSource, or a new file of the batch",
             )
         return known[name]
+
+    def _applied(self, select: str | Sequence[str] | None) -> list[ir.View]:
+        views = select_views(self.registry.current().plan, select)
+        if not views:
+            raise NotFound("applied feature view", "*", (), "the registry; run `fs apply` first")
+        return views
 
     @contextmanager
     def _duckdb(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import overload
 
 from featurestore.errors import RequestError
 
@@ -143,3 +144,19 @@ def moment(value: Moment) -> int:
             ) from error
     aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
     return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+@overload
+def moment_text(microseconds: int) -> str: ...
+@overload
+def moment_text(microseconds: None) -> None: ...
+def moment_text(microseconds: int | None) -> str | None:
+    """An instant as ISO 8601 in UTC, to the second where it is one: `2013-07-01T12:00:00Z`; None is None."""
+    if microseconds is None:
+        return None
+    whole, rest = divmod(microseconds, SECOND)
+    try:
+        text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return f"{microseconds} us"  # further away than a calendar goes
+    return f"{text}.{rest:06d}Z" if rest else f"{text}Z"

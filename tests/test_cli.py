@@ -11,6 +11,7 @@ import select
 import shlex
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -446,7 +447,43 @@ def test_materialize_says_what_was_written(live: Path) -> None:
         ("shop_activity", 40),
     ]
     assert done["views"][0]["end"] == "2025-03-31T12:00:00Z"
+    assert [(v["outcome"], v["bytes"], v["closed"]) for v in done["views"]] == [("unchanged", 0, [])] * 2
     assert "did you mean 'card_spend'?" in fs(live, "materialize", "--select", "card_spand", status=1).stderr
+
+
+def test_what_is_served_can_be_replaced_with_a_reason(live: Path) -> None:
+    asked = ("materialize", "--end", "2025-03-31T11:00", "--select", "card_profile")
+    assert "--reason TEXT" in fs(live, *asked, "--replace", status=1).stderr
+    done = fs_json(live, *asked, "--replace", "--reason", "a wrong clock")
+    assert (done["views"][0]["outcome"], done["views"][0]["end"]) == ("written", "2025-03-31T11:00:00Z")
+
+
+def test_holes_are_listed_until_they_are_repaired(live: Path) -> None:
+    assert fs_json(live, "holes") == {"holes": [], "unfinished": []}
+    assert "no holes" in fs(live, "holes").stderr
+    data = live / "data" / "purchases.parquet"
+    table = pq.read_table(data)
+    pq.write_table(table.slice(0, len(table) - 5), data)
+    done = fs(live, "holes", "--select", "card_spend", status=1)
+    assert re.search(r"^card_spend +changed file +\S+Z +\S+Z +[\d,]+ ", done.stdout, re.MULTILINE)
+    (hole,) = fs_json(live, "holes", "--select", "card_spend", status=1)["holes"]
+    assert (hole["view"], hole["reason"], hole["events"]) == ("card_spend", "changed file", len(table) - 5)
+    repaired = fs(live, "materialize", "--end", UNTIL)
+    assert "closed in card_spend: changed file" in repaired.stderr
+    assert fs_json(live, "holes") == {"holes": [], "unfinished": []}
+
+
+def test_a_run_that_did_not_end_is_listed_with_the_holes(live: Path) -> None:
+    with sqlite3.connect(live / ".fs" / "registry.db") as db:
+        db.execute("UPDATE fs_units SET status = 'FAILED', error = 'it was dark' WHERE name = 'card_spend'")
+    db.close()
+    assert "card_spend: as of 2025-03-31T12:00:00Z, FAILED, begun" in fs(live, "holes", status=1).stdout
+    (unit,) = fs_json(live, "holes", status=1)["unfinished"]
+    assert (unit["view"], unit["status"], unit["error"], unit["running"]) == (
+        "card_spend", "FAILED", "it was dark", None,
+    )  # fmt: skip
+    fs(live, "materialize", "--end", UNTIL)
+    assert fs_json(live, "holes")["unfinished"] == []
 
 
 def test_materialize_wants_something_applied(project: Path) -> None:

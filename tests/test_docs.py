@@ -66,7 +66,7 @@ def test_the_first_screen_of_the_readme_runs(
     assert names["training"]["count_1d"].gt(50).all()
     assert names["online"].to_numpy().shape == (2, 5)
     with FeatureStore(project) as store:
-        store.materialize(end=asked)
+        store.materialize(end=asked, replace=True, reason="as of the moment asked")
         online = store.get_online_features("delay", {"carrier": ["UA", "DL"]}, at=asked).to_pandas()
     assert np.array_equal(online.to_numpy(), names["training"].iloc[:, 2:].to_numpy())
 
@@ -121,6 +121,39 @@ def test_the_on_demand_page_runs(tmp_path: Path) -> None:
     page = (ROOT / "docs/on-demand.md").read_text(encoding="utf-8")
     for line in str(refused.value).splitlines():
         assert line.rpartition("cards.py:26: ")[2].strip() in page
+
+
+def test_the_page_on_materialization_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "fs.toml").write_text('[project]\nname = "cards"\n', encoding="utf-8")
+    (tmp_path / "cards.py").write_text(
+        "import featurestore as fs\n"
+        "card = fs.Entity('card', key='card_id')\n"
+        "purchases = fs.BatchSource('purchases', fs.Parquet('data/*.parquet'), 'at')\n"
+        "spend = fs.FeatureView('spend', card, purchases, [fs.sum('amount').over(fs.days(1))])\n",
+        encoding="utf-8",
+    )
+
+    def put(name: str, *hours: int) -> None:
+        at = [datetime(2024, 3, 1, hour, tzinfo=UTC) for hour in hours]
+        rows = {"card_id": [7 + i for i in range(len(at))], "at": at, "amount": [10.0] * len(at)}
+        pq.write_table(pa.table(rows), tmp_path / "data" / f"{name}.parquet")
+
+    put("first", 8, 11)
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"late_file": lambda: put("second", 9, 10)}
+    said: list[str] = []
+    names["print"] = lambda *values: said.append(" ".join(map(str, values)))
+    page = blocks("docs/materialize.md")
+    for block in page:
+        exec(compile(block, "materialize.md", "exec"), names)
+    names["store"].close()
+    wanted = [line.partition(")  # ")[2] for block in page for line in block.splitlines() if "print(" in line]
+    assert len(said) == len(wanted)
+    for got, want in zip(said, wanted, strict=True):
+        assert got.startswith(want.removesuffix("…"))
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:

@@ -17,9 +17,9 @@ from featurestore.explain import SAMPLE, Explanation, explain
 from featurestore.expr import Column
 from featurestore.ir import Feature, Window
 from featurestore.lineage import Node, lineage
-from featurestore.picture import WIDTH, instant, meaning, picture
+from featurestore.picture import WIDTH, meaning, picture
 from featurestore.templates import write_data, write_files
-from featurestore.time import DAY, HOUR, MINUTE, moment
+from featurestore.time import DAY, HOUR, MINUTE, moment, moment_text
 from featurestore.types import Int64
 
 ROOT = Path(__file__).parent.parent
@@ -83,9 +83,9 @@ def test_a_lifetime_and_a_latest_value_are_drawn_too() -> None:
 
 
 def test_instants_and_features_in_words(store: FeatureStore) -> None:
-    assert instant(0) == "1970-01-01T00:00:00Z"
-    assert instant(-1) == "1969-12-31T23:59:59.999999Z"
-    assert instant(10**18) == f"{10**18} us"
+    assert moment_text(0) == "1970-01-01T00:00:00Z"
+    assert moment_text(-1) == "1969-12-31T23:59:59.999999Z"
+    assert moment_text(10**18) == f"{10**18} us"
     view = store.definitions().view("card_spend")
     assert meaning(view.feature("online_7d")) == "count().where(online).over(7d, hop=1h)"
     assert (

@@ -39,6 +39,7 @@ COMMANDS = {
     "lineage": Entry("Definitions", "Where a column comes from, and what is made of it.", "lineage"),
     "verify": Entry("Definitions", "Whether every engine gives the same values.", "verify"),
     "materialize": Entry("Values", "Write features to the online store.", "materialize"),
+    "holes": Entry("Values", "What is missing from the online store.", "materialize"),
     "push": Entry("Values", "Append the events of a file to the log of a source.", "push"),
     "stream": Entry("Values", "Keep online values fresh from pushed events.", "stream"),
     "get": Entry("Values", "One feature vector, read online.", "get"),

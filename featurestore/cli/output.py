@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Any
 
 import click
 
-from featurestore.time import DAY, HOUR, MINUTE, SECOND
+from featurestore.time import DAY, HOUR, MINUTE, SECOND, moment_text
 
 
 def print_json(value: object) -> None:
@@ -66,18 +66,6 @@ def _is_number(cell: str) -> bool:
     return cell == "-" or cell.replace(",", "").replace(".", "").replace("e", "").strip("+-").isdigit()
 
 
-def moment_text(microseconds: int | None) -> str | None:
-    """An instant as ISO 8601 in UTC, to the second where it is one: `2013-07-01T12:00:00Z`."""
-    if microseconds is None:
-        return None
-    whole, rest = divmod(microseconds, SECOND)
-    try:
-        text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    except (ValueError, OverflowError, OSError):
-        return f"{microseconds} us"  # further away than a calendar goes
-    return f"{text}.{rest:06d}Z" if rest else f"{text}Z"
-
-
 def age_text(seconds: float | None) -> str | None:
     """How long ago, in the two largest units: `3d 4h`, `12m 5s`, `0.3s`."""
     if seconds is None:
@@ -102,3 +90,6 @@ def size_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:,.1f} TB"
+
+
+__all__ = ["age_text", "moment_text", "print_fields", "print_json", "print_table", "size_text"]

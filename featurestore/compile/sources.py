@@ -232,10 +232,13 @@ def _extension(con: Connection, name: str) -> None:
 
 
 def _query(con: Connection, location: Location) -> str:
-    """The rows of a query on another database, copied into a temporary table."""
+    """The rows of a query on another database, copied into a table: once for a connection, whose cursors all see the same."""
     import pyarrow as pa
 
     dsn, query = expand(dict(location.options)["dsn"]), expand(location.path)
+    name = f"query_{abs(hash((dsn, query)))}"
+    if con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [name]).fetchone() is not None:
+        return name
     if dsn.startswith("sqlite:///"):
         import sqlite3
 
@@ -258,8 +261,9 @@ def _query(con: Connection, location: Location) -> str:
     else:
         raise Unsupported("Sql(…)", f"read from {dsn.split(':')[0]}://", "postgresql://… and sqlite:///…")
     table = pa.table({n: [r[i] for r in rows] for i, n in enumerate(names)})
-    name = f"query_{abs(hash((dsn, query)))}"
-    con.register(name, table)
+    con.register(f"{name}_rows", table)
+    con.execute(f"CREATE TABLE {name} AS SELECT * FROM {name}_rows")
+    con.unregister(f"{name}_rows")
     return name
 
 

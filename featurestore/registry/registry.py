@@ -15,6 +15,7 @@ from typing import Any
 from featurestore import ir
 from featurestore.errors import NotFound, PlanConflict, RegistryCorrupt, RegistryError, ServiceImmutable
 from featurestore.registry.connection import Database, Transaction, database_at, way_out
+from featurestore.registry.ledger_tables import LEDGER
 from featurestore.registry.records import (
     AuditEntry,
     CertificateEntry,
@@ -23,7 +24,7 @@ from featurestore.registry.records import (
     ServiceVersion,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA = {
     "fs_registry": "schema_version BIGINT NOT NULL, current_revision BIGINT NOT NULL",
@@ -37,8 +38,9 @@ _SCHEMA = {
     "fs_certificates": "number BIGINT PRIMARY KEY, fingerprint TEXT NOT NULL, name TEXT NOT NULL, "
     "made_at BIGINT NOT NULL, who TEXT NOT NULL, cells BIGINT NOT NULL, outcome TEXT NOT NULL, "
     "details TEXT NOT NULL, digest TEXT NOT NULL",
+    **LEDGER,
 }
-_SINCE = {2: ("fs_certificates",)}
+_SINCE = {2: ("fs_certificates",), 3: tuple(LEDGER)}
 """The tables that a layout has and the one before it had not: the first write makes them."""
 
 _CERTIFICATES = (
@@ -289,6 +291,21 @@ class Registry:
         newer = transaction.rows("SELECT author FROM fs_revisions WHERE number = ?", current)
         by = f"{newer[0][0]} applied revision {current} in between; " if newer and current > expected else ""
         return f"{head}\n  {by}nothing was written: plan again"
+
+    # --- what else is kept here -----------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self, table: str) -> Iterator[Transaction | None]:
+        """A transaction that reads one of the tables; None where there is none yet."""
+        with self._reading() as (transaction, _):
+            there = transaction is not None and table in self.database.tables(transaction)
+            yield transaction if there else None
+
+    @contextmanager
+    def writing(self) -> Iterator[Transaction]:
+        """The one transaction that writes, tables made."""
+        with self._writing() as (transaction, _):
+            yield transaction
 
     # --- what lies there ------------------------------------------------------------------------------
 

@@ -108,14 +108,14 @@ class Entities:
         record = np.where(visible, record, -1)
         if self._step == 2:
             hidden = hidden[::2] | hidden[1::2]
-            # What head holds from before the cut, base knows better.
-            head = record[1::2]
-            base = decoded.header[::2]
-            head = np.where(
-                _taken(rows["at"], head, NEVER) >= np.where(base["magic"] != 0, base["cut"], NEVER), head, -1
-            )
-            record = np.where(head >= 0, head, record[::2])
+            record = self._base_or_head(rows, record[::2], record[1::2])
         return rows, record, hidden if hidden.any() else None
+
+    def _base_or_head(self, rows: Array, base: Array, head: Array) -> Array:
+        """The head's row, but for one from before the cut: base has taken that time over, and may know better."""
+        cut = np.where(self.decoded.header["magic"][::2] != 0, self.decoded.header["cut"][::2], NEVER)
+        outdated = (base >= 0) & (_taken(rows["at"], head, NEVER) < cut)
+        return np.where((head >= 0) & ~outdated, head, base)
 
     def _texts(
         self,

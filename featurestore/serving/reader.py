@@ -15,7 +15,7 @@ from featurestore.evaluate.on_demand import Column, compiled, compute
 from featurestore.evaluate.partials import Array
 from featurestore.ir import Feature, Service, View
 from featurestore.online.codec import decode
-from featurestore.online.state import ViewState, load_states
+from featurestore.online.state import Complete, load_complete
 from featurestore.online.store import OnlineStore
 from featurestore.serving.entities import Entities
 from featurestore.serving.group import groups_of
@@ -50,7 +50,7 @@ class Reader:
         self._key_types = {
             c: k.dtype for g in self._groups for c, k in zip(g.columns, g.view.keys, strict=True)
         }
-        self._states: dict[str, ViewState] = {}
+        self._states: dict[str, Complete] = {}
         self._states_at = -STATE_SECONDS
 
     @property
@@ -127,15 +127,15 @@ class Reader:
             kept.append(Block(place, cell.values[:, None], cell.valid[:, None], cell.status[:, None]))
         return [block for block in kept if len(block.places)]
 
-    def _view_states(self) -> dict[str, ViewState]:
+    def _view_states(self) -> dict[str, Complete]:
         now = time.monotonic()
         if now - self._states_at >= STATE_SECONDS:
-            self._states = load_states(self.store, self._codecs)
+            self._states = load_complete(self.store, self._codecs)
             self._states_at = now
         return self._states
 
 
-def _stale(state: ViewState | None, q: int, limit: int | None) -> Callable[[Feature], bool]:
+def _stale(state: Complete | None, q: int, limit: int | None) -> Callable[[Feature], bool]:
     """Whether a feature read at `q` is stale: the view's watermark is too old, or its window reaches before what is kept."""
     late = limit is not None and (state is None or q - state.end > limit)
     since = None if state is None else state.start
@@ -149,7 +149,7 @@ def _stale(state: ViewState | None, q: int, limit: int | None) -> Callable[[Feat
     return stale
 
 
-def _freshness(state: ViewState | None, q: int) -> float | None:
+def _freshness(state: Complete | None, q: int) -> float | None:
     return None if state is None else max(q - state.end, 0) / 1e6
 
 

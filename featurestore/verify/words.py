@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
-from featurestore.picture import instant
+from featurestore.time import moment_text
 from featurestore.types import Date, DecimalType, DType, Float32, ListType, Timestamp, VectorType
 
 
@@ -18,7 +18,7 @@ def text(value: Any, dtype: DType) -> str | None:
         items = [text(v, dtype.item if isinstance(dtype, ListType) else Float32) for v in value]
         return f"[{', '.join('NULL' if v is None else v for v in items)}]"
     if dtype == Timestamp:
-        return instant(value)
+        return moment_text(int(value))
     if dtype == Date:
         try:
             return (date(1970, 1, 1) + timedelta(days=value)).isoformat()
