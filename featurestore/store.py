@@ -269,7 +269,14 @@ class FeatureStore:
         with (
             engine_errors(),
             stream.Stream(
-                self.config, self.registry, self._store(), select, fresh=reset, take_over=take_over, say=say
+                self.config,
+                self.registry,
+                self._store(),
+                select,
+                fresh=reset,
+                take_over=take_over,
+                report=self.ledger.report_holes,
+                say=say,
             ) as running,
         ):
             return running.run(stop, once=once)

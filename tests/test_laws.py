@@ -302,6 +302,55 @@ def check_stream(
                         assert agrees(world, feature, pair, value, want[pair][name][0]), (pair, name)
 
 
+@given(
+    case=cases(),
+    cut=st.integers(0, 2 * 86_400_000_000),
+    later=st.integers(0, 86_400_000_000),
+    seed=st.integers(0, 99),
+)
+@EXAMPLES
+def test_base_and_head_together_are_the_training_row(
+    root: Path, con: Connection, store: OnlineStore, case: Case, cut: int, later: int, seed: int
+) -> None:
+    check_hand_over(root, con, store, case, cut, later, seed)
+
+
+@pytest.mark.slow
+@given(
+    case=cases(events=60),
+    cut=st.integers(0, 2 * 86_400_000_000),
+    later=st.integers(0, 86_400_000_000),
+    seed=st.integers(0, 99),
+)
+@MANY
+def test_bases_and_heads_together_are_the_training_rows(
+    root: Path, con: Connection, store: OnlineStore, case: Case, cut: int, later: int, seed: int
+) -> None:
+    check_hand_over(root, con, store, case, cut, later, seed)
+
+
+def check_hand_over(
+    root: Path, con: Connection, store: OnlineStore, case: Case, cut: int, later: int, seed: int
+) -> None:
+    """A base published under a stream, that read some of the events: values are right before, after, and once more is read."""
+    world = world_of(case, root)
+    end = instant(case.at)
+    config = Config(world.root, "laws", threads=1)
+    with Replay(config, world.view, world.events, store, f"s{next(_streams)}", seed) as replay:
+        played = replace(world, view=replay.view)
+        replay.until(end)
+        base = floor(end - cut, layout_of(world.view).grid)
+        materialize_view(con, store, replay.view, world.root, end=base, heads=False)
+        for stop in (end, end + later):
+            replay.until(stop)  # the second time the stream knows of the base, and forgets
+            asked = [(key, at) for key in everybody(case) for at in (stop, stop + 3_600_000_000)]
+            got = by_reading(played, store, asked)
+            for cells in got.values():  # the log was filled at the first moment: the store cannot know that it is whole
+                for name, (value, status) in cells.items():
+                    cells[name] = value, Status.PRESENT if status is Status.STALE else status
+            assert_equal(world, got, by_reference(world, asked, before=stop))
+
+
 _streams = count()
 
 

@@ -20,6 +20,7 @@ from featurestore.config import Config
 from featurestore.declare import declarations_in
 from featurestore.errors import EventError, LogCorrupt, NotFound, OutageTooLong, StreamConflict, Unsupported
 from featurestore.ir import Plan, View
+from featurestore.ledger import Hole
 from featurestore.log.eventlog import EventLog
 from featurestore.lower import lower
 from featurestore.online.lmdb import LmdbStore
@@ -29,7 +30,7 @@ from featurestore.status import Status
 from featurestore.store import FeatureStore
 from featurestore.stream.feeds import open_log
 from featurestore.stream.state import Shelf, directory_of
-from featurestore.stream.view import Hole, ViewStream
+from featurestore.stream.view import ViewStream
 from featurestore.time import HOUR, MINUTE, SECOND
 from tests.services import RedisServer
 
@@ -193,8 +194,8 @@ def test_every_event_is_accounted_for(project: Project) -> None:
         "it is stamped more than 300 seconds after it arrived",
     ]
     (hole,) = project.holes
-    assert hole[0] <= NOW - 61 * MINUTE < hole[1]
-    assert hole[2:] == ("late", 1)
+    assert hole.start <= NOW - 61 * MINUTE < hole.end
+    assert (hole.reason, hole.rows) == ("late", 1)
 
 
 def test_copies_are_known_in_later_batches(project: Project) -> None:

@@ -14,6 +14,7 @@ from featurestore.config import Config
 from featurestore.errors import NotFound, StoreUnavailable
 from featurestore.ir import Plan, Source, View
 from featurestore.layout import layout_of
+from featurestore.ledger import Hole
 from featurestore.log.eventlog import EventLog
 from featurestore.online.codec import NEVER, codec_of
 from featurestore.online.state import load_stream
@@ -22,7 +23,7 @@ from featurestore.registry import Registry
 from featurestore.selection import select_views
 from featurestore.stream.feeds import feeds_of, open_log
 from featurestore.stream.state import DeadEvent, Shelf, directory_of
-from featurestore.stream.view import Hole, Step, ViewStream
+from featurestore.stream.view import Step, ViewStream
 
 LOOK_SECONDS = 1.0
 """How often the registry is asked whether something else was applied."""

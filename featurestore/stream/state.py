@@ -29,7 +29,7 @@ from featurestore.online.lmdb import LmdbStore
 from featurestore.online.store import COUNTER_OFFSET, HEADER_SIZE
 from featurestore.stream.intake import bucket_of
 
-ENTITY, SEEN, DEAD, TOUCHED = b"e", b"s", b"d", b"t"
+ENTITY, SEEN, DEAD, HOLE, TOUCHED = b"e", b"s", b"d", b"h", b"t"
 
 LIMIT = 1 << 40
 """The size that the state may grow to, in bytes. It is a bound of the address space, and takes no room by itself."""
@@ -43,8 +43,7 @@ class Meta:
     """The small part of a state. `positions` is how far each feed was read; times are microseconds.
 
     `cut` is where base ends, as far as the stream knows: what lies before was forgotten. Ids are remembered of events from
-    `seen_from` on. `holes` counts the events left out, by start of the range and reason. `settled`: heads that others
-    wrote are gone.
+    `seen_from` on. `settled`: heads that others wrote are gone.
     """
 
     owner: str
@@ -57,19 +56,16 @@ class Meta:
     batch: int = 0
     dead: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    holes: Counter[tuple[int, str]] = field(default_factory=Counter)
     settled: bool = False
     identity: str = ""
 
     def to_bytes(self) -> bytes:
-        holes = [[start, reason, rows] for (start, reason), rows in sorted(self.holes.items())]
-        return json.dumps({**vars(self), "counts": dict(self.counts), "holes": holes}).encode()
+        return json.dumps({**vars(self), "counts": dict(self.counts)}).encode()
 
     @staticmethod
     def from_bytes(raw: bytes) -> Meta:
         read = json.loads(raw)
-        holes = Counter({(start, reason): rows for start, reason, rows in read.pop("holes")})
-        return Meta(**{**read, "counts": Counter(read["counts"]), "holes": holes})
+        return Meta(**{**read, "counts": Counter(read["counts"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +160,15 @@ def _dead_key(number: int) -> bytes:
     return DEAD + number.to_bytes(8, "big")
 
 
+def _hole_key(start: int, reason: str) -> bytes:
+    return HOLE + (start + (1 << 63)).to_bytes(8, "big") + reason.encode()
+
+
 class State:
-    """The state of one view's stream in a directory. One process at a time may hold it."""
+    """The state of one view's stream in a directory. One process at a time may hold it.
+
+    `holes` counts the events that were left out, by the start of the range of time they belong to, and reason.
+    """
 
     def __init__(self, directory: Path, view: View, *, fresh: bool = False) -> None:
         """Raises StreamConflict when another process holds it. `fresh` forgets what there is, and so does another meaning."""
@@ -183,6 +186,9 @@ class State:
             self._store.set_metas({"stream": self.meta.to_bytes()})
         else:
             self.meta, self.replaced = found, None
+        self.holes: Counter[tuple[int, str]] = Counter()
+        for key, raw in self._store.scan(HOLE):
+            self.holes[int.from_bytes(key[1:9], "big") - (1 << 63), key[9:].decode()] = int(raw)
 
     def close(self) -> None:
         self._store.close()
@@ -225,15 +231,19 @@ class State:
         entities: Sequence[tuple[bytes, bytes]] = (),
         seen: Sequence[tuple[bytes, bytes]] = (),
         dead: Sequence[DeadEvent] = (),
+        holes: Mapping[tuple[int, str], int] | None = None,
     ) -> None:
-        """All of it, or nothing. It is on disk when this returns."""
+        """All of it, or nothing. It is on disk when this returns. `holes` are events more that were left out."""
+        more = {place: self.holes[place] + rows for place, rows in (holes or {}).items()}
         items = [(ENTITY + k, v) for k, v in entities]
         if entities:
             items.append((TOUCHED, b"".join(len(k).to_bytes(2, "little") + k for k, _ in entities)))
         items += [(SEEN + k, v) for k, v in seen]
         items += [(_dead_key(d.number), d.to_bytes()) for d in dead]
+        items += [(_hole_key(start, reason), b"%d" % rows) for (start, reason), rows in more.items()]
         self._store.write(items, {"stream": meta.to_bytes()})
         self.meta = meta
+        self.holes.update({place: rows - self.holes[place] for place, rows in more.items()})
 
     def forget_seen(self, before: int, most: int = 4) -> None:
         """Forgets ids of events of before `before`, a few stretches of time at a time."""

@@ -19,6 +19,7 @@ from featurestore.errors import StreamConflict
 from featurestore.evaluate.partials import Array
 from featurestore.ir import Location, View
 from featurestore.layout import Level, layout_of
+from featurestore.ledger import Hole
 from featurestore.log.events import arrow_schema
 from featurestore.online.codec import HEADER, NEVER, Records, codec_of, decode, encode, entity_keys
 from featurestore.online.state import StreamState, load_states, load_stream, stream_name
@@ -44,9 +45,6 @@ ACCEPTED = "accepted"
 
 Step = Callable[[str], None]
 """Told the name of each step when it is done: a test may stop there."""
-
-Hole = tuple[int, int, str, int]
-"""A range of event time, why events of it were left out, and how many."""
 
 
 class ViewStream:
@@ -80,7 +78,6 @@ class ViewStream:
             raise
         self._publisher = Publisher(online, self._codec, self._plain, self._run)
         self._said_at = self._looked_at = -1e9
-        self._reported: dict[tuple[int, str], int] = {}
         self._unpublished = True
 
     @property
@@ -137,14 +134,13 @@ class ViewStream:
     def _apply(self, feed: Feed, taken: Taken) -> int:
         now = self._clock()
         meta = replace(self.meta, positions={**self.meta.positions, feed.name: taken.position})
-        meta.counts, meta.holes = meta.counts.copy(), meta.holes.copy()
+        meta.counts = meta.counts.copy()
         meta.batch += 1
         self._hold(ARRIVED, taken.table)
         judged = self._intake.judge(taken, now, meta.cut, meta.seen_from, self._state.remembered)
         dead = self._dead(meta, taken, judged, now)
         meta.counts.update(judged.counts)
         meta.counts["malformed"] += len(taken.dead)
-        meta.holes.update(judged.holes)
         if judged.clock is not None:
             meta.clock = max(meta.clock, judged.clock)
         if judged.since is not None:
@@ -156,15 +152,16 @@ class ViewStream:
             values = encode(self._codec, merged.header, merged.sections, merged.hashed)
             self._step("merged")
             self._unpublished = True
-            self._state.commit(meta, list(zip(merged.keys, values, strict=True)), judged.seen, dead)
+            entities = list(zip(merged.keys, values, strict=True))
+            self._state.commit(meta, entities, judged.seen, dead, judged.holes)
             self._step("committed")
             self._publisher.publish(merged)
             self._unpublished = False
             self._step("published")
         else:
-            self._state.commit(meta, (), judged.seen, dead)
+            self._state.commit(meta, (), judged.seen, dead, judged.holes)
             self._step("committed")
-        self._tell_holes()
+        self._tell_holes(judged.holes)
         return len(taken.table) + len(taken.dead)
 
     def _merged(self, meta: Meta) -> Heads:
@@ -248,6 +245,7 @@ class ViewStream:
         else:
             keys = self._state.touched()
             self._publisher.again(keys, self._state.values(keys))
+        self._tell_holes(self._state.holes)
         self._unpublished = False
 
     def _look(self) -> None:
@@ -291,14 +289,14 @@ class ViewStream:
         self._online.set_metas({stream_name(self._plain): said.to_bytes()})
         self._step("said")
 
-    def _tell_holes(self) -> None:
-        if self._report is None:
-            return
-        changed = {k: n for k, n in self.meta.holes.items() if self._reported.get(k) != n}
-        if changed:
-            holes = [(*self._intake.hole(start), reason, rows) for (start, reason), rows in changed.items()]
+    def _tell_holes(self, places: Iterable[tuple[int, str]]) -> None:
+        """Reports holes with the number of events left out so far; what was said before does no harm."""
+        holes = [
+            Hole(*self._intake.hole(start), reason, self._state.holes[start, reason])
+            for start, reason in places
+        ]
+        if self._report is not None and holes:
             self._report(self.view, holes)
-            self._reported |= changed
 
     def _own(self, *, take_over: bool) -> None:
         """Says in the online store that this stream owns the view's heads. Raises StreamConflict if another does."""
