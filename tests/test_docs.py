@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,32 @@ def test_the_page_on_materialization_runs(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(said) == len(wanted)
     for got, want in zip(said, wanted, strict=True):
         assert got.startswith(want.removesuffix("…"))
+
+
+def test_the_page_on_streams_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = blocks("docs/stream.md")
+    (tmp_path / "definitions.py").write_text(page[0])
+    (tmp_path / "fs.toml").write_text("[offline]\nthreads = 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", "nowhere:9092")
+    names: dict[str, Any] = {}
+    for block in page[1:]:
+        said = io.StringIO()
+        with redirect_stdout(said):
+            exec(compile(block, "stream.md", "exec"), names)
+        assert said.getvalue().splitlines() == promised(block)
+    names["store"].close()
+
+
+def promised(block: str) -> list[str]:
+    """What a block says that it prints: after a print, or in comments below it."""
+    lines = []
+    for line in block.splitlines():
+        if line.startswith("# "):
+            lines.append(line.removeprefix("# "))
+        elif line.lstrip().startswith("print(") and "  # " in line:
+            lines.append(line.split("  # ", 1)[1])
+    return lines
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:
