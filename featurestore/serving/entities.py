@@ -30,7 +30,7 @@ class Entities:
         header = decoded.header
         self._step = step
         first, last = header["first_at"], header["last_at"]
-        exists = None if decoded.alike else header["magic"] != 0
+        exists = None if decoded.alike is not None else header["magic"] != 0
         if exists is not None:
             first, last = np.where(exists, first, np.iinfo(np.int64).max), np.where(exists, last, NEVER)
         self.last_at = last if step == 1 else np.maximum(last[::2], last[1::2])
@@ -94,7 +94,7 @@ class Entities:
         """The latest rows; which of them is each entity's at this moment (-1 if none, None: each its own); who is inexact."""
         decoded, q = self.decoded, self.q
         static = self.group.view.source.event_time is None
-        if decoded.alike and self._step == 1 and decoded.counts[0, number] == 1:
+        if self._step == 1 and decoded.single(number):
             rows = decoded.rows[number]
             if static or bool((rows["at"] < q).all()):
                 return rows, None, None

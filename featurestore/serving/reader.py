@@ -82,18 +82,14 @@ class Reader:
             asked = request_columns_of(request or {}, self._request_types, rows, self.service.name)
         states = self._view_states()
         plans = [lookup(g, columns) for g in self._groups]
-        keys = plans[0].keys if len(plans) == 1 else [k for plan in plans for k in plan.keys]
-        raw = self.store.read(keys, timeout)
+        raw = self.store.fetch([plan.keys for plan in plans], timeout)
         blocks: list[Block] = []
         seen: list[Seen] = []
-        taken = 0
-        for group, plan in zip(self._groups, plans, strict=True):
-            values = raw if len(plans) == 1 else raw[taken : taken + len(plan.keys)]
-            taken += len(plan.keys)
+        for group, plan, values in zip(self._groups, plans, raw, strict=True):
             known = plan.key_bytes
-            heads = group.heads and any(values[1::2])
+            heads = group.heads and bool((values.lengths[1::2] > 0).any())
             if group.heads and not heads:  # nobody has a head: bases alone are decoded, mostly as one grid
-                values, known = values[::2], None if known is None else known[::2]
+                values, known = values.part(0, len(values), 2), None if known is None else known[::2]
             entities_read = Entities(group, decode(group.codec, values, known), q, heads=heads)
             stale = _stale(states.get(group.view.name), q, self.service.max_staleness)
             blocks += [rows_of(b, plan.rows) for b in entities_read.blocks(stale)]

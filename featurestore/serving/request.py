@@ -11,7 +11,8 @@ import numpy as np
 from featurestore.errors import RequestError, nearest
 from featurestore.evaluate.on_demand import cleaned
 from featurestore.evaluate.partials import Array, Mask
-from featurestore.online.codec import BASE, HEAD, NOBODY, entity_keys
+from featurestore.online.codec import BASE, HEAD, NOBODY, entity_key_rows, entity_keys
+from featurestore.online.values import Asked
 from featurestore.serving.group import Group
 from featurestore.types import DType, Int64, String
 
@@ -30,7 +31,7 @@ class Lookup:
     ever written under.
     """
 
-    keys: list[bytes]
+    keys: Asked
     key_bytes: list[bytes] | None
     rows: Array | None
 
@@ -152,6 +153,26 @@ def _checked(name: str, values: Any, dtype: DType, service: str) -> Column:
 
 def lookup(group: Group, columns: Mapping[str, Column]) -> Lookup:
     parts = [columns[c] for c in group.columns]
+    prefix = group.codec.prefix
+    leads = [prefix + role for role in ((BASE, HEAD) if group.heads else (BASE,))]
+    if len(parts) == 1 and isinstance(parts[0], np.ndarray):
+        distinct, rows = _distinct(parts[0])
+        keys, raw = entity_key_rows(group.view, [distinct], *leads)
+        return Lookup(Asked(keys, len(leads)), raw, rows)
+    return _lookup_listed(group, parts, leads)
+
+
+def _distinct(numbers: Array) -> tuple[Array, Array | None]:
+    """The distinct ones, and which of them each is; all of them and None where no number comes twice."""
+    if len(numbers) < 2:
+        return numbers, None
+    ordered = np.sort(numbers)
+    if (ordered[1:] != ordered[:-1]).all():
+        return numbers, None
+    return np.unique(numbers, return_inverse=True)
+
+
+def _lookup_listed(group: Group, parts: Sequence[Column], leads: Sequence[bytes]) -> Lookup:
     lists = [p.tolist() if isinstance(p, np.ndarray) else p for p in parts]
     tuples = lists[0] if len(parts) == 1 else list(zip(*lists, strict=True))
     rows, distinct = None, tuples
@@ -166,12 +187,13 @@ def lookup(group: Group, columns: Mapping[str, Column]) -> Lookup:
         for i in nobody:
             distinct[i] = _blank(group)
     whole = parts if rows is None and not nobody else _by_column(group, distinct)
-    prefix = group.codec.prefix
-    leads = [prefix + role for role in ((BASE, HEAD) if group.heads else (BASE,))]
-    keys, raw = entity_keys(group.view, whole, *leads)
+    if not nobody:
+        keys, raw = entity_key_rows(group.view, whole, *leads)
+        return Lookup(Asked(keys, len(leads)), raw, rows)
+    listed, raw = entity_keys(group.view, whole, *leads)
     for i in nobody:
-        keys[i * len(leads) : (i + 1) * len(leads)] = [prefix + NOBODY] * len(leads)
-    return Lookup(keys, raw, rows)
+        listed[i * len(leads) : (i + 1) * len(leads)] = [group.codec.prefix + NOBODY] * len(leads)
+    return Lookup(Asked(listed, len(leads)), raw, rows)
 
 
 def _has_null(key: Any) -> bool:
