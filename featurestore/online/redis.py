@@ -28,7 +28,7 @@ from redis import exceptions
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
 from featurestore.errors import ConfigError, OnlineStoreError, StoreFull, StoreUnavailable, Unsupported
-from featurestore.online.resp import FIRST_BUFFER, Replies, Unexpected, socket_of
+from featurestore.online.resp import FIRST_BUFFER, Buffer, Replies, Unexpected, socket_of
 from featurestore.online.store import (
     COUNTER_OFFSET,
     HEADER_SIZE,
@@ -101,7 +101,7 @@ class RedisStore:
         self._data = prefix + b":"
         # The head of every data key on the wire, by its length: "$<bytes>" of prefix and key, and the prefix.
         self._heads = [b"\r\n$%d\r\n%b" % (len(self._data) + n, self._data) for n in range(MAX_KEY + 1)]
-        self._buffers: deque[bytearray] = deque()
+        self._buffers: deque[Buffer] = deque()
         self._readers = _Lane(lambda: connect(None), name, again=True)
         self._writers = _Lane(lambda: connect(WRITE_TIMEOUT), name, again=False)
 
@@ -112,35 +112,42 @@ class RedisStore:
         if not keys:
             return []
         if len(keys) <= CHUNK:
-            return self._readers.ask_one(self._mget(keys), timeout)  # type: ignore[no-any-return]
-        commands = [self._mget(keys[at : at + CHUNK]) for at in range(0, len(keys), CHUNK)]
+            return self._readers.ask_one(_mget(len(keys), self._wire(keys)), timeout)  # type: ignore[no-any-return]
+        commands = [
+            _mget(len(keys[at : at + CHUNK]), self._wire(keys[at : at + CHUNK]))
+            for at in range(0, len(keys), CHUNK)
+        ]
         replies = self._readers.ask(commands, timeout)
         return [value for reply in replies for value in reply]
 
     def fetch(self, asked: Sequence[Asked], timeout: float | None = None) -> list[Values]:
+        if len(asked) == 1 and asked[0].together == 1 and 0 < len(asked[0]) <= CHUNK:
+            keys = asked[0].keys
+            wire = self._wire_rows(keys, 1) if isinstance(keys, np.ndarray) else self._wire(keys)
+            return [self._exchange([_mget(len(keys), wire)], [len(keys)], timeout)]
         parts = [part for batch in asked for part in self._parts(batch)]
         if not parts:
             return [Values.of([]) for _ in asked]
-        commands, counts = _commands(parts)
-        try:
-            buffer = self._buffers.pop()
-        except IndexError:
-            buffer = bytearray(FIRST_BUFFER)
-        replies = self._readers.exchange(commands, counts, buffer, timeout)
-        if isinstance(replies, Values):
-            values = replies
-        else:
-            values, buffer = replies.values(), replies.buffer
-            if len(buffer) <= MOST_BUFFER:
-                self._buffers.append(buffer)
-        if len(asked) == 1 and asked[0].together == 1:
-            return [values]
+        values = self._exchange(*_commands(parts), timeout)
         out, at = [], 0
         for batch in asked:
             mine = values.part(at, at + len(batch))
             out.append(mine if batch.together == 1 else _side_by_side(mine, batch.together))
             at += len(batch)
         return out
+
+    def _exchange(self, commands: Sequence[bytes], counts: Sequence[int], timeout: float | None) -> Values:
+        try:
+            buffer = self._buffers.pop()
+        except IndexError:
+            buffer = Buffer(FIRST_BUFFER)
+        replies = self._readers.exchange(commands, counts, buffer, timeout)
+        if isinstance(replies, Values):
+            return replies
+        values, buffer = replies.values(), replies.buffer
+        if buffer.size <= MOST_BUFFER:
+            self._buffers.append(buffer)
+        return values
 
     def write(self, items: Iterable[tuple[bytes, bytes]], metas: Mapping[str, bytes] | None = None) -> int:
         sizes: list[int] = []
@@ -261,9 +268,6 @@ class RedisStore:
             head = self._head(lengths.pop())
             return head + head.join(keys)
         return b"".join([self._head(len(key)) + key for key in keys])
-
-    def _mget(self, keys: Sequence[bytes]) -> bytes:
-        return b"*%d\r\n$4\r\nMGET%b\r\n" % (len(keys) + 1, self._wire(keys))
 
     def _msets(self, items: Iterable[tuple[bytes, bytes]], sizes: list[int]) -> Iterator[bytes]:
         """MSET commands over all items; `sizes` gets how many items each has, before it is given out."""
@@ -393,7 +397,7 @@ class _Lane:
         return came
 
     def exchange(
-        self, commands: Sequence[bytes], counts: Sequence[int], buffer: bytearray, timeout: float | None
+        self, commands: Sequence[bytes], counts: Sequence[int], buffer: Buffer, timeout: float | None
     ) -> Replies | Values:
         """The replies to MGETs of `counts` keys: read from the socket, or by the redis package's parser if unexpected."""
 
@@ -523,6 +527,10 @@ class _Lane:
         self._forget()
 
 
+def _mget(count: int, wire: bytes) -> bytes:
+    return b"*%d\r\n$4\r\nMGET%b\r\n" % (count + 1, wire)
+
+
 def _commands(parts: Sequence[tuple[int, bytes]]) -> tuple[list[bytes], list[int]]:
     """MGETs over parts of keys on the wire, in their order and none with more than `CHUNK`; and how many keys each has."""
     commands, counts = [], []
@@ -533,7 +541,7 @@ def _commands(parts: Sequence[tuple[int, bytes]]) -> tuple[list[bytes], list[int
             count += parts[end][0]
             end += 1
         keys = b"".join(wire for _, wire in parts[at:end])
-        commands.append(b"*%d\r\n$4\r\nMGET%b\r\n" % (count + 1, keys))
+        commands.append(_mget(count, keys))
         counts.append(count)
         at = end
     return commands, counts

@@ -93,9 +93,7 @@ class Values:
         if start == 0 and stop == self.count and step == 1:
             return self
         if self.width is not None and step == 1:
-            return Values(
-                self.data[start * self.width : stop * self.width], stop - start, width=self.width
-            )
+            return Values(self.data[start * self.width : stop * self.width], stop - start, width=self.width)
         lengths, offsets = self.lengths[start:stop:step], self.offsets[start:stop:step]
         count, width = len(lengths), int(lengths[0]) if len(lengths) else -1
         if width > 0 and bool((lengths == width).all()):
