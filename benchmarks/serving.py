@@ -37,7 +37,7 @@ WINDOWS = """
 
 many = [a.over(fs.minutes(5), fs.minutes(10), fs.minutes(20), fs.minutes(30), fs.minutes(50), hop=fs.minutes(1)) for a in
         (fs.count(), fs.sum("x"), fs.mean("x"), fs.min("x"), fs.max("x"), fs.stddev_samp("x"))]
-spread = fs.FeatureView("spread", fs.Entity("source", key="id"), events, many)
+spread = fs.FeatureView("spread", fs.Entity("spread_source", key="id"), events, many)
 services.append(fs.FeatureService("read_spread", features=[spread]))
 """
 

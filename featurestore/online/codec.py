@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -204,13 +204,18 @@ def entity_keys(
     return list(keys), raw
 
 
+def whole_numbers(view: View) -> bool:
+    """Whether the view's keys are whole numbers alone, and few enough to stand for themselves."""
+    return all(key.dtype == Int64 for key in view.keys) and 8 * len(view.keys) <= RAW_KEY
+
+
 def entity_key_rows(
     view: View, columns: Sequence[Array | Sequence[Any]], *leads: bytes
 ) -> tuple[KeyRows, list[bytes] | None]:
     """`entity_keys`, with keys of whole numbers as one array."""
     leads = leads or (b"",)
-    if all(key.dtype == Int64 for key in view.keys) and 8 * len(columns) <= RAW_KEY:
-        return _number_keys(columns, leads), None
+    if whole_numbers(view):
+        return number_keys(columns, leads), None
     if len(columns) == 1:
         whole = list(map(_text, columns[0]))
     else:
@@ -225,15 +230,25 @@ def entity_key_rows(
     return [lead + e for e in ends for lead in leads], [x for x in long for _ in leads]
 
 
-def _number_keys(columns: Sequence[Array | Sequence[Any]], leads: Sequence[bytes]) -> Array:
-    words = len(leads[0]) // 8
-    out = np.empty((len(columns[0]), len(leads), words + len(columns)), "<i8")
-    for i, lead in enumerate(leads):
-        if words:
-            out[:, i, :words] = np.frombuffer(lead, "<i8")
+def number_keys(columns: Sequence[Array | Sequence[Any]], leads: tuple[bytes, ...]) -> Array:
+    """`entity_key_rows` of whole numbers."""
+    words = _lead_words(leads)
+    width = words.shape[1]
+    if len(columns) == len(leads) == 1:
+        one = np.empty((len(columns[0]), width + 1), "<i8")
+        one[:, :width] = words
+        one[:, width] = (np.asarray(columns[0], np.int64) ^ _SIGN).byteswap()
+        return one.view(np.uint8)
+    out = np.empty((len(columns[0]), len(leads), width + len(columns)), "<i8")
+    out[:, :, :width] = words
     for i, column in enumerate(columns):
-        out[:, :, words + i] = (np.asarray(column, np.int64) ^ _SIGN).byteswap()[:, None]
-    return out.reshape(-1, words + len(columns)).view(np.uint8)
+        out[:, :, width + i] = (np.asarray(column, np.int64) ^ _SIGN).byteswap()[:, None]
+    return out.reshape(-1, width + len(columns)).view(np.uint8)
+
+
+@lru_cache(maxsize=1024)
+def _lead_words(leads: tuple[bytes, ...]) -> Array:
+    return np.frombuffer(b"".join(leads), "<i8").reshape(len(leads), -1)
 
 
 _SIGN = np.int64(-(1 << 63))

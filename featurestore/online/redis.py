@@ -252,6 +252,8 @@ class RedisStore:
 
     def _wire_rows(self, keys: Array, together: int) -> bytes:
         head = self._head(keys.shape[1])
+        if len(keys) == 1:
+            return head + keys.tobytes()
         begin = len(head)
         wire = np.empty((len(keys), begin + keys.shape[1]), np.uint8)
         wire[:, :begin] = np.frombuffer(head, np.uint8)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from featurestore.evaluate.partials import Array
 from featurestore.ir import Feature, Read, View
 from featurestore.layout import Layout, layout_of
-from featurestore.online.codec import Codec, codec_of
+from featurestore.online.codec import BASE, HEAD, Codec, codec_of, whole_numbers
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class Group:
     windowed: tuple[tuple[int, Feature], ...]
     fields: Mapping[tuple[int, str], tuple[tuple[str, str], ...]]
     heads: bool
+    numbers: bool
+
+    @cached_property
+    def leads(self) -> tuple[bytes, ...]:
+        """What the store keys of an entity begin with."""
+        return tuple(self.codec.prefix + role for role in ((BASE, HEAD) if self.heads else (BASE,)))
 
 
 def groups_of(reads: Sequence[Read], views: Mapping[str, View], place: Mapping[str, int]) -> list[Group]:
@@ -60,7 +67,9 @@ def groups_of(reads: Sequence[Read], views: Mapping[str, View], place: Mapping[s
         windowed = tuple((i, f) for i, f in features if f.window is not None)
         tables = _tables(layout, codec, [(i, f) for i, f in features if f.window is None])
         places = np.array([i for i, _ in features])
-        groups.append(Group(view, layout, codec, ordered, places, tables, windowed, _fields(layout), heads))
+        fields = _fields(layout)
+        numbers = whole_numbers(view)
+        groups.append(Group(view, layout, codec, ordered, places, tables, windowed, fields, heads, numbers))
     return groups
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from featurestore.errors import RequestError, nearest
 from featurestore.evaluate.on_demand import cleaned
 from featurestore.evaluate.partials import Array, Mask
-from featurestore.online.codec import BASE, HEAD, NOBODY, entity_key_rows, entity_keys
+from featurestore.online.codec import NOBODY, entity_key_rows, entity_keys, number_keys
 from featurestore.online.values import Asked
 from featurestore.serving.group import Group
 from featurestore.types import DType, Int64, String
@@ -21,6 +21,37 @@ Rows = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 Column = Array | Sequence[Any]
 """The values of one key column: int64 without NULL, or anything in a list."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked, checked: key columns of one length, and request columns with where they are not NULL (None: everywhere)."""
+
+    columns: Mapping[str, Column]
+    rows: int
+    asked: Mapping[str, tuple[Array, Mask | None]]
+
+    @staticmethod
+    def joined(requests: Sequence[Request]) -> Request:
+        """The rows of several requests to one service, one after another."""
+        first = requests[0]
+        columns = {name: _end_to_end([r.columns[name] for r in requests]) for name in first.columns}
+        asked = {}
+        for name, (_, some) in first.asked.items():
+            parts = [r.asked[name] for r in requests]
+            everywhere = some is None and all(valid is None for _, valid in parts)
+            masks = [np.ones(len(v), np.bool_) if valid is None else valid for v, valid in parts]
+            asked[name] = (
+                np.concatenate([v for v, _ in parts]),
+                None if everywhere else np.concatenate(masks),
+            )
+        return Request(columns, sum(r.rows for r in requests), asked)
+
+
+def _end_to_end(parts: Sequence[Column]) -> Column:
+    if all(isinstance(p, np.ndarray) for p in parts):
+        return np.concatenate(parts)
+    return [value for part in parts for value in (part.tolist() if isinstance(part, np.ndarray) else part)]
 
 
 @dataclass(frozen=True)
@@ -153,13 +184,10 @@ def _checked(name: str, values: Any, dtype: DType, service: str) -> Column:
 
 def lookup(group: Group, columns: Mapping[str, Column]) -> Lookup:
     parts = [columns[c] for c in group.columns]
-    prefix = group.codec.prefix
-    leads = [prefix + role for role in ((BASE, HEAD) if group.heads else (BASE,))]
-    if len(parts) == 1 and isinstance(parts[0], np.ndarray):
+    if group.numbers and len(parts) == 1 and isinstance(parts[0], np.ndarray):
         distinct, rows = _distinct(parts[0])
-        keys, raw = entity_key_rows(group.view, [distinct], *leads)
-        return Lookup(Asked(keys, len(leads)), raw, rows)
-    return _lookup_listed(group, parts, leads)
+        return Lookup(Asked(number_keys([distinct], group.leads), len(group.leads)), None, rows)
+    return _lookup_listed(group, parts, group.leads)
 
 
 def _distinct(numbers: Array) -> tuple[Array, Array | None]:
@@ -167,7 +195,7 @@ def _distinct(numbers: Array) -> tuple[Array, Array | None]:
     if len(numbers) < 2:
         return numbers, None
     ordered = np.sort(numbers)
-    if (ordered[1:] != ordered[:-1]).all():
+    if np.logical_and.reduce(ordered[1:] != ordered[:-1]):
         return numbers, None
     return np.unique(numbers, return_inverse=True)
 
