@@ -516,6 +516,19 @@ class Decoded:
             places if dtype.itemsize == 8 else places * (8 // dtype.itemsize)
         )
 
+    def column(self, number: int, name: str) -> Array:
+        """One field (not a string) of all records of a section, value by value; for values that are alike."""
+        assert self.alike is not None
+        section = self.codec.sections[number]
+        dtype, offset = section.fields[name]
+        begin, width = int(self.alike[number]), section.dtype.itemsize
+        count = int(self.words[8:].view("<u4")[number])
+        raw = self.grid.view(dtype)
+        each = 8 // dtype.itemsize
+        block = raw[:, begin * each : begin * each + count * width // dtype.itemsize]
+        first = offset // dtype.itemsize
+        return block[:, first :: width // dtype.itemsize].reshape(-1)
+
     @cached_property
     def rows(self) -> list[Array]:
         """Each section's records, value by value."""
