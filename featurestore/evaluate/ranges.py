@@ -259,28 +259,26 @@ class GatheredRanges(_Ranges):
             return self._whole(self._reduced(ufunc, values), identity)
 
     def moments(self, count: Array, mean: Array, mean_low: Array, *central: Array) -> Moments:
-        if (
-            len(central) != 1
-            or not self._in_place
-            or self._step != 1
-            or not (count > 0).all()
-            or not len(self._starts)
-        ):
+        if len(central) != 1 or not len(self._starts) or not (count > 0).all():
             return super().moments(count, mean, mean_low, *central)
         for rows in (count, mean, mean_low, *central):
             self._check(rows)
-        start, stop = int(self._starts[0]), self._stop
-        weight = count[start:stop]
-        shift = mean.take(self._starts)
+        shift = mean.take(self._lo[self._some])
+        if self._in_place and self._step == 1:
+            place: slice | Array = slice(int(self._starts[0]), self._stop)
+            starts = self._starts - self._starts[0]
+        else:
+            place = self._rows
+            starts = np.cumsum(self._sizes) - self._sizes
+        weight = count[place]
         with np.errstate(over="ignore", invalid="ignore"):
-            d = mean[start:stop] - np.repeat(shift, self._sizes)
-            d += mean_low[start:stop]
+            d = mean[place] - np.repeat(shift, self._sizes)
+            d += mean_low[place]
             power = d * weight
-            starts = self._starts - start
             n = np.add.reduceat(weight, starts).astype(np.float64)
             s1 = np.add.reduceat(power, starts)
             power *= d
-            power += central[0][start:stop]
+            power += central[0][place]
             state = _moments(n, shift, [s1, np.add.reduceat(power, starts)])
         return tuple(self._whole(part, 0.0) for part in state)
 

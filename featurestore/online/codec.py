@@ -491,7 +491,7 @@ class Decoded:
     @cached_property
     def side(self) -> list[memoryview | None]:
         """Where a value's strings are; None where there is no value."""
-        data, sides = memoryview(self._values.data), self.header["side"].tolist()
+        data, sides = self._values.data.data, self.header["side"].tolist()
         places = zip(self._values.offsets.tolist(), self._values.lengths.tolist(), sides, strict=True)
         return [data[at + side : at + length] if length >= 0 else None for at, length, side in places]
 
@@ -610,7 +610,7 @@ def _foreign() -> StoreCorrupt:
 
 def _strangers(values: Values, keys: Sequence[bytes]) -> list[int]:
     """The values that are there and hold another key than the one that was hashed."""
-    data = memoryview(values.data)
+    data = values.data.data
     places = zip(values.offsets.tolist(), values.lengths.tolist(), keys, strict=True)
     return [
         i

@@ -422,7 +422,7 @@ class _Lane:
                 except OSError as error:
                     raise exceptions.ConnectionError(str(error)) from error
                 finally:
-                    if deadline is not None and connection._sock is sock:
+                    if deadline is not None and connection.is_connected:
                         sock.settimeout(connection.socket_timeout)
             came = self._converse(connection, commands, deadline, [])
             return Values.of([value for reply in came for value in reply])

@@ -21,7 +21,7 @@ _HEAD: Final = 24
 """Bytes that hold any header: a letter, a number of 64 bits, and the end of the line."""
 
 
-class Unexpected(Exception):  # noqa: N818
+class Unexpected(Exception):
     """The reply is no plain array of texts; `unread` are the bytes from the first reply on that was not taken."""
 
     def __init__(self, unread: bytes) -> None:
@@ -205,9 +205,9 @@ def _number(header: bytes) -> int | None:
 
 
 def socket_of(connection: Any) -> tuple[socket.socket, Any] | None:
-    """The socket of a connection of the redis package and the parser behind it; None if it is not as we know it."""
-    parser = getattr(connection, "_parser", None)
-    reader, sock = getattr(parser, "_reader", None), getattr(connection, "_sock", None)
-    if sock is None or not (hasattr(reader, "feed") and hasattr(reader, "has_data")):
+    """The socket of a connection of the redis package and the reader behind its parser; None if it is not as we know it."""
+    reader = getattr(getattr(connection, "_parser", None), "_reader", None)
+    sock = getattr(connection, "_sock", None)
+    if sock is None or reader is None or not (hasattr(reader, "feed") and hasattr(reader, "has_data")):
         return None
     return None if reader.has_data() else (sock, reader)

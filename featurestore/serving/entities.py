@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -165,10 +164,10 @@ class Entities:
                 cell = finish(kind.feature, mine, found)
                 if inexact is not None:
                     cell.status[inexact.reshape(-1) & (cell.status == Status.PRESENT)] = Status.INEXACT
-                block = Block(
-                    kind.places,
-                    *(x.reshape(shape)[:, kind.windows] for x in (cell.values, cell.valid, cell.status)),
+                values, valid, status = (
+                    x.reshape(shape)[:, kind.windows] for x in (cell.values, cell.valid, cell.status)
                 )
+                block = Block(kind.places, values, valid, status)  # type: ignore[arg-type]  # told apart by place
             old = np.array([stale(f) for f in kind.features])
             yield block if not old.any() else _staled(block, old)
 
@@ -255,7 +254,7 @@ class _Seek:
         self._most = int((end - first).max(initial=0))
 
     def __call__(self, moments: Array) -> Array:
-        """(entities, moments)"""
+        """The places, (entities, moments)."""
         place = np.repeat(self._first, len(moments), axis=1)
         step = 1 << self._most.bit_length() >> 1
         while step:

@@ -102,7 +102,7 @@ class Reader:
         keys: Any,
         out: Any = None,
         request: Rows | None = None,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
         *,
         at: Moment | None = None,
     ) -> OnlineFeatures:
@@ -150,11 +150,7 @@ class Reader:
         ):
             return keys
         if len(self._key_types) == 1:
-            listed = (
-                isinstance(keys, np.ndarray | list | tuple)
-                or hasattr(keys, "__len__")
-                and not isinstance(keys, str)
-            )
+            listed = hasattr(keys, "__len__") and not isinstance(keys, str)
             return {next(iter(self._key_types)): keys if listed else [keys]}
         if isinstance(keys, list | tuple) and not keys:
             return keys
@@ -171,8 +167,8 @@ class Reader:
         raw = self.store.fetch([plan.keys for plan in plans], timeout)
         blocks: list[Block] = []
         seen: list[Seen] = []
-        for group, plain, plan, values in zip(self._groups, self._plain, plans, raw, strict=True):
-            known, rows = plan.key_bytes, plan.rows
+        for group, plain, plan, came in zip(self._groups, self._plain, plans, raw, strict=True):
+            values, known, rows = came, plan.key_bytes, plan.rows
             heads = group.heads and bool((values.lengths[1::2] > 0).any())
             if group.heads and not heads:  # nobody has a head: bases alone are decoded, mostly as one grid
                 values, known = values.part(0, len(values), 2), None if known is None else known[::2]

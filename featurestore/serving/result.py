@@ -96,7 +96,10 @@ class TensorColumns:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Of each row, for one view looked up by one set of columns: whether it has events (None: all have), and when the newest was."""
+    """Of each row, for one view looked up by one set of columns: whether it has events, and when the newest was.
+
+    `found` None: all have.
+    """
 
     places: Array
     found: Mask | None
