@@ -148,7 +148,7 @@ class Entities:
         all_valid = self._null_free(number, places, kept)
         inexact = self._inexact(level, tiles, first, stop, here, tails)
         whole = all_valid and inexact is None and bool(self.found.all()) and bool(ranges.lengths.all())
-        found = self.found if whole else np.repeat(self.found, len(sizes))
+        found = np.repeat(self.found, len(sizes))
         slots = {s.name: s for s in level.slots}
         merged: dict[str, Partial] = {}
         for kind in kinds:
