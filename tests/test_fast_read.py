@@ -339,9 +339,9 @@ def test_ways_to_give_keys(project: fs.FeatureStore) -> None:
     assert everything(reader.get(3, at=NOON)) == everything(reader.get([3], at=NOON))
     assert len(reader.get([], at=NOON)) == len(reader.get(np.array([], np.int64), at=NOON)) == 0
     assert reader.get([3, None], at=NOON).statuses[1].tolist() != want[2][1]
-    with pytest.raises(RequestError, match="has the keys id, n, and values came without their names"):
+    with pytest.raises(RequestError, match=r"has the keys id, n, and values came without their names"):
         project.reader("pairs").get([1, 2])
-    with pytest.raises(RequestError, match="is 1.5 in row 0"):
+    with pytest.raises(RequestError, match=r"is 1\.5 in row 0"):
         reader.get(np.array([1.5]))
 
 
@@ -415,7 +415,7 @@ def test_torch_reads_into_tensors(project: fs.FeatureStore) -> None:
     read = reader.get(np.arange(5), out, at=NOON)
     assert torch.equal(out, read.to_torch())
     assert torch.equal(torch.from_dlpack(read), out)
-    with pytest.raises(RequestError, match="of torch.float16|float16"):
+    with pytest.raises(RequestError, match=r"of float16"):
         reader.get(np.arange(5), torch.empty((5, 2), dtype=torch.float16))
 
 
