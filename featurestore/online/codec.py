@@ -178,7 +178,7 @@ def key_bytes(view: View, parts: Sequence[Any]) -> bytes:
     order of its store keys.
     """
     if all(key.dtype == Int64 for key in view.keys):
-        return b"".join((int(part) + (1 << 63)).to_bytes(8, "big") for part in parts)
+        return b"".join(map(number_name, map(int, parts)))
     if len(parts) == 1:
         return _text(parts[0])
     out = []
@@ -186,6 +186,11 @@ def key_bytes(view: View, parts: Sequence[Any]) -> bytes:
         raw = int(part).to_bytes(8, "little", signed=True) if key.dtype == Int64 else _text(part)
         out.append(len(raw).to_bytes(4, "little") + raw)
     return b"".join(out)
+
+
+def number_name(number: int) -> bytes:
+    """The bytes that stand for a whole number of 64 bits; they sort as the numbers do."""
+    return (number + (1 << 63)).to_bytes(8, "big")
 
 
 def entity_keys(

@@ -265,6 +265,8 @@ class RedisStore:
         return wire.tobytes()
 
     def _wire(self, keys: Sequence[bytes]) -> bytes:
+        if len(keys) == 1:
+            return self._head(len(keys[0])) + keys[0]
         lengths = set(map(len, keys))
         if len(lengths) == 1:
             head = self._head(lengths.pop())

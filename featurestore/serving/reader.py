@@ -18,9 +18,10 @@ from featurestore.ir import Feature, Service, View
 from featurestore.online.codec import decode
 from featurestore.online.state import ViewState, load_states
 from featurestore.online.store import OnlineStore
+from featurestore.online.values import Values
 from featurestore.serving.entities import Entities
-from featurestore.serving.group import groups_of
-from featurestore.serving.plain import plain_of
+from featurestore.serving.group import Group, groups_of
+from featurestore.serving.plain import Plain, plain_of
 from featurestore.serving.request import Request, Rows, key_columns_of, lookup, request_columns_of
 from featurestore.serving.result import Block, OnlineFeatures, Seen, TensorColumns, buffer_of
 from featurestore.serving.together import Together
@@ -167,28 +168,21 @@ class Reader:
         raw = self.store.fetch([plan.keys for plan in plans], timeout)
         blocks: list[Block] = []
         seen: list[Seen] = []
-        for group, plain, plan, came in zip(self._groups, self._plain, plans, raw, strict=True):
-            values, known, rows = came, plan.key_bytes, plan.rows
-            heads = group.heads and bool((values.lengths[1::2] > 0).any())
-            if group.heads and not heads:  # nobody has a head: bases alone are decoded, mostly as one grid
-                values, known = values.part(0, len(values), 2), None if known is None else known[::2]
-            stale = _stale(states.get(group.view.name), q, self.service.max_staleness)
-            simple = None if plain is None or heads or known is not None else plain.blocks(values, q, stale)
-            if simple is not None:
-                mine, last = simple
-                met = Seen(group.places, None, last)
-            else:
-                read = Entities(group, decode(group.codec, values, known), q, heads=heads)
-                mine, met = read.blocks(stale), Seen(group.places, read.found, read.last_at)
+        fresh: dict[str, float | None] = {}
+        for group, plain, plan, values in zip(self._groups, self._plain, plans, raw, strict=True):
+            view, rows = group.view, plan.rows
+            state = states.get(view.name)
+            stale = _stale(state, q, self.service.max_staleness)
+            fresh[view.name] = _freshness(state, q)
+            mine, met = self._read(group, plain, values, plan.key_bytes, q, stale)
             blocks += mine if rows is None else [b.rows(rows) for b in mine]
-            if group.view.source.event_time is not None:  # what is static has no age
+            if view.source.event_time is not None:  # what is static has no age
                 seen.append(met if rows is None else met.rows(rows))
         if self._on_demand:
             blocks = self._with_on_demand(blocks, request.asked, request.rows, q)
         if self._served is not None:
             self._served()
             self._served = None
-        fresh = {g.view.name: _freshness(states.get(g.view.name), q) for g in self._groups}
         return OnlineFeatures(
             self.service,
             self._names,
@@ -200,6 +194,26 @@ class Reader:
             q,
             self._columns,
         )
+
+    def _read(
+        self,
+        group: Group,
+        plain: Plain | None,
+        values: Values,
+        known: list[bytes] | None,
+        q: int,
+        stale: Callable[[Feature], bool],
+    ) -> tuple[list[Block], Seen]:
+        """What a group's distinct entities have at `q`. `known`: their keys where hashes stand for them."""
+        heads = group.heads and bool((values.lengths[1::2] > 0).any())
+        if group.heads and not heads:  # nobody has a head: bases alone are decoded, mostly as one grid
+            values, known = values.part(0, len(values), 2), None if known is None else known[::2]
+        if plain is not None and not heads and known is None:
+            simple = plain.blocks(values, q, stale)
+            if simple is not None:
+                return simple[0], Seen(group.places, None, simple[1])
+        read = Entities(group, decode(group.codec, values, known), q, heads=heads)
+        return read.blocks(stale), Seen(group.places, read.found, read.last_at)
 
     def _with_on_demand(
         self, blocks: Sequence[Block], request: Mapping[str, Column], rows: int, q: int

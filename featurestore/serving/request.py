@@ -11,7 +11,7 @@ import numpy as np
 from featurestore.errors import RequestError, nearest
 from featurestore.evaluate.on_demand import cleaned
 from featurestore.evaluate.partials import Array, Mask
-from featurestore.online.codec import NOBODY, entity_key_rows, entity_keys, number_keys
+from featurestore.online.codec import NOBODY, entity_key_rows, entity_keys, number_keys, number_name
 from featurestore.online.values import Asked
 from featurestore.serving.group import Group
 from featurestore.types import DType, Int64, String
@@ -23,7 +23,7 @@ Column = Array | Sequence[Any]
 """The values of one key column: int64 without NULL, or anything in a list."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """What was asked, checked: key columns of one length, and request columns with where they are not NULL (None: everywhere)."""
 
@@ -54,7 +54,7 @@ def _end_to_end(parts: Sequence[Column]) -> Column:
     return [value for part in parts for value in (part.tolist() if isinstance(part, np.ndarray) else part)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Lookup:
     """The store keys of one group: for each distinct entity base (and head); and which entity each row asks for.
 
@@ -185,6 +185,9 @@ def _checked(name: str, values: Any, dtype: DType, service: str) -> Column:
 def lookup(group: Group, columns: Mapping[str, Column]) -> Lookup:
     parts = [columns[c] for c in group.columns]
     if group.numbers and len(parts) == 1 and isinstance(parts[0], np.ndarray):
+        if len(parts[0]) == 1:
+            name = number_name(int(parts[0][0]))
+            return Lookup(Asked([lead + name for lead in group.leads], len(group.leads)), None, None)
         distinct, rows = _distinct(parts[0])
         return Lookup(Asked(number_keys([distinct], group.leads), len(group.leads)), None, rows)
     return _lookup_listed(group, parts, group.leads)
