@@ -139,7 +139,7 @@ class Entities:
             places = places[kept]
         tiles = self._field(number, "tile", places, kept)
         seek = _Seek(tiles, first, end)
-        stop = seek(np.array([self.q]))[:, 0]
+        stop = seek.until(self.q)
         here = self.q - self.q % level.hop
         sizes = self.group.sizes[number]
         tails = np.array([NEVER if size is None else here - size for size in sizes])
@@ -252,6 +252,15 @@ class _Seek:
     def __init__(self, tiles: Array, first: Array, end: Array) -> None:
         self._tiles, self._first, self._end = tiles, first[:, None], end[:, None]
         self._most = int((end - first).max(initial=0))
+
+    def until(self, moment: int) -> Array:
+        """The places for one moment: mostly the ends, as nothing is newer."""
+        end = self._end[:, 0]
+        if len(self._tiles):
+            newest = self._tiles.take(np.maximum(end, 1) - 1)  # of an entity without tiles, that of another one
+            if (newest < moment).all():
+                return end
+        return self(np.array([moment]))[:, 0]
 
     def __call__(self, moments: Array) -> Array:
         """The places, (entities, moments)."""
