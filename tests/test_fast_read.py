@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -230,6 +232,46 @@ def test_a_deadline_ends_a_fetch(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable):
             opened.fetch([Asked([b"k", b"l"])], timeout=0.05)
         assert time.monotonic() - before < 0.45
+
+
+def test_values_come_through_tls(tmp_path: Path) -> None:
+    binary = shutil.which("redis-server") or services.missing("redis-server", package="redis-server")
+    if shutil.which("openssl") is None or not _has_tls(binary):
+        pytest.skip("no openssl, or a redis-server without TLS")
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    subprocess.run(
+        [*make.split(), "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    port = services.free_port()
+    words = f"--port 0 --tls-port {port} --tls-cert-file cert.pem --tls-key-file key.pem --tls-auth-clients no --save"
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen([binary, *words.split(), ""], cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        with open_store(f"rediss://localhost:{port}/0?ssl_ca_certs={tmp_path}/cert.pem", tmp_path) as opened:
+            for _ in range(300):
+                try:
+                    opened.write([(b"k" * 8, row(1))])
+                    break
+                except StoreUnavailable:
+                    time.sleep(0.05)
+            items = [(i.to_bytes(8, "big"), row(i) + bytes(1000)) for i in range(1200)]
+            opened.write(items)
+            keys = np.array([list(k) for k, _ in items], np.uint8)
+            for timeout in (None, 20.0):
+                (values,) = opened.fetch([Asked(keys)], timeout)
+                assert values.width == 1016
+                assert listed(values) == [v for _, v in items]
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _has_tls(binary: str) -> bool:
+    done = subprocess.run(["ldd", binary], capture_output=True, text=True, check=False)
+    return "libssl" in done.stdout
 
 
 # ------------------------------------------------------------------------------------------------------------- readers

@@ -257,7 +257,9 @@ class _Seek:
         """The places for one moment: mostly the ends, as nothing is newer."""
         end = self._end[:, 0]
         if len(self._tiles):
-            newest = self._tiles.take(np.maximum(end, 1) - 1)  # of an entity without tiles, that of another one
+            newest = self._tiles.take(
+                np.maximum(end, 1) - 1
+            )  # of an entity without tiles, that of another one
             if (newest < moment).all():
                 return end
         return self(np.array([moment]))[:, 0]

@@ -122,7 +122,7 @@ def buffer_of(out: Any, shape: tuple[int, int], service: str) -> Array:
             return array
     else:
         try:
-            array = np.from_dlpack(out) if hasattr(out, "__dlpack__") else np.asarray(memoryview(out))
+            array = _shared(out)
         except (TypeError, BufferError, RuntimeError, ValueError) as error:
             raise RequestError(
                 f"out of service '{service}' is a {type(out).__name__} without memory that can be shared: {error}\n"
@@ -143,6 +143,16 @@ def buffer_of(out: Any, shape: tuple[int, int], service: str) -> Array:
             f"out of service '{service}' is {' and '.join(wrong)}\n"
             f"  give a writable, C-contiguous array of float32 or float64, {shape[0]} rows by {shape[1]} features"
         )
+    return array
+
+
+def _shared(out: Any) -> Array:
+    """The memory of something that is no array of NumPy, as one."""
+    if not hasattr(out, "__dlpack__"):
+        return np.asarray(memoryview(out))
+    array = np.from_dlpack(out)
+    if not array.flags.writeable and type(out).__module__.partition(".")[0] == "torch":
+        return np.asarray(out.numpy())  # DLPack before 1.0 cannot say that memory may be written
     return array
 
 
@@ -281,13 +291,16 @@ class OnlineFeatures:
         return (1, 0)
 
     def to_torch(self, device: str = "cpu") -> Any:
-        """The tensor in PyTorch: shares memory on the CPU, a non-blocking copy through pinned memory elsewhere."""
+        """The tensor in PyTorch: shares memory on the CPU; to CUDA a non-blocking copy through pinned memory."""
         import torch
 
+        kind = torch.device(device).type
+        if kind == "cuda":
+            self._must_have_numbers()
+            staged = torch.empty((self.rows, len(self.tensor_names)), pin_memory=True)
+            return self.into(staged).to(device, non_blocking=True)
         tensor = torch.from_numpy(self.to_numpy())
-        if torch.device(device).type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor if kind == "cpu" else tensor.to(device)
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Values by feature as Python objects, None for NULL; lists as lists, and maps as dicts."""
