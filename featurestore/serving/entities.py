@@ -257,9 +257,8 @@ class _Seek:
         """The places for one moment: mostly the ends, as nothing is newer."""
         end = self._end[:, 0]
         if len(self._tiles):
-            newest = self._tiles.take(
-                np.maximum(end, 1) - 1
-            )  # of an entity without tiles, that of another one
+            # Of an entity without tiles this looks at another one's: then it may only be slower.
+            newest = self._tiles.take(np.maximum(end, 1) - 1)
             if (newest < moment).all():
                 return end
         return self(np.array([moment]))[:, 0]
@@ -267,6 +266,12 @@ class _Seek:
     def __call__(self, moments: Array) -> Array:
         """The places, (entities, moments)."""
         place = np.repeat(self._first, len(moments), axis=1)
+        if not len(self._tiles):
+            return place
+        # As above; and an entity without tiles has one place alone, which is right in any case.
+        oldest = self._tiles.take(self._first[:, 0], mode="clip")
+        if int(oldest.min()) >= int(moments.max()):
+            return place
         step = 1 << self._most.bit_length() >> 1
         while step:
             further = place + step
