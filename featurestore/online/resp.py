@@ -151,10 +151,10 @@ class Replies:
     def _alike(self, at: int, header: bytes, stride: int, possible: int) -> int:
         """How many values from here on have this header, of those that are `possible`."""
         rows = self.buffer.array[at : at + possible * stride].reshape(possible, stride)
-        same = rows[:, : len(header)] == np.frombuffer(header, np.uint8)
-        if same.all():
+        headers = rows[:, : len(header)]
+        if headers.tobytes() == header * possible:
             return possible
-        return int(same.all(axis=1).argmin())
+        return int((headers == np.frombuffer(header, np.uint8)).all(axis=1).argmin())
 
     def _copy(self, runs: Sequence[tuple[int, int, int, int]], count: int) -> None:
         array = self.buffer.array
