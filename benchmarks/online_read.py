@@ -73,8 +73,8 @@ def texts(ids: Any) -> list[str]:
     return [f"customer-{i:012d}" for i in ids]
 
 
-def make_project(folder: Path, url: str) -> FeatureStore:
-    (folder / "definitions.py").write_text(DEFINITIONS, encoding="utf-8")
+def make_project(folder: Path, url: str, more: str = "") -> FeatureStore:
+    (folder / "definitions.py").write_text(DEFINITIONS + more, encoding="utf-8")
     (folder / "fs.toml").write_text(f'[project]\nname = "bench"\n[online]\nurl = "{url}"\n', encoding="utf-8")
     store = FeatureStore(folder)
     store.apply(who="bench")

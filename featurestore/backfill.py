@@ -271,7 +271,7 @@ def _target(
     limit = stream.clock - (view.source.lateness or 0)
     held = None if inputs is None else inputs.last
     if not asked.named and held is not None:
-        limit = min(limit, max(held + 1, stream.since))
+        limit = min(limit, held + 1 if stream.since is None else max(held + 1, stream.since))
     cut = floor(min(asked.end, limit), grid)
     if state is not None and cut < state.cut and not asked.replace:
         if asked.named:

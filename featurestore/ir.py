@@ -138,12 +138,10 @@ class View:
     def order(self) -> tuple[str, ...]:
         """The columns that break ties of event time: tiebreak, event id, then what the view reads, by name.
 
-        With an event id nothing comes after it: no two events of one time share it, once copies are dropped.
+        What comes after the event id is for events without one, which are nobody's copies.
         """
         source = self.source
         named = tuple(dict.fromkeys([*source.tiebreak, *([source.event_id] if source.event_id else [])]))
-        if source.event_id is not None:
-            return named
         return (*named, *sorted(self.reads - {*named, source.event_time}))
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,7 +56,7 @@ class FeatureStore:
         self.config = load_config(Path(folder), environment)
         self.registry: Registry = open_registry(self.config.registry_url, self.config.root)
         self._online: Any = None
-        self._readers: dict[str, tuple[Reader, ServiceVersion | None]] = {}
+        self._readers: dict[str, Reader] = {}
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -205,7 +206,7 @@ class FeatureStore:
                 )
                 done.append(one)
         with self._lock:
-            for reader, _ in self._readers.values():
+            for reader in self._readers.values():
                 reader.forget()
         return done
 
@@ -313,19 +314,33 @@ class FeatureStore:
         `at` replays a past moment: exact when nothing newer was written, else the status says INEXACT. `timeout` is in
         seconds. `capture` has no effect on a service that declares none.
         """
-        if scaled:
-            raise Unsupported("this version", "scale features", "scale=None, and a scaler of the model's own")
-        reader, version = self._reader(service)
-        result = reader.read(entities, None if at is None else moment(at), timeout, request)
-        if version is not None:
-            self.registry.mark_served(version.name, version.version, _now(), version.fingerprint)
-        return result
+        _must_not_scale(scaled=scaled)
+        return self._reader(service).read(entities, None if at is None else moment(at), timeout, request)
 
     async def get_online_features_async(
-        self, service: Asked, entities: Rows, **options: Any
+        self,
+        service: Asked,
+        entities: Rows,
+        *,
+        request: Rows | None = None,
+        at: Moment | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+        scaled: bool = False,
+        capture: bool = True,
     ) -> OnlineFeatures:
-        """`get_online_features` without blocking the event loop."""
-        return await asyncio.to_thread(self.get_online_features, service, entities, **options)
+        """`get_online_features` without blocking the event loop: what is asked in one tick is one read of the store."""
+        _must_not_scale(scaled=scaled)
+        reader = (
+            self._reader(service) if self._known(service) else await asyncio.to_thread(self._reader, service)
+        )
+        return await reader.get_async(entities, None, request, timeout, at=at)
+
+    def reader(self, service: Asked) -> Reader:
+        """What reads one service, resolved once: `reader.get(keys)` costs little more than the store.
+
+        It stays with the version it was made of, whatever is applied afterwards, and may be shared between threads.
+        """
+        return self._reader(service)
 
     def get_historical_features(
         self,
@@ -447,16 +462,25 @@ class FeatureStore:
                 self._online = open_store(self.config.online_url, self.config.root)
             return self._online
 
-    def _reader(self, asked: Asked) -> tuple[Reader, ServiceVersion | None]:
+    def _known(self, asked: Asked) -> bool:
+        return isinstance(asked, str) and asked in self._readers
+
+    def _reader(self, asked: Asked) -> Reader:
         name = asked if isinstance(asked, str) else None
+        if name is not None and (found := self._readers.get(name)) is not None:
+            return found
         with self._lock:
             if name is not None and name in self._readers:
                 return self._readers[name]
             service, views, version = self._resolve(asked)
-            found = Reader(self._store(), service, views), version
+            served = None if version is None else partial(self._mark_served, version)
+            reader = Reader(self._store(), service, views, served=served)
             if name is not None:
-                self._readers[name] = found
-            return found
+                self._readers[name] = reader
+            return reader
+
+    def _mark_served(self, version: ServiceVersion) -> None:
+        self.registry.mark_served(version.name, version.version, _now(), version.fingerprint)
 
     def _resolve(self, asked: Asked) -> tuple[ir.Service, Mapping[str, ir.View], ServiceVersion | None]:
         """What is asked for as a service and its views; with the applied version when it is a name that was applied."""
@@ -487,6 +511,11 @@ def _fully_named(service: ir.Service) -> ir.Service:
     }
     reads = tuple(r if r.hidden else replace(r, output=new[r.output]) for r in service.reads)
     return replace(service, reads=reads, order=tuple(new.get(name, name) for name in service.order))
+
+
+def _must_not_scale(*, scaled: bool) -> None:
+    if scaled:
+        raise Unsupported("this version", "scale features", "scale=None, and a scaler of the model's own")
 
 
 def _must_hold_rows(con: Connection, view: ir.View, root: Path) -> None:

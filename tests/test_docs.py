@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import re
 import shutil
@@ -182,6 +183,35 @@ def promised(block: str) -> list[str]:
         elif line.lstrip().startswith("print(") and "  # " in line:
             lines.append(line.split("  # ", 1)[1])
     return lines
+
+
+def test_the_page_on_reading_online_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    definitions, *reads = blocks("docs/serving.md")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "fs.toml").write_text('[project]\nname = "cards"\n', encoding="utf-8")
+    (tmp_path / "cards.py").write_text(definitions, encoding="utf-8")
+    noon = datetime(2024, 3, 1, 12, tzinfo=UTC)
+    rows = {
+        "card_id": [7, 8],
+        "at": [noon.replace(hour=10), noon.replace(hour=11)],
+        "amount": [10.0, 30.0],
+        "limit": [100.0, 200.0],
+        "balance": [1.0, 2.0],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "data" / "purchases.parquet")
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        store.materialize(end=noon)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for number, block in enumerate(reads):
+        if "import torch" not in block or importlib.util.find_spec("torch") is not None:
+            exec(compile(block, f"serving block {number}", "exec"), names)
+    assert names["out"][:, :2].tolist() == [[200.0, 2.0], [pytest.approx(np.nan, nan_ok=True)] * 2]
+    assert names["shared"][0].tolist()[:2] == [200.0, 2.0]
+    assert names["table"].column_names == ["limit", "balance", "count_1h", "amount_mean_7d"]
+    assert [a.to_dict()["balance"] for a in names["answers"]] == [[1.0], [2.0], [None]]
+    names["store"].close()
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:

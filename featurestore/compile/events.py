@@ -79,8 +79,15 @@ def order_text(view: View) -> str:
     It is a text that sorts, by its UTF-8 bytes, as the columns that break ties do.
     """
     schema = view.source.schema
-    parts = [_sorting_text(name, schema[c]) for name, c in zip(order_names(view), view.order, strict=True)]
-    return f"concat({', '.join(parts)})" if parts else "''"
+    parts = {c: _sorting_text(name, schema[c]) for name, c in zip(order_names(view), view.order, strict=True)}
+    event_id = view.source.event_id
+    if event_id is not None:  # what comes after an id decides nothing, unless there is none
+        at = view.order.index(event_id) + 1
+        after = ", ".join(parts[c] for c in view.order[at:])
+        parts = {c: parts[c] for c in view.order[:at]}
+        if after:
+            parts[""] = f"CASE WHEN {order_names(view)[at - 1]} IS NULL THEN concat({after}) ELSE '' END"
+    return f"concat({', '.join(parts.values())})" if parts else "''"
 
 
 def _sorting_text(x: str, dtype: DType) -> str:

@@ -192,8 +192,8 @@ class _Ranges(ABC):
 class GatheredRanges(_Ranges):
     """Every range's rows by one `reduceat`: costs grow with their total length.
 
-    Ranges that follow one another without overlap, as those of an online read do, are reduced where they lie; the rows of
-    others are laid end to end first.
+    Ranges that follow one another without overlap are reduced where they lie, and so are those of several windows of each
+    entity in turn; the rows of others are laid end to end first.
     """
 
     def __init__(self, lo: Array, hi: Array, n: int) -> None:
@@ -202,16 +202,21 @@ class GatheredRanges(_Ranges):
         self._some: Array | slice = slice(None) if bool(sizes.all()) else np.flatnonzero(sizes)
         self._sizes = sizes[self._some]
         first, last = self._lo[self._some], self._hi[self._some]
-        self._in_place = bool((first[1:] >= last[:-1]).all())
-        self._step = 1
-        if not self._in_place:
-            ends = np.cumsum(self._sizes)
-            self._starts, self._stop = ends - self._sizes, int(ends[-1])
-        elif bool((first[1:] == last[:-1]).all()):
+        gaps = first[1:] - last[:-1]
+        self._in_place = bool((gaps >= 0).all())
+        self._step, self._padded = 1, False
+        if self._in_place and not gaps.any():
             self._starts, self._stop = first, int(last[-1]) if len(last) else 0
-        else:  # what lies between two ranges is reduced as well, and passed over
+        elif self._in_place:  # what lies between two ranges is reduced as well, and passed over
             self._starts = np.stack([first, last], axis=1).reshape(-1)[:-1]
             self._stop, self._step = int(last[-1]), 2
+        elif int(np.maximum(gaps, 0).sum()) <= int(self._sizes.sum()):
+            # The same; from an end back to an earlier start `reduceat` takes one row, for which a last end needs one more.
+            self._starts = np.stack([first, last], axis=1).reshape(-1)
+            self._stop, self._step, self._padded = n, 2, True
+        else:
+            ends = np.cumsum(self._sizes)
+            self._starts, self._stop = ends - self._sizes, int(ends[-1])
 
     @cached_property
     def _rows(self) -> Array:
@@ -232,28 +237,26 @@ class GatheredRanges(_Ranges):
             return self._whole(self._reduced(ufunc, values), identity)
 
     def moments(self, count: Array, mean: Array, mean_low: Array, *central: Array) -> Moments:
-        if (
-            len(central) != 1
-            or not self._in_place
-            or self._step != 1
-            or not (count > 0).all()
-            or not len(self._starts)
-        ):
+        if len(central) != 1 or not len(self._starts) or not (count > 0).all():
             return super().moments(count, mean, mean_low, *central)
         for rows in (count, mean, mean_low, *central):
             self._check(rows)
-        start, stop = int(self._starts[0]), self._stop
-        weight = count[start:stop]
-        shift = mean.take(self._starts)
+        shift = mean.take(self._lo[self._some])
+        if self._in_place and self._step == 1:
+            place: slice | Array = slice(int(self._starts[0]), self._stop)
+            starts = self._starts - self._starts[0]
+        else:
+            place = self._rows
+            starts = np.cumsum(self._sizes) - self._sizes
+        weight = count[place]
         with np.errstate(over="ignore", invalid="ignore"):
-            d = mean[start:stop] - np.repeat(shift, self._sizes)
-            d += mean_low[start:stop]
+            d = mean[place] - np.repeat(shift, self._sizes)
+            d += mean_low[place]
             power = d * weight
-            starts = self._starts - start
             n = np.add.reduceat(weight, starts).astype(np.float64)
             s1 = np.add.reduceat(power, starts)
             power *= d
-            power += central[0][start:stop]
+            power += central[0][place]
             state = _moments(n, shift, [s1, np.add.reduceat(power, starts)])
         return tuple(self._whole(part, 0.0) for part in state)
 
@@ -271,6 +274,10 @@ class GatheredRanges(_Ranges):
             column[self._some] = part
 
     def _laid(self, values: Array) -> Array:
+        if self._padded:
+            out = np.empty(len(values) + 1, values.dtype)
+            out[:-1], out[-1] = values, values[-1]
+            return out
         return values[: self._stop] if self._in_place else values.take(self._rows)
 
     def _reduced(self, ufunc: np.ufunc, values: Array) -> Array:

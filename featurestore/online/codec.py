@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from featurestore.aggregates import ordered
 from featurestore.errors import StoreCorrupt
 from featurestore.ir import View
 from featurestore.layout import Layout, Level, storage_fingerprint
+from featurestore.online.values import KeyRows, Values
 from featurestore.types import DType, Int64, String, numpy_dtype
 
 Array = npt.NDArray[Any]
@@ -107,9 +108,14 @@ class Codec:
         """The words that a record of each section takes."""
         return np.array([s.dtype.itemsize // 8 for s in self.sections], np.int64)
 
-    @property
+    @cached_property
     def counts_size(self) -> int:
         return -(-4 * len(self.sections) // 8) * 8
+
+    @cached_property
+    def same_words(self) -> Array:
+        """The words that values of the same counts have in common: magic, plan, and the counts."""
+        return np.array([0, 2, *range(8, 8 + self.counts_size // 8)])
 
 
 def codec_of(view: View, layout: Layout, *, placed: bool = False) -> Codec:
@@ -190,7 +196,7 @@ def key_bytes(view: View, parts: Sequence[Any]) -> bytes:
     order of its store keys.
     """
     if all(key.dtype == Int64 for key in view.keys):
-        return b"".join((int(part) + (1 << 63)).to_bytes(8, "big") for part in parts)
+        return b"".join(map(number_name, map(int, parts)))
     if len(parts) == 1:
         return _text(parts[0])
     out = []
@@ -198,6 +204,11 @@ def key_bytes(view: View, parts: Sequence[Any]) -> bytes:
         raw = int(part).to_bytes(8, "little", signed=True) if key.dtype == Int64 else _text(part)
         out.append(len(raw).to_bytes(4, "little") + raw)
     return b"".join(out)
+
+
+def number_name(number: int) -> bytes:
+    """The bytes that stand for a whole number of 64 bits; they sort as the numbers do."""
+    return (number + (1 << 63)).to_bytes(8, "big")
 
 
 def entity_keys(
@@ -209,9 +220,25 @@ def entity_keys(
     keys, without NULLs. Besides, for each key the bytes that a hash in it stands for, b"" where none does; None when no key
     holds a hash.
     """
+    keys, raw = entity_key_rows(view, columns, *leads)
+    if isinstance(keys, np.ndarray):
+        listed: list[bytes] = keys.reshape(-1).view(f"V{keys.shape[1]}").tolist()
+        return listed, raw
+    return list(keys), raw
+
+
+def whole_numbers(view: View) -> bool:
+    """Whether the view's keys are whole numbers alone, and few enough to stand for themselves."""
+    return all(key.dtype == Int64 for key in view.keys) and 8 * len(view.keys) <= RAW_KEY
+
+
+def entity_key_rows(
+    view: View, columns: Sequence[Array | Sequence[Any]], *leads: bytes
+) -> tuple[KeyRows, list[bytes] | None]:
+    """`entity_keys`, with keys of whole numbers as one array."""
     leads = leads or (b"",)
-    if all(key.dtype == Int64 for key in view.keys) and 8 * len(columns) <= RAW_KEY:
-        return _number_keys(columns, leads), None
+    if whole_numbers(view):
+        return number_keys(columns, leads), None
     if len(columns) == 1:
         whole = list(map(_text, columns[0]))
     else:
@@ -226,15 +253,25 @@ def entity_keys(
     return [lead + e for e in ends for lead in leads], [x for x in long for _ in leads]
 
 
-def _number_keys(columns: Sequence[Array | Sequence[Any]], leads: Sequence[bytes]) -> list[bytes]:
-    words = len(leads[0]) // 8
-    out = np.empty((len(columns[0]), len(leads), words + len(columns)), "<i8")
-    for i, lead in enumerate(leads):
-        out[:, i, :words] = np.frombuffer(lead, "<i8")
+def number_keys(columns: Sequence[Array | Sequence[Any]], leads: tuple[bytes, ...]) -> Array:
+    """`entity_key_rows` of whole numbers."""
+    words = _lead_words(leads)
+    width = words.shape[1]
+    if len(columns) == len(leads) == 1:
+        one = np.empty((len(columns[0]), width + 1), "<i8")
+        one[:, :width] = words
+        one[:, width] = (np.asarray(columns[0], np.int64) ^ _SIGN).byteswap()
+        return one.view(np.uint8)
+    out = np.empty((len(columns[0]), len(leads), width + len(columns)), "<i8")
+    out[:, :, :width] = words
     for i, column in enumerate(columns):
-        out[:, :, words + i] = (np.asarray(column, np.int64) ^ _SIGN).byteswap()[:, None]
-    keys: list[bytes] = out.reshape(-1).view(f"V{8 * out.shape[2]}").tolist()
-    return keys
+        out[:, :, width + i] = (np.asarray(column, np.int64) ^ _SIGN).byteswap()[:, None]
+    return out.reshape(-1, width + len(columns)).view(np.uint8)
+
+
+@lru_cache(maxsize=1024)
+def _lead_words(leads: tuple[bytes, ...]) -> Array:
+    return np.frombuffer(b"".join(leads), "<i8").reshape(len(leads), -1)
 
 
 _SIGN = np.int64(-(1 << 63))
@@ -423,23 +460,63 @@ def _scatter(words: Array, at: Array, rows: Array) -> None:
 # ---------------------------------------------------------------------------------------------------------------- decoding
 
 
-@dataclass(frozen=True)
 class Decoded:
     """Many values: a header for each (zeros, `magic` 0, where there is none), and where each section's records lie.
 
     `words` is all of it, as unsigned numbers of 8 bytes. `counts` and `starts` are (values, sections): how many records,
-    and the word at which the first begins. `alike`: the values are of one length and their counts the same. `side` is where
-    a value's strings are.
+    and the word at which the first begins; `origins` is the word at which a value begins. `alike`: the values are all there,
+    of one length and their counts the same; then it says at which word of a value each section begins.
     """
 
-    codec: Codec
-    header: Array
-    words: Array
-    counts: Array
-    starts: Array
-    side: Sequence[memoryview | None]
-    origins: Array
-    alike: bool = False
+    def __init__(
+        self,
+        codec: Codec,
+        words: Array,
+        size: int,
+        values: Values,
+        *,
+        alike: Array | None = None,
+        varied: tuple[Array, Array, Array, Array] | None = None,
+    ) -> None:
+        self.codec, self.words, self.size, self.alike = codec, words, size, alike
+        self._values, self._varied = values, varied
+
+    @cached_property
+    def header(self) -> Array:
+        if self._varied is not None:
+            return self._varied[0]
+        return self.grid[:, :8].view(HEADER)[:, 0]
+
+    @cached_property
+    def grid(self) -> Array:
+        """(values, words of a value), where they are alike."""
+        return self.words.reshape(self.size, -1)
+
+    @cached_property
+    def counts(self) -> Array:
+        if self._varied is not None:
+            return self._varied[1]
+        return self.grid[:, 8:].view("<u4")[:, : len(self.codec.sections)].astype(np.int64)
+
+    @cached_property
+    def origins(self) -> Array:
+        if self._varied is not None:
+            return self._varied[3]
+        return np.arange(0, len(self.words), self.grid.shape[1])
+
+    @cached_property
+    def starts(self) -> Array:
+        if self._varied is not None:
+            return self._varied[2]
+        assert self.alike is not None
+        return self.origins[:, None] + self.alike
+
+    @cached_property
+    def side(self) -> list[memoryview | None]:
+        """Where a value's strings are; None where there is no value."""
+        data, sides = self._values.data.data, self.header["side"].tolist()
+        places = zip(self._values.offsets.tolist(), self._values.lengths.tolist(), sides, strict=True)
+        return [data[at + side : at + length] if length >= 0 else None for at, length, side in places]
 
     @cached_property
     def ends(self) -> list[Array]:
@@ -462,6 +539,19 @@ class Decoded:
             places if dtype.itemsize == 8 else places * (8 // dtype.itemsize)
         )
 
+    def column(self, number: int, name: str) -> Array:
+        """One field (not a string) of all records of a section, value by value; for values that are alike."""
+        assert self.alike is not None
+        section = self.codec.sections[number]
+        dtype, offset = section.fields[name]
+        begin, width = int(self.alike[number]), section.dtype.itemsize
+        count = int(self.words[8:].view("<u4")[number])
+        raw = self.grid.view(dtype)
+        each = 8 // dtype.itemsize
+        block = raw[:, begin * each : begin * each + count * width // dtype.itemsize]
+        first = offset // dtype.itemsize
+        return block[:, first :: width // dtype.itemsize].reshape(-1)
+
     @cached_property
     def rows(self) -> list[Array]:
         """Each section's records, value by value."""
@@ -469,14 +559,17 @@ class Decoded:
 
     def _rows(self, number: int) -> Array:
         dtype = self.codec.sections[number].dtype
-        if self.alike and len(self.counts) and self.counts[0, number] == 1:
-            grid = self.words.view(np.uint8).reshape(len(self.counts), -1)
-            begin = 8 * int(self.starts[0, number])
-            return grid[:, begin : begin + dtype.itemsize].view(dtype)[:, 0]
+        if self.alike is not None and self.single(number):
+            begin = int(self.alike[number])
+            return self.grid[:, begin : begin + dtype.itemsize // 8].view(dtype)[:, 0]
         places = self.places(number)
         if not len(places):
             return np.zeros(0, dtype)
         return self.words[places[:, None] + np.arange(dtype.itemsize // 8)].view(dtype)[:, 0]
+
+    def single(self, number: int) -> bool:
+        """Whether the values are alike, and each has one record of this section."""
+        return self.alike is not None and int(self.words[8:].view("<u4")[number]) == 1
 
     def owners(self, number: int) -> Array:
         """The value that each record of a section is of."""
@@ -519,28 +612,17 @@ class Decoded:
         return out
 
 
-def decode(codec: Codec, values: Sequence[bytes | None], keys: Sequence[bytes] | None) -> Decoded:
+def decode(codec: Codec, values: Values | Sequence[bytes | None], keys: Sequence[bytes] | None) -> Decoded:
     """Decodes values of one view. A value whose stored key is another entity's counts as absent.
 
     `keys` holds for each the bytes that a hash stands for, as `entity_keys` gives them. Raises StoreCorrupt for bytes that
     are no value of this view's layout.
     """
+    if not isinstance(values, Values):
+        values = Values.of(values)
     if keys is None and (alike := _decode_alike(codec, values)) is not None:
         return alike
-    n = len(values)
-    where = None
-    present: Sequence[bytes] = values  # type: ignore[assignment]
-    if keys is not None or None in values:
-        present, where = _checked_keys(values, keys)
-    header, words, counts, starts, origins = _decode_varied(codec, present)
-    if present and not (np.all(header["magic"] == MAGIC) and np.all(header["plan"] == codec.plan)):
-        raise _foreign()
-    side = _sides(codec, present, header)
-    if where is not None:
-        header, counts, starts, origins = (_spread(a, where, n) for a in (header, counts, starts, origins))
-        sides = dict(zip(where.tolist(), side, strict=False))
-        side = [sides.get(i) for i in range(n)]
-    return Decoded(codec, header, words, counts, starts, side, origins)
+    return _decode_varied(codec, values if keys is None else values.without(_strangers(values, keys)))
 
 
 def _foreign() -> StoreCorrupt:
@@ -549,73 +631,74 @@ def _foreign() -> StoreCorrupt:
     )
 
 
-def _sides(codec: Codec, present: Sequence[bytes], header: Array) -> list[memoryview | None]:
-    if not any(s.strings or any(i.strings for i in s.items.values()) for s in codec.sections):
-        return []
-    return [memoryview(v)[s:] for v, s in zip(present, header["side"].tolist(), strict=True)]
-
-
-def _checked_keys(values: Sequence[bytes | None], keys: Sequence[bytes] | None) -> tuple[list[bytes], Array]:
-    if keys is None:
-        return list(filter(None, values)), np.flatnonzero(
-            np.fromiter(map(bool, values), np.bool_, len(values))
-        )
-    kept = [
-        (i, v)
-        for i, (v, k) in enumerate(zip(values, keys, strict=True))
-        if v is not None and v.startswith(k, 64)
+def _strangers(values: Values, keys: Sequence[bytes]) -> list[int]:
+    """The values that are there and hold another key than the one that was hashed."""
+    data = values.data.data
+    places = zip(values.offsets.tolist(), values.lengths.tolist(), keys, strict=True)
+    return [
+        i
+        for i, (at, length, key) in enumerate(places)
+        if key and length >= 0 and (length < 64 + len(key) or data[at + 64 : at + 64 + len(key)] != key)
     ]
-    return [v for _, v in kept], np.array([i for i, _ in kept], np.int64)
 
 
-def _decode_alike(codec: Codec, values: Sequence[bytes | None]) -> Decoded | None:
+def _decode_alike(codec: Codec, values: Values) -> Decoded | None:
     """Values that all are there, unhashed, with the same counts: strided views of one buffer. None if they are not so."""
-    first = values[0] if values else None
-    if first is None or len(first) % 8 or None in values:
+    length, words = values.width, 8 + codec.counts_size // 8
+    if length is None or length % 8 or length < 8 * words or not values.count:
         return None
-    length, words = len(first), 8 + codec.counts_size // 8
-    if length < 8 * words or set(map(len, values)) != {length}:  # type: ignore[arg-type]
+    grid = values.data.view("<u8").reshape(values.count, -1)
+    first = grid[0]
+    if int(first[0]) != MAGIC:
         return None
-    joined = b"".join(values)  # type: ignore[arg-type]
-    grid = np.frombuffer(joined, "<u8").reshape(len(values), -1)
-    same = [0, 2, *range(8, words)]
-    if int(grid[0, 0]) != MAGIC or not (grid[:, same] == grid[0, same]).all():
-        return None
-    if int(grid[0, 2]) != codec.plan:
+    if values.count > 1:
+        same = codec.same_words
+        if not (grid[:, same] == first[same]).all():
+            return None
+    if int(first[2]) != codec.plan:
         raise _foreign()
-    raw = np.frombuffer(joined, np.uint8).reshape(len(values), length)
-    header = raw[:, :64].view(HEADER)[:, 0]
-    counts = raw[:, 64 : 64 + 4 * len(codec.sections)].view("<u4").astype(np.int64)
-    ends = words + np.cumsum(counts[0] * codec.widths)
+    taken = first[8:words].view("<u4")[: len(codec.sections)] * codec.widths
+    ends = words + np.cumsum(taken)
     _at_least(length, 8 * int(ends[-1]))
-    origins = np.arange(0, len(values) * length // 8, length // 8)
-    starts = origins[:, None] + (ends - counts[0] * codec.widths)
-    side = _sides(codec, values, header)  # type: ignore[arg-type]
-    return Decoded(codec, header, grid.reshape(-1), counts, starts, side, origins, alike=True)
+    return Decoded(codec, grid.reshape(-1), len(grid), values, alike=ends - taken)
 
 
-def _decode_varied(codec: Codec, present: Sequence[bytes]) -> tuple[Array, Array, Array, Array, Array]:
-    """Header, words, counts, starts and origins."""
-    n = len(present)
-    lengths = np.fromiter(map(len, present), np.int64, n)
-    shortest = int(lengths.min(initial=64 + codec.counts_size))
-    _at_least(shortest, 64 + codec.counts_size)
-    if (lengths % 8).any():
+def _decode_varied(codec: Codec, values: Values) -> Decoded:
+    n, lengths = len(values), values.lengths
+    there = lengths >= 0
+    everyone = bool(there.all())
+    short = lengths if everyone else lengths[there]
+    _at_least(int(short.min(initial=64 + codec.counts_size)), 64 + codec.counts_size)
+    if (short & 7).any() or len(values.data) % 8:
         raise StoreCorrupt("a stored value's bytes are not a multiple of 8")
-    grid = np.frombuffer(b"".join(present), "<u8")
-    offsets = (np.cumsum(lengths) - lengths) // 8
-    header = grid[offsets[:, None] + _HEADER_WORDS].view(HEADER)[:, 0] if n else np.zeros(0, HEADER)
+    offsets = values.offsets // 8
+    if not everyone:
+        offsets = np.where(there, offsets, 0)
+    words = values.data.view("<u8")
+    sections = len(codec.sections)
+    if not len(words):
+        none = np.zeros((n, sections), np.int64)
+        return Decoded(codec, words, n, values, varied=(np.zeros(n, HEADER), none, none, offsets))
+    header = words[offsets[:, None] + _HEADER_WORDS].view(HEADER)[:, 0]
+    if not everyone:
+        header[~there] = np.zeros((), HEADER)
+    right = (header["magic"] == MAGIC) & (header["plan"] == codec.plan)
     begins = 64 + -(-header["key"].astype(np.int64) // 8) * 8
-    if (begins + codec.counts_size > lengths).any():
+    if ((begins + codec.counts_size > lengths) & there).any():
         raise _short()
-    words = np.arange(codec.counts_size // 8)
-    counts = (
-        grid[(offsets + begins // 8)[:, None] + words].view("<u4")[:, : len(codec.sections)].astype(np.int64)
-    )
-    ends = (begins // 8)[:, None] + len(words) + np.cumsum(counts * codec.widths, axis=1)
-    if (8 * ends[:, -1] > lengths).any():
+    at = (offsets + begins // 8)[:, None] + np.arange(codec.counts_size // 8)
+    if not everyone:
+        at[~there] = 0
+    counts = words[at].view("<u4")[:, :sections].astype(np.int64)
+    if not everyone:
+        counts[~there] = 0
+    ends = (begins // 8)[:, None] + codec.counts_size // 8 + np.cumsum(counts * codec.widths, axis=1)
+    if ((8 * ends[:, -1] > lengths) & there).any():
         raise _short()
-    return header, grid, counts, offsets[:, None] + ends - counts * codec.widths, offsets
+    if not (right | ~there).all():
+        raise _foreign()
+    starts = offsets[:, None] + ends - counts * codec.widths
+    return Decoded(codec, words, n, values, varied=(header, counts, starts, offsets))
 
 
 _HEADER_WORDS = np.arange(8)
@@ -623,12 +706,6 @@ _HEADER_WORDS = np.arange(8)
 
 def _short() -> StoreCorrupt:
     return StoreCorrupt("a stored value is shorter than its counts say")
-
-
-def _spread(rows: Array, where: Array, n: int) -> Array:
-    out = np.zeros((n, *rows.shape[1:]), rows.dtype)
-    out[where] = rows
-    return out
 
 
 def _at_least(length: int, wanted: int) -> None:

@@ -34,6 +34,7 @@ from featurestore.errors import (
     StoreUnavailable,
 )
 from featurestore.online.store import COUNTER_OFFSET, HEADER_SIZE, MAX_KEY, StoreSize, StoreUrl, byte_size
+from featurestore.online.values import Asked, Values
 
 FIRST_MAP: Final = 1 << 30
 """Bytes of address space mapped at first. The file itself is only as long as what it holds."""
@@ -77,6 +78,10 @@ class LmdbStore:
 
     def read(self, keys: Sequence[bytes], timeout: float | None = None) -> list[bytes | None]:
         return self._view(lambda txn, _: list(map(txn.get, keys)))
+
+    def fetch(self, asked: Sequence[Asked], timeout: float | None = None) -> list[Values]:
+        lists = [batch.listed() for batch in asked]
+        return self._view(lambda txn, _: [Values.of(list(map(txn.get, keys))) for keys in lists])
 
     def write(self, items: Iterable[tuple[bytes, bytes]], metas: Mapping[str, bytes] | None = None) -> int:
         # LMDB is faster in the order of keys. The sort is stable: of a key that comes twice the last stays.

@@ -18,14 +18,17 @@ from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
+from socket import socket
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 from redis import exceptions
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
 from featurestore.errors import ConfigError, OnlineStoreError, StoreFull, StoreUnavailable, Unsupported
+from featurestore.online.resp import FIRST_BUFFER, Buffer, Replies, Unexpected, socket_of
 from featurestore.online.store import (
     COUNTER_OFFSET,
     HEADER_SIZE,
@@ -34,6 +37,7 @@ from featurestore.online.store import (
     StoreUrl,
     seconds,
 )
+from featurestore.online.values import Array, Asked, Values
 
 CHUNK: Final = 512
 """Keys in one MGET or MSET: one MGET of 10,000 keeps all other clients waiting for milliseconds."""
@@ -70,6 +74,9 @@ return table.concat(done)
 """.strip().encode()
 REPLACE_SHA: Final = hashlib.sha1(REPLACE, usedforsecurity=False).hexdigest().encode()
 
+MOST_BUFFER: Final = 16 << 20
+"""A larger buffer for replies is not kept for the next read."""
+
 T = TypeVar("T")
 
 _Connection = Any
@@ -94,6 +101,7 @@ class RedisStore:
         self._data = prefix + b":"
         # The head of every data key on the wire, by its length: "$<bytes>" of prefix and key, and the prefix.
         self._heads = [b"\r\n$%d\r\n%b" % (len(self._data) + n, self._data) for n in range(MAX_KEY + 1)]
+        self._buffers: deque[Buffer] = deque()
         self._readers = _Lane(lambda: connect(None), name, again=True)
         self._writers = _Lane(lambda: connect(WRITE_TIMEOUT), name, again=False)
 
@@ -104,10 +112,42 @@ class RedisStore:
         if not keys:
             return []
         if len(keys) <= CHUNK:
-            return self._readers.ask_one(self._mget(keys), timeout)  # type: ignore[no-any-return]
-        commands = [self._mget(keys[at : at + CHUNK]) for at in range(0, len(keys), CHUNK)]
+            return self._readers.ask_one(_mget(len(keys), self._wire(keys)), timeout)  # type: ignore[no-any-return]
+        commands = [
+            _mget(len(keys[at : at + CHUNK]), self._wire(keys[at : at + CHUNK]))
+            for at in range(0, len(keys), CHUNK)
+        ]
         replies = self._readers.ask(commands, timeout)
         return [value for reply in replies for value in reply]
+
+    def fetch(self, asked: Sequence[Asked], timeout: float | None = None) -> list[Values]:
+        if len(asked) == 1 and asked[0].together == 1 and 0 < len(asked[0]) <= CHUNK:
+            keys = asked[0].keys
+            wire = self._wire_rows(keys, 1) if isinstance(keys, np.ndarray) else self._wire(keys)
+            return [self._exchange([_mget(len(keys), wire)], [len(keys)], timeout)]
+        parts = [part for batch in asked for part in self._parts(batch)]
+        if not parts:
+            return [Values.of([]) for _ in asked]
+        values = self._exchange(*_commands(parts), timeout)
+        out, at = [], 0
+        for batch in asked:
+            mine = values.part(at, at + len(batch))
+            out.append(mine if batch.together == 1 else _side_by_side(mine, batch.together))
+            at += len(batch)
+        return out
+
+    def _exchange(self, commands: Sequence[bytes], counts: Sequence[int], timeout: float | None) -> Values:
+        try:
+            buffer = self._buffers.pop()
+        except IndexError:
+            buffer = Buffer(FIRST_BUFFER)
+        replies = self._readers.exchange(commands, counts, buffer, timeout)
+        if isinstance(replies, Values):
+            return replies
+        values, buffer = replies.values(), replies.buffer
+        if buffer.size <= MOST_BUFFER:
+            self._buffers.append(buffer)
+        return values
 
     def write(self, items: Iterable[tuple[bytes, bytes]], metas: Mapping[str, bytes] | None = None) -> int:
         sizes: list[int] = []
@@ -195,13 +235,43 @@ class RedisStore:
 
     # --- commands
 
-    def _mget(self, keys: Sequence[bytes]) -> bytes:
-        start = b"*%d\r\n$4\r\nMGET" % (len(keys) + 1)
+    def _parts(self, asked: Asked) -> Iterator[tuple[int, bytes]]:
+        """The keys on the wire in parts of at most `CHUNK`, and how many each has.
+
+        Of a part the first keys of all entities come first, then the second ones: alike replies are then side by side.
+        """
+        keys, together = asked.keys, asked.together
+        most = CHUNK // together * together
+        for at in range(0, len(keys), most):
+            part = keys[at : at + most]
+            if isinstance(part, np.ndarray):
+                yield len(part), self._wire_rows(part, together)
+            else:
+                turned = part if together == 1 else [k for i in range(together) for k in part[i::together]]
+                yield len(part), self._wire(turned)
+
+    def _wire_rows(self, keys: Array, together: int) -> bytes:
+        head = self._head(keys.shape[1])
+        if len(keys) == 1:
+            return head + keys.tobytes()
+        begin = len(head)
+        wire = np.empty((len(keys), begin + keys.shape[1]), np.uint8)
+        wire[:, :begin] = np.frombuffer(head, np.uint8)
+        if together == 1:
+            wire[:, begin:] = keys
+        else:
+            for i in range(together):
+                wire[i * len(keys) // together : (i + 1) * len(keys) // together, begin:] = keys[i::together]
+        return wire.tobytes()
+
+    def _wire(self, keys: Sequence[bytes]) -> bytes:
+        if len(keys) == 1:
+            return self._head(len(keys[0])) + keys[0]
         lengths = set(map(len, keys))
         if len(lengths) == 1:
             head = self._head(lengths.pop())
-            return b"%b%b%b\r\n" % (start, head, head.join(keys))
-        return b"%b%b\r\n" % (start, b"".join([self._head(len(key)) + key for key in keys]))
+            return head + head.join(keys)
+        return b"".join([self._head(len(key)) + key for key in keys])
 
     def _msets(self, items: Iterable[tuple[bytes, bytes]], sizes: list[int]) -> Iterator[bytes]:
         """MSET commands over all items; `sizes` gets how many items each has, before it is given out."""
@@ -304,25 +374,79 @@ class _Lane:
         """
         came: list[Any] = [] if replies is None else replies
 
-        def exchange(connection: _Connection, deadline: float | None) -> list[Any]:
-            came.clear()
+        return self._talk(lambda c, deadline: self._converse(c, commands, deadline, came), timeout)
 
-            def receive() -> None:
-                left = {} if deadline is None else {"timeout": self._left(deadline)}
-                came.append(connection.read_response(**left))
+    def _converse(
+        self,
+        connection: _Connection,
+        commands: Iterable[bytes],
+        deadline: float | None,
+        came: list[Any],
+    ) -> list[Any]:
+        came.clear()
 
-            waiting = 0
-            for command in commands:
-                if waiting == IN_FLIGHT:
-                    receive()
-                    waiting -= 1
-                connection.send_packed_command((command,))
-                waiting += 1
-            for _ in range(waiting):
+        def receive() -> None:
+            left = {} if deadline is None else {"timeout": self._left(deadline)}
+            came.append(connection.read_response(**left))
+
+        waiting = 0
+        for command in commands:
+            if waiting == IN_FLIGHT:
                 receive()
-            return came
+                waiting -= 1
+            connection.send_packed_command((command,))
+            waiting += 1
+        for _ in range(waiting):
+            receive()
+        return came
+
+    def exchange(
+        self, commands: Sequence[bytes], counts: Sequence[int], buffer: Buffer, timeout: float | None
+    ) -> Replies | Values:
+        """The replies to MGETs of `counts` keys: read from the socket, or by the redis package's parser if unexpected."""
+
+        def exchange(connection: _Connection, deadline: float | None) -> Replies | Values:
+            found = socket_of(connection)
+            if found is not None:
+                sock, parser = found
+                replies = Replies(counts, buffer)
+                try:
+                    self._read_all(sock, commands, replies, deadline)
+                    return replies
+                except Unexpected as other:  # most likely an error: read as one, it is raised here
+                    parser.feed(other.unread)
+                    for _ in range(min(replies.taken + IN_FLIGHT, len(commands)) - replies.taken):
+                        connection.read_response()
+                except EOFError:
+                    raise exceptions.ConnectionError("Connection closed by server.") from None
+                except TimeoutError:
+                    raise exceptions.TimeoutError("Timeout reading from socket") from None
+                except OSError as error:
+                    raise exceptions.ConnectionError(str(error)) from error
+                finally:
+                    if deadline is not None and connection.is_connected:
+                        sock.settimeout(connection.socket_timeout)
+            came = self._converse(connection, commands, deadline, [])
+            return Values.of([value for reply in came for value in reply])
 
         return self._talk(exchange, timeout)
+
+    def _read_all(
+        self, sock: socket, commands: Sequence[bytes], replies: Replies, deadline: float | None
+    ) -> None:
+        read_into: Callable[[memoryview], int] = sock.recv_into
+        if deadline is not None:
+            sock.settimeout(self._left(deadline))
+
+            def read_into(room: memoryview) -> int:
+                sock.settimeout(self._left(deadline))
+                return sock.recv_into(room)
+
+        sock.sendall(commands[0] if len(commands) == 1 else b"".join(commands[:IN_FLIGHT]))
+        for number in range(len(commands)):
+            replies.receive(read_into)
+            if number + IN_FLIGHT < len(commands):
+                sock.sendall(commands[number + IN_FLIGHT])
 
     def _talk(self, exchange: Callable[[_Connection, float | None], T], timeout: float | None) -> T:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -405,6 +529,39 @@ class _Lane:
     def close(self) -> None:
         self._closed = True
         self._forget()
+
+
+def _mget(count: int, wire: bytes) -> bytes:
+    return b"*%d\r\n$4\r\nMGET%b\r\n" % (count + 1, wire)
+
+
+def _commands(parts: Sequence[tuple[int, bytes]]) -> tuple[list[bytes], list[int]]:
+    """MGETs over parts of keys on the wire, in their order and none with more than `CHUNK`; and how many keys each has."""
+    commands, counts = [], []
+    at = 0
+    while at < len(parts):
+        end, count = at + 1, parts[at][0]
+        while end < len(parts) and count + parts[end][0] <= CHUNK:
+            count += parts[end][0]
+            end += 1
+        keys = b"".join(wire for _, wire in parts[at:end])
+        commands.append(_mget(count, keys))
+        counts.append(count)
+        at = end
+    return commands, counts
+
+
+def _side_by_side(values: Values, together: int) -> Values:
+    """Values in the order that they were asked for, from the order of `_parts`."""
+    count, most = len(values), CHUNK // together * together
+    whole = count // most * most
+    order = np.empty(count, np.int64)
+    numbers = np.arange(count)
+    for part, size in ((slice(0, whole), most), (slice(whole, count), count - whole)):
+        if size:
+            turned = numbers[part].reshape(-1, together, size // together).transpose(0, 2, 1)
+            order[part] = turned.reshape(-1)
+    return Values(values.data, count, lengths=values.lengths[order], offsets=values.offsets[order])
 
 
 def _alive(connection: _Connection) -> bool:

@@ -36,12 +36,13 @@ class ViewState:
 class StreamState:
     """What the stream that owns a view's head says of itself; instants in microseconds.
 
-    `clock` is up to where of event time it has applied events, `since` from where on its head is complete.
+    `clock` is up to where what arrived was applied, `since` from where on its head is complete (None: from the beginning),
+    `updated_at` when it said so, by its own clock.
     """
 
     owner: str
     clock: int
-    since: int
+    since: int | None
     updated_at: int
 
     def to_bytes(self) -> bytes:
@@ -88,7 +89,8 @@ def complete(state: ViewState | None, stream: StreamState | None) -> Complete | 
     if state is None:
         return Complete(stream.since, stream.clock)
     # Where the base ends before the head is complete, there is a gap, and only what comes after it counts.
-    start = state.start if state.cut >= stream.since else stream.since
+    whole = stream.since is None or state.cut >= stream.since
+    start = state.start if whole else stream.since
     return Complete(start, max(state.end, stream.clock))
 
 

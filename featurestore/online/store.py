@@ -19,6 +19,7 @@ from typing import Final, Protocol, Self, TypeVar
 from urllib.parse import unquote
 
 from featurestore.errors import ConfigError, Unsupported, nearest
+from featurestore.online.values import Asked, Values
 
 MAX_KEY: Final = 511
 """The longest key in bytes, in every store. A key has at least one byte."""
@@ -53,6 +54,13 @@ class OnlineStore(Protocol):
         """The value of each key in the order of `keys`, None where there is none; a key may come twice.
 
         One round trip. `timeout` is in seconds from now; an embedded store never waits and ignores it.
+        """
+        ...
+
+    def fetch(self, asked: Sequence[Asked], timeout: float | None = None) -> list[Values]:
+        """`read` for whoever takes values as arrays: of each batch of keys its values, all in one round trip.
+
+        The keys of a batch that stand `together` are read at one moment.
         """
         ...
 

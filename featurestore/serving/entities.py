@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
-from featurestore.evaluate.finish import Cells, finish, finish_present, settle, settle_block
+from featurestore.evaluate.finish import finish, finish_present, settle, settle_block
 from featurestore.evaluate.partials import Array, Mask, Partial, merge_tiles
 from featurestore.evaluate.ranges import GatheredRanges
 from featurestore.ir import Feature
 from featurestore.layout import Level, Slot
 from featurestore.online.codec import NEVER, Decoded
-from featurestore.serving.group import Group, Table
+from featurestore.serving.group import Group, Kind, Table
 from featurestore.serving.result import Block
 from featurestore.status import Status
 
@@ -30,7 +29,7 @@ class Entities:
         header = decoded.header
         self._step = step
         first, last = header["first_at"], header["last_at"]
-        exists = None if decoded.alike else header["magic"] != 0
+        exists = None if decoded.alike is not None else header["magic"] != 0
         if exists is not None:
             first, last = np.where(exists, first, np.iinfo(np.int64).max), np.where(exists, last, NEVER)
         self.last_at = last if step == 1 else np.maximum(last[::2], last[1::2])
@@ -47,13 +46,9 @@ class Entities:
     def blocks(self, stale: Callable[[Feature], bool]) -> list[Block]:
         """What the group reads, with the statuses of this moment."""
         out = [_staled(b, stale(t.features[0])) for t, b in self._latest()] if self.group.tables else []
-        for number, level in enumerate(self.group.layout.levels):
-            mine = [
-                (i, f) for i, f in self.group.windowed if f.window is not None and f.window.hop == level.hop
-            ]
-            if mine:
-                with np.errstate(all="ignore"):
-                    out += _side_by_side([(i, c, stale(f)) for i, f, c in self._level(number, level, mine)])
+        for number, kinds in self.group.kinds.items():
+            with np.errstate(all="ignore"):
+                out += self._level(number, self.group.layout.levels[number], kinds, stale)
         return out
 
     # -- latest values
@@ -94,7 +89,7 @@ class Entities:
         """The latest rows; which of them is each entity's at this moment (-1 if none, None: each its own); who is inexact."""
         decoded, q = self.decoded, self.q
         static = self.group.view.source.event_time is None
-        if decoded.alike and self._step == 1 and decoded.counts[0, number] == 1:
+        if self._step == 1 and decoded.single(number):
             rows = decoded.rows[number]
             if static or bool((rows["at"] < q).all()):
                 return rows, None, None
@@ -141,54 +136,64 @@ class Entities:
     # -- windows
 
     def _level(
-        self, number: int, level: Level, features: Sequence[tuple[int, Feature]]
-    ) -> Iterator[tuple[int, Feature, Cells | Array]]:
-        """The cells of each feature, or its values alone where all are PRESENT."""
+        self, number: int, level: Level, kinds: Sequence[Kind], stale: Callable[[Feature], bool]
+    ) -> Iterator[Block]:
+        """The blocks of each kind of feature. All windows of an entity are merged side by side, the longest first."""
         places = self.decoded.places(number)
         first, end, kept = self._bounds(number, places)
         if kept is not None:
             places = places[kept]
-        tiles = self.decoded.field(number, "tile", places)
+        tiles = self._field(number, "tile", places, kept)
         seek = _Seek(tiles, first, end)
-        stop = seek(self.q)
+        stop = seek.until(self.q)
         here = self.q - self.q % level.hop
-        open_tile = None
-        if here < self.q and self.newer.any():
-            at_open = (stop > first) & (_taken(tiles, np.where(stop > first, stop - 1, -1), NEVER) == here)
-            open_tile = at_open & self.newer
-        all_valid = self._null_free(number, places)
-        pruned_before = self._kept_from(level)
+        sizes = self.group.sizes[number]
+        tails = np.array([NEVER if size is None else here - size for size in sizes])
+        start = np.minimum(seek(tails), stop[:, None])
+        ranges = GatheredRanges(start.reshape(-1), np.repeat(stop, len(sizes)), len(tiles))
+        all_valid = self._null_free(number, places, kept)
+        inexact = self._inexact(level, tiles, first, stop, here, tails)
+        whole = all_valid and inexact is None and bool(self.found.all()) and bool(ranges.lengths.all())
+        found = np.repeat(self.found, len(sizes))
         slots = {s.name: s for s in level.slots}
-        by_size: dict[int | None, list[tuple[int, Feature]]] = {}
-        for i, f in features:
-            assert f.window is not None
-            by_size.setdefault(f.window.size, []).append((i, f))
-        columns: dict[str, Partial] = {}
-        for size, group in by_size.items():
-            tail = NEVER if size is None else here - size
-            start = first if size is None else np.minimum(seek(tail), stop)
-            ranges = GatheredRanges(start, stop, len(tiles))
-            pruned = pruned_before > (self.q if size is None else tail)
-            inexact = pruned & self.found
-            inexact = inexact if open_tile is None else inexact | open_tile
-            some_inexact = bool(inexact.any())
-            whole = all_valid and not some_inexact and bool(self.found.all()) and bool((stop > start).all())
-            merged: dict[str, Partial] = {}
-            for i, feature in group:
-                parts = self.group.layout.parts[feature.name]
-                for name in parts.values():
-                    if name not in columns:
-                        columns[name] = self._slot(number, slots[name], places, kept, all_valid=all_valid)
-                    if name not in merged:
-                        merged[name] = merge_tiles(slots[name], columns[name], ranges)
-                mine = {p: merged[n] for p, n in parts.items()}
-                if whole and (values := finish_present(feature, mine)) is not None:
-                    yield i, feature, values
-                    continue
-                cell = finish(feature, mine, self.found)
-                if some_inexact:
-                    cell.status[inexact & (cell.status == Status.PRESENT)] = Status.INEXACT
-                yield i, feature, cell
+        merged: dict[str, Partial] = {}
+        for kind in kinds:
+            for name in kind.parts.values():
+                if name not in merged:
+                    column = self._slot(number, slots[name], places, kept, all_valid=all_valid)
+                    merged[name] = merge_tiles(slots[name], column, ranges)
+            mine = {p: merged[n] for p, n in kind.parts.items()}
+            shape = (len(stop), len(sizes))
+            if whole and (values := finish_present(kind.feature, mine)) is not None:
+                block = Block(kind.places, values.reshape(shape)[:, kind.windows], None, None)
+            else:
+                cell = finish(kind.feature, mine, found)
+                if inexact is not None:
+                    cell.status[inexact.reshape(-1) & (cell.status == Status.PRESENT)] = Status.INEXACT
+                values, valid, status = (
+                    x.reshape(shape)[:, kind.windows] for x in (cell.values, cell.valid, cell.status)
+                )
+                block = Block(kind.places, values, valid, status)  # type: ignore[arg-type]  # told apart by place
+            old = np.array([stale(f) for f in kind.features])
+            yield block if not old.any() else _staled(block, old)
+
+    def _inexact(
+        self, level: Level, tiles: Array, first: Array, stop: Array, here: int, tails: Array
+    ) -> Mask | None:
+        """Which windows may lack something, (entities, windows): tiles were pruned, or the open one holds later events."""
+        begins = np.where(tails == NEVER, self.q, tails)
+        inexact: Mask = (self._kept_from(level)[:, None] > begins) & self.found[:, None]
+        if here < self.q and self.newer.any():
+            some = stop > first
+            open_tile = some & (_taken(tiles, np.where(some, stop - 1, -1), NEVER) == here)
+            inexact |= (open_tile & self.newer)[:, None]
+        return inexact if inexact.any() else None
+
+    def _field(self, number: int, name: str, places: Array, kept: Array | None) -> Array:
+        """One field of the records that are kept."""
+        if kept is None and self.decoded.alike is not None:
+            return self.decoded.column(number, name)
+        return self.decoded.field(number, name, places)
 
     def _bounds(self, number: int, places: Array) -> tuple[Array, Array, Array | None]:
         """Where each entity's tiles begin and end; and, if head holds tiles that base has taken over, which remain."""
@@ -239,43 +244,55 @@ class Entities:
                 texts = self.decoded.text(section, number, name)
                 partial[field] = texts if kept is None else texts[kept]
             else:
-                partial[field] = self.decoded.field(number, name, places)
+                partial[field] = self._field(number, name, places, kept)
         if slot.has_null_bit and not all_valid:
             bit = section.bits[slot.name]
             words = self.decoded.field(number, "null", places + bit // 64)
             partial["valid"] = (words >> np.uint64(bit % 64) & np.uint64(1)).astype(np.bool_)
         return partial
 
-    def _null_free(self, number: int, places: Array) -> bool:
+    def _null_free(self, number: int, places: Array, kept: Array | None) -> bool:
         """Whether no partial of these tiles is null."""
         bits = len(self.group.codec.sections[number].bits)
         if not 0 < bits <= 64:
             return False
-        return bool((self.decoded.field(number, "null", places) == np.uint64((1 << bits) - 1)).all())
+        null = self._field(number, "null", places, kept)
+        return not len(null) or int(np.bitwise_and.reduce(null)) == (1 << bits) - 1
 
 
 class _Seek:
-    """Finds, for each entity, its first tile at or after a moment: by halving, all entities at once."""
+    """Finds, for each entity, its first tile at or after moments: by halving, all entities and moments at once."""
 
     def __init__(self, tiles: Array, first: Array, end: Array) -> None:
-        self._tiles, self._first, self._end = tiles, first, end
-        some = end > first
-        self._some: Mask | None = None if some.all() else some
-        self._oldest = _taken(tiles, np.where(some, first, -1), NEVER)
-        self._newest = _taken(tiles, np.where(some, end - 1, -1), NEVER)
+        self._tiles, self._first, self._end = tiles, first[:, None], end[:, None]
+        self._most = int((end - first).max(initial=0))
 
-    def __call__(self, moment: int) -> Array:
-        if (self._newest < moment).all():
-            return self._end
-        if self._some is None and (self._oldest >= moment).all():
-            return self._first
-        low, high = self._first, self._end
-        while (open_ := low < high).any():
-            middle = (low + high) >> 1
-            before = open_ & (_taken(self._tiles, np.where(open_, middle, -1), NEVER) < moment)
-            low = np.where(before, middle + 1, low)
-            high = np.where(open_ & ~before, middle, high)
-        return low
+    def until(self, moment: int) -> Array:
+        """The places for one moment: mostly the ends, as nothing is newer."""
+        end = self._end[:, 0]
+        if len(self._tiles):
+            # Of an entity without tiles this looks at another one's: then it may only be slower.
+            newest = self._tiles.take(np.maximum(end, 1) - 1)
+            if (newest < moment).all():
+                return end
+        return self(np.array([moment]))[:, 0]
+
+    def __call__(self, moments: Array) -> Array:
+        """The places, (entities, moments)."""
+        place = np.repeat(self._first, len(moments), axis=1)
+        if not len(self._tiles):
+            return place
+        # As above; and an entity without tiles has one place alone, which is right in any case.
+        oldest = self._tiles.take(self._first[:, 0], mode="clip")
+        if int(oldest.min()) >= int(moments.max()):
+            return place
+        step = 1 << self._most.bit_length() >> 1
+        while step:
+            further = place + step
+            before = (further <= self._end) & (self._tiles.take(further - 1, mode="clip") < moments)
+            place += step * before
+            step >>= 1
+        return place
 
 
 def _within(counts: Array) -> Array:
@@ -305,22 +322,6 @@ def _valid(rows: Array, table: Table) -> Mask | None:
     return (null[:, table.words] >> table.shifts & np.uint64(1)).astype(np.bool_)
 
 
-def _side_by_side(columns: Sequence[tuple[int, Cells | Array, bool]]) -> list[Block]:
-    """Features of one level as blocks: those that are all PRESENT share one for each type."""
-    out = []
-    whole: dict[tuple[np.dtype[Any], bool], list[tuple[int, Array]]] = {}
-    for i, cell, stale in columns:
-        if isinstance(cell, Cells):
-            block = Block(np.array([i]), cell.values[:, None], cell.valid[:, None], cell.status[:, None])
-            out.append(_staled(block, stale))
-        else:
-            whole.setdefault((cell.dtype, stale), []).append((i, cell))
-    for (_, stale), mine in whole.items():
-        values = np.array([v for _, v in mine]).T
-        out.append(_staled(Block(np.array([i for i, _ in mine]), values, None, None), stale))
-    return out
-
-
 def _marked(block: Block, inexact: Mask | None) -> Block:
     """INEXACT where a value is present all the same."""
     if inexact is None:
@@ -330,10 +331,10 @@ def _marked(block: Block, inexact: Mask | None) -> Block:
     return Block(block.places, block.values, block.valid, status)
 
 
-def _staled(block: Block, stale: bool) -> Block:
-    """STALE where a value is present, if `stale`."""
-    if not stale:
+def _staled(block: Block, stale: bool | Mask) -> Block:
+    """STALE where a value is present, if `stale`, which may differ by feature."""
+    if stale is False:
         return block
     status = np.zeros(block.values.shape, np.uint8) if block.status is None else block.status
-    status[status == Status.PRESENT] = Status.STALE
+    status[(status == Status.PRESENT) & stale] = Status.STALE
     return Block(block.places, block.values, block.valid, status)

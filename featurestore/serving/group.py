@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from featurestore.evaluate.partials import Array
 from featurestore.ir import Feature, Read, View
 from featurestore.layout import Layout, layout_of
-from featurestore.online.codec import Codec, codec_of
+from featurestore.online.codec import BASE, HEAD, Codec, codec_of, whole_numbers
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,20 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """Features of one level that differ by their window alone: they are merged and finished together.
+
+    `windows` says for each which of the level's sizes its window has, `feature` is any of them.
+    """
+
+    feature: Feature
+    features: tuple[Feature, ...]
+    parts: Mapping[str, str]
+    windows: Array
+    places: Array
+
+
+@dataclass(frozen=True)
 class Group:
     """One view looked up by one set of columns: what is read of it and where that goes."""
 
@@ -38,8 +54,17 @@ class Group:
     places: Array
     tables: tuple[Table, ...]
     windowed: tuple[tuple[int, Feature], ...]
+    sizes: Mapping[int, tuple[int | None, ...]]
+    """Of each level the sizes of windows that are read, the longest first; None is a lifetime."""
+    kinds: Mapping[int, tuple[Kind, ...]]
     fields: Mapping[tuple[int, str], tuple[tuple[str, str], ...]]
     heads: bool
+    numbers: bool
+
+    @cached_property
+    def leads(self) -> tuple[bytes, ...]:
+        """What the store keys of an entity begin with."""
+        return tuple(self.codec.prefix + role for role in ((BASE, HEAD) if self.heads else (BASE,)))
 
 
 def groups_of(reads: Sequence[Read], views: Mapping[str, View], place: Mapping[str, int]) -> list[Group]:
@@ -60,8 +85,42 @@ def groups_of(reads: Sequence[Read], views: Mapping[str, View], place: Mapping[s
         windowed = tuple((i, f) for i, f in features if f.window is not None)
         tables = _tables(layout, codec, [(i, f) for i, f in features if f.window is None])
         places = np.array([i for i, _ in features])
-        groups.append(Group(view, layout, codec, ordered, places, tables, windowed, _fields(layout), heads))
+        kinds = _kinds(layout, windowed)
+        groups.append(
+            Group(
+                view, layout, codec, ordered, places, tables, windowed, *kinds, _fields(layout), heads,
+                whole_numbers(view),
+            )
+        )  # fmt: skip
     return groups
+
+
+def _kinds(
+    layout: Layout, windowed: Sequence[tuple[int, Feature]]
+) -> tuple[dict[int, tuple[int | None, ...]], dict[int, tuple[Kind, ...]]]:
+    """The sizes and the kinds of features of each level that is read."""
+    sizes: dict[int, tuple[int | None, ...]] = {}
+    kinds: dict[int, tuple[Kind, ...]] = {}
+    for number, level in enumerate(layout.levels):
+        mine = [(i, f, f.window) for i, f in windowed if f.window is not None and f.window.hop == level.hop]
+        if not mine:
+            continue
+        distinct = {w.size for _, _, w in mine}
+        sizes[number] = tuple(sorted(distinct, key=lambda size: -math.inf if size is None else -size))
+        alike: dict[Feature, list[tuple[int, Feature, int | None]]] = {}
+        for i, f, w in mine:
+            alike.setdefault(replace(f, name="", window=None), []).append((i, f, w.size))
+        kinds[number] = tuple(
+            Kind(
+                some[0][1],
+                tuple(f for _, f, _ in some),
+                layout.parts[some[0][1].name],
+                np.array([sizes[number].index(size) for _, _, size in some]),
+                np.array([i for i, _, _ in some]),
+            )
+            for some in alike.values()
+        )
+    return sizes, kinds
 
 
 def _fields(layout: Layout) -> dict[tuple[int, str], tuple[tuple[str, str], ...]]:

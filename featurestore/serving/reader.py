@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from featurestore.errors import RequestError
 from featurestore.evaluate.on_demand import Column, compiled, compute
-from featurestore.evaluate.partials import Array
 from featurestore.ir import Feature, Service, View
 from featurestore.online.codec import decode
 from featurestore.online.state import Complete, load_complete
 from featurestore.online.store import OnlineStore
+from featurestore.online.values import Values
 from featurestore.serving.entities import Entities
-from featurestore.serving.group import groups_of
-from featurestore.serving.request import Rows, key_columns_of, lookup, request_columns_of
-from featurestore.serving.result import Block, OnlineFeatures, Seen, TensorColumns
+from featurestore.serving.group import Group, groups_of
+from featurestore.serving.plain import Plain, plain_of
+from featurestore.serving.request import Request, Rows, key_columns_of, lookup, request_columns_of
+from featurestore.serving.result import Block, OnlineFeatures, Seen, TensorColumns, buffer_of
+from featurestore.serving.together import Together
+from featurestore.time import Moment, moment
+from featurestore.types import Int64
 
 STATE_SECONDS = 1.0
 """How long a reader trusts what the store said of a view as a whole (its watermark) before it asks again."""
@@ -35,13 +41,17 @@ class Reader:
         service: Service,
         views: Mapping[str, View],
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+        served: Callable[[], None] | None = None,
     ) -> None:
-        self.store, self.service, self._clock = store, service, clock
+        """`served` is called before the first value goes out."""
+        self.store, self.service, self._clock, self._served = store, service, clock, served
+        self._together = Together(self)
         # Columns of the service come first; what is read for on-demand features alone has places behind them.
         columns = service.columns
         hidden = [r.output for r in service.reads if r.hidden]
         self._place = {name: i for i, name in enumerate([*(n for n, _ in columns), *hidden])}
         self._groups = groups_of(service.reads, views, self._place)
+        self._plain = [plain_of(g, len(columns)) for g in self._groups]
         self._names, self._dtypes = tuple(n for n, _ in columns), tuple(t for _, t in columns)
         self._columns = TensorColumns.of(self._names, self._dtypes)
         self._hidden, self._on_demand = hidden, compiled(service)
@@ -50,6 +60,8 @@ class Reader:
         self._key_types = {
             c: k.dtype for g in self._groups for c, k in zip(g.columns, g.view.keys, strict=True)
         }
+        one = list(self._key_types.items())
+        self._number = one[0][0] if len(one) == 1 and one[0][1] == Int64 and not service.request else None
         self._states: dict[str, Complete] = {}
         self._states_at = -STATE_SECONDS
 
@@ -62,6 +74,49 @@ class Reader:
         """Makes the next read ask for the views' watermarks again."""
         self._states_at = -STATE_SECONDS
 
+    def get(
+        self,
+        keys: Any,
+        out: Any = None,
+        request: Rows | None = None,
+        timeout: float | None = None,
+        *,
+        at: Moment | None = None,
+    ) -> OnlineFeatures:
+        """The vectors of entities: a dict of columns (scalars broadcast), a list of row dicts, or the values of the one key.
+
+        `out` is filled with the tensor as `OnlineFeatures.into` says. `request` holds the request columns of the same rows,
+        `timeout` is in seconds, `at` the moment, now by default. Raises RequestError for what does not fit the service,
+        before the store is asked, and StoreUnavailable when it does not answer in time.
+        """
+        asked = self.prepare(keys, request)
+        buffer = (
+            None if out is None else buffer_of(out, (asked.rows, len(self._columns.names)), self.service.name)
+        )
+        result = self.answer(asked, None if at is None else moment(at), timeout)
+        if buffer is not None:
+            result.fill(buffer)
+        return result
+
+    async def get_async(
+        self,
+        keys: Any,
+        out: Any = None,
+        request: Rows | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+        *,
+        at: Moment | None = None,
+    ) -> OnlineFeatures:
+        """`get` for an event loop, which it does not block: what is asked in one tick of the loop is one read of the store."""
+        asked = self.prepare(keys, request)
+        buffer = (
+            None if out is None else buffer_of(out, (asked.rows, len(self._columns.names)), self.service.name)
+        )
+        result = await self._together.answer(asked, None if at is None else moment(at), timeout)
+        if buffer is not None:
+            result.fill(buffer)
+        return result
+
     def read(
         self,
         entities: Rows,
@@ -69,48 +124,96 @@ class Reader:
         timeout: float | None = None,
         request: Rows | None = None,
     ) -> OnlineFeatures:
-        """The vectors of `entities`: a dict of columns (scalars broadcast) or a list of row dicts.
+        """`get` at a moment in microseconds."""
+        return self.answer(self.prepare(entities, request), at, timeout)
 
-        `request` holds the request columns of the same rows. `at` is the moment in microseconds, now by default. Raises
-        RequestError for what does not fit the service, StoreUnavailable when the store does not answer within `timeout`
-        seconds.
-        """
+    def prepare(self, keys: Any, request: Rows | None = None) -> Request:
+        """Keys and request columns, checked; raises RequestError."""
+        if (
+            self._number is not None
+            and not request
+            and isinstance(keys, np.ndarray)
+            and keys.dtype == np.int64
+            and keys.ndim == 1
+        ):
+            return Request({self._number: keys}, len(keys), {})
+        given = self._named(keys)
+        columns, rows = key_columns_of(given, self._key_types, self.service.name)
+        if not self._request_types and not request:
+            return Request(columns, rows, {})
+        return Request(
+            columns, rows, request_columns_of(request or {}, self._request_types, rows, self.service.name)
+        )
+
+    def _named(self, keys: Any) -> Rows:
+        if isinstance(keys, Mapping) or (
+            isinstance(keys, list | tuple) and keys and isinstance(keys[0], Mapping)
+        ):
+            return keys
+        if len(self._key_types) == 1:
+            listed = hasattr(keys, "__len__") and not isinstance(keys, str)
+            return {next(iter(self._key_types)): keys if listed else [keys]}
+        if isinstance(keys, list | tuple) and not keys:
+            return keys
+        raise RequestError(
+            f"service '{self.service.name}' has the keys {', '.join(self._key_types)}, and values came without their names\n"
+            "  give a dict of columns or a list of row dicts"
+        )
+
+    def answer(self, request: Request, at: int | None = None, timeout: float | None = None) -> OnlineFeatures:
+        """The vectors of a prepared request, at a moment in microseconds, now by default."""
         q = self._clock() if at is None else at
-        columns, rows = key_columns_of(entities, self._key_types, self.service.name)
-        asked: Mapping[str, Column] = {}
-        if self._request_types or request:
-            asked = request_columns_of(request or {}, self._request_types, rows, self.service.name)
         states = self._view_states()
-        plans = [lookup(g, columns) for g in self._groups]
-        keys = plans[0].keys if len(plans) == 1 else [k for plan in plans for k in plan.keys]
-        raw = self.store.read(keys, timeout)
+        plans = [lookup(g, request.columns) for g in self._groups]
+        raw = self.store.fetch([plan.keys for plan in plans], timeout)
         blocks: list[Block] = []
         seen: list[Seen] = []
-        taken = 0
-        for group, plan in zip(self._groups, plans, strict=True):
-            values = raw if len(plans) == 1 else raw[taken : taken + len(plan.keys)]
-            taken += len(plan.keys)
-            known = plan.key_bytes
-            heads = group.heads and any(values[1::2])
-            if group.heads and not heads:  # nobody has a head: bases alone are decoded, mostly as one grid
-                values, known = values[::2], None if known is None else known[::2]
-            entities_read = Entities(group, decode(group.codec, values, known), q, heads=heads)
-            stale = _stale(states.get(group.view.name), q, self.service.max_staleness)
-            blocks += [rows_of(b, plan.rows) for b in entities_read.blocks(stale)]
-            if group.view.source.event_time is not None:  # what is static has no age
-                found, last = entities_read.found, entities_read.last_at
-                seen.append(
-                    Seen(
-                        group.places,
-                        *((found, last) if plan.rows is None else (found[plan.rows], last[plan.rows])),
-                    )
-                )
+        fresh: dict[str, float | None] = {}
+        for group, plain, plan, values in zip(self._groups, self._plain, plans, raw, strict=True):
+            view, rows = group.view, plan.rows
+            state = states.get(view.name)
+            stale = _stale(state, q, self.service.max_staleness)
+            fresh[view.name] = _freshness(state, q)
+            mine, met = self._read(group, plain, values, plan.key_bytes, q, stale)
+            blocks += mine if rows is None else [b.rows(rows) for b in mine]
+            if view.source.event_time is not None:  # what is static has no age
+                seen.append(met if rows is None else met.rows(rows))
         if self._on_demand:
-            blocks = self._with_on_demand(blocks, asked, rows, q)
-        fresh = {g.view.name: _freshness(states.get(g.view.name), q) for g in self._groups}
+            blocks = self._with_on_demand(blocks, request.asked, request.rows, q)
+        if self._served is not None:
+            self._served()
+            self._served = None
         return OnlineFeatures(
-            self.service, self._names, self._dtypes, rows, tuple(blocks), tuple(seen), fresh, q, self._columns
+            self.service,
+            self._names,
+            self._dtypes,
+            request.rows,
+            tuple(blocks),
+            tuple(seen),
+            fresh,
+            q,
+            self._columns,
         )
+
+    def _read(
+        self,
+        group: Group,
+        plain: Plain | None,
+        values: Values,
+        known: list[bytes] | None,
+        q: int,
+        stale: Callable[[Feature], bool],
+    ) -> tuple[list[Block], Seen]:
+        """What a group's distinct entities have at `q`. `known`: their keys where hashes stand for them."""
+        heads = group.heads and bool((values.lengths[1::2] > 0).any())
+        if group.heads and not heads:  # nobody has a head: bases alone are decoded, mostly as one grid
+            values, known = values.part(0, len(values), 2), None if known is None else known[::2]
+        if plain is not None and not heads and known is None:
+            simple = plain.blocks(values, q, stale)
+            if simple is not None:
+                return simple[0], Seen(group.places, None, simple[1])
+        read = Entities(group, decode(group.codec, values, known), q, heads=heads)
+        return read.blocks(stale), Seen(group.places, read.found, read.last_at)
 
     def _with_on_demand(
         self, blocks: Sequence[Block], request: Mapping[str, Column], rows: int, q: int
@@ -151,11 +254,3 @@ def _stale(state: Complete | None, q: int, limit: int | None) -> Callable[[Featu
 
 def _freshness(state: Complete | None, q: int) -> float | None:
     return None if state is None else max(q - state.end, 0) / 1e6
-
-
-def rows_of(block: Block, rows: Array | None) -> Block:
-    """From distinct entities to the rows that ask for them."""
-    if rows is None:
-        return block
-    valid, status = (None if x is None else x[rows] for x in (block.valid, block.status))
-    return Block(block.places, block.values[rows], valid, status)

@@ -11,7 +11,8 @@ import numpy as np
 from featurestore.errors import RequestError, nearest
 from featurestore.evaluate.on_demand import cleaned
 from featurestore.evaluate.partials import Array, Mask
-from featurestore.online.codec import BASE, HEAD, NOBODY, entity_keys
+from featurestore.online.codec import NOBODY, entity_key_rows, entity_keys, number_keys, number_name
+from featurestore.online.values import Asked
 from featurestore.serving.group import Group
 from featurestore.types import DType, Int64, String
 
@@ -22,7 +23,38 @@ Column = Array | Sequence[Any]
 """The values of one key column: int64 without NULL, or anything in a list."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked, checked: key columns of one length, and request columns with where they are not NULL (None: everywhere)."""
+
+    columns: Mapping[str, Column]
+    rows: int
+    asked: Mapping[str, tuple[Array, Mask | None]]
+
+    @staticmethod
+    def joined(requests: Sequence[Request]) -> Request:
+        """The rows of several requests to one service, one after another."""
+        first = requests[0]
+        columns = {name: _end_to_end([r.columns[name] for r in requests]) for name in first.columns}
+        asked = {}
+        for name, (_, some) in first.asked.items():
+            parts = [r.asked[name] for r in requests]
+            everywhere = some is None and all(valid is None for _, valid in parts)
+            masks = [np.ones(len(v), np.bool_) if valid is None else valid for v, valid in parts]
+            asked[name] = (
+                np.concatenate([v for v, _ in parts]),
+                None if everywhere else np.concatenate(masks),
+            )
+        return Request(columns, sum(r.rows for r in requests), asked)
+
+
+def _end_to_end(parts: Sequence[Column]) -> Column:
+    if all(isinstance(p, np.ndarray) for p in parts):
+        return np.concatenate(parts)
+    return [value for part in parts for value in (part.tolist() if isinstance(part, np.ndarray) else part)]
+
+
+@dataclass(frozen=True, slots=True)
 class Lookup:
     """The store keys of one group: for each distinct entity base (and head); and which entity each row asks for.
 
@@ -30,7 +62,7 @@ class Lookup:
     ever written under.
     """
 
-    keys: list[bytes]
+    keys: Asked
     key_bytes: list[bytes] | None
     rows: Array | None
 
@@ -152,6 +184,26 @@ def _checked(name: str, values: Any, dtype: DType, service: str) -> Column:
 
 def lookup(group: Group, columns: Mapping[str, Column]) -> Lookup:
     parts = [columns[c] for c in group.columns]
+    if group.numbers and len(parts) == 1 and isinstance(parts[0], np.ndarray):
+        if len(parts[0]) == 1:
+            name = number_name(int(parts[0][0]))
+            return Lookup(Asked([lead + name for lead in group.leads], len(group.leads)), None, None)
+        distinct, rows = _distinct(parts[0])
+        return Lookup(Asked(number_keys([distinct], group.leads), len(group.leads)), None, rows)
+    return _lookup_listed(group, parts, group.leads)
+
+
+def _distinct(numbers: Array) -> tuple[Array, Array | None]:
+    """The distinct ones, and which of them each is; all of them and None where no number comes twice."""
+    if len(numbers) < 2:
+        return numbers, None
+    ordered = np.sort(numbers)
+    if np.logical_and.reduce(ordered[1:] != ordered[:-1]):
+        return numbers, None
+    return np.unique(numbers, return_inverse=True)
+
+
+def _lookup_listed(group: Group, parts: Sequence[Column], leads: Sequence[bytes]) -> Lookup:
     lists = [p.tolist() if isinstance(p, np.ndarray) else p for p in parts]
     tuples = lists[0] if len(parts) == 1 else list(zip(*lists, strict=True))
     rows, distinct = None, tuples
@@ -166,12 +218,13 @@ def lookup(group: Group, columns: Mapping[str, Column]) -> Lookup:
         for i in nobody:
             distinct[i] = _blank(group)
     whole = parts if rows is None and not nobody else _by_column(group, distinct)
-    prefix = group.codec.prefix
-    leads = [prefix + role for role in ((BASE, HEAD) if group.heads else (BASE,))]
-    keys, raw = entity_keys(group.view, whole, *leads)
+    if not nobody:
+        keys, raw = entity_key_rows(group.view, whole, *leads)
+        return Lookup(Asked(keys, len(leads)), raw, rows)
+    listed, raw = entity_keys(group.view, whole, *leads)
     for i in nobody:
-        keys[i * len(leads) : (i + 1) * len(leads)] = [prefix + NOBODY] * len(leads)
-    return Lookup(keys, raw, rows)
+        listed[i * len(leads) : (i + 1) * len(leads)] = [group.codec.prefix + NOBODY] * len(leads)
+    return Lookup(Asked(listed, len(leads)), raw, rows)
 
 
 def _has_null(key: Any) -> bool:

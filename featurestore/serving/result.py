@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,17 +18,48 @@ from featurestore.status import Status
 from featurestore.types import DType, is_tensor
 
 
-@dataclass(frozen=True, slots=True)
 class Block:
     """Features of one number type side by side (or one of another): `values` is (rows, features).
 
     `places` says which features of the service they are. `valid` None is everywhere, `status` None is PRESENT everywhere.
     """
 
-    places: Array
-    values: Array
-    valid: Mask | None
-    status: Array | None
+    __slots__ = ("_stored", "_values", "places", "status", "valid", "whole")
+
+    def __init__(self, places: Array, values: Array | None, valid: Mask | None, status: Array | None) -> None:
+        self.places, self.valid, self.status = places, valid, status
+        self._values, self._stored = values, values
+        self.whole = False
+
+    @staticmethod
+    def stored(places: Array, values: Array, *, whole: bool) -> Block:
+        """Values as they are stored, all of them PRESENT: what settles them waits until they are looked at.
+
+        `whole`: they are floats, of all features of the service in its order.
+        """
+        block = Block(places, None, None, None)
+        block._stored, block.whole = values, whole
+        return block
+
+    @property
+    def values(self) -> Array:
+        if self._values is None:
+            assert self._stored is not None
+            self._values = settled(self._stored)
+        return self._values
+
+    def into(self, out: Array) -> None:
+        """Puts the values of a `whole` block into (rows, features) floats."""
+        stored = self._stored
+        assert stored is not None
+        np.add(stored, stored.dtype.type(0), out=out, casting="same_kind")
+
+    def rows(self, rows: Array | slice) -> Block:
+        """The block of some rows, which may be repeated."""
+        if self._values is None and self._stored is not None:
+            return Block.stored(self.places, self._stored[rows], whole=self.whole)
+        valid, status = (None if x is None else x[rows] for x in (self.valid, self.status))
+        return Block(self.places, self.values[rows], valid, status)
 
     def cells(self) -> Iterator[tuple[int, Cells]]:
         """Each feature of the block by its place."""
@@ -65,11 +96,67 @@ class TensorColumns:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Of each row, for one view looked up by one set of columns: whether it has events, and when the newest was."""
+    """Of each row, for one view looked up by one set of columns: whether it has events, and when the newest was.
+
+    `found` None: all have.
+    """
 
     places: Array
-    found: Mask
+    found: Mask | None
     last_at: Array
+
+    def rows(self, rows: Array | slice) -> Seen:
+        return Seen(self.places, None if self.found is None else self.found[rows], self.last_at[rows])
+
+
+def settled(values: Array) -> Array:
+    """Stored values as features have them: -0 is 0."""
+    return values + values.dtype.type(0) if values.dtype.kind == "f" else values
+
+
+def buffer_of(out: Any, shape: tuple[int, int], service: str) -> Array:
+    """The array that shares the memory of a caller's buffer; RequestError when it is not one of `shape` to write floats into."""
+    if isinstance(out, np.ndarray):
+        array, flags = out, out.flags
+        if array.shape == shape and array.dtype in _FLOATS and flags.c_contiguous and flags.writeable:
+            return array
+    else:
+        try:
+            array = _shared(out)
+        except (TypeError, BufferError, RuntimeError, ValueError) as error:
+            raise RequestError(
+                f"out of service '{service}' is a {type(out).__name__} without memory that can be shared: {error}\n"
+                f"  give an array of float32 or float64 {shape} in the memory of the host"
+            ) from error
+    wrong = [
+        what
+        for what, bad in (
+            (f"of shape {array.shape}", array.shape != shape),
+            (f"of {array.dtype}", array.dtype not in _FLOATS),
+            ("not C-contiguous", not array.flags.c_contiguous),
+            ("read-only", not array.flags.writeable),
+        )
+        if bad
+    ]
+    if wrong:
+        raise RequestError(
+            f"out of service '{service}' is {' and '.join(wrong)}\n"
+            f"  give a writable, C-contiguous array of float32 or float64, {shape[0]} rows by {shape[1]} features"
+        )
+    return array
+
+
+def _shared(out: Any) -> Array:
+    """The memory of something that is no array of NumPy, as one."""
+    if not hasattr(out, "__dlpack__"):
+        return np.asarray(memoryview(out))
+    array = np.from_dlpack(out)
+    if not array.flags.writeable and type(out).__module__.partition(".")[0] == "torch":
+        return np.asarray(out.numpy())  # DLPack before 1.0 cannot say that memory may be written
+    return array
+
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -96,6 +183,16 @@ class OnlineFeatures:
 
     def __len__(self) -> int:
         return self.rows
+
+    def part(self, start: int, stop: int) -> OnlineFeatures:
+        """The rows from `start` to before `stop`, as a read of their own."""
+        chosen = slice(start, stop)
+        return replace(
+            self,
+            rows=stop - start,
+            blocks=tuple(b.rows(chosen) for b in self.blocks),
+            seen=tuple(s.rows(chosen) for s in self.seen),
+        )
 
     def _repr_html_(self) -> str:
         from featurestore.serving.shown import online_html
@@ -136,7 +233,9 @@ class OnlineFeatures:
     def ages(self) -> Array:
         ages = np.full((self.rows, len(self.names)), -1, np.int64)
         for seen in self.seen:
-            age = np.where(seen.found, np.maximum(self.at - seen.last_at, 0) // 1000, -1)
+            age = np.maximum(self.at - seen.last_at, 0) // 1000
+            if seen.found is not None:
+                age = np.where(seen.found, age, -1)
             ages[:, seen.places[seen.places < len(self.names)]] = age[:, None]
         return ages
 
@@ -157,12 +256,32 @@ class OnlineFeatures:
         """
         if dtype not in ("float32", "float64"):
             raise RequestError(f"a tensor of {dtype} is not offered\n  there is float32 and float64")
+        self._must_have_numbers()
+        out = np.empty((self.rows, len(self.tensor_names)), np.dtype(dtype))
+        _tensor(self, out)
+        return out
+
+    def into(self, out: Any) -> Any:
+        """Puts the tensor into a buffer of yours, NULL as NaN, and gives `out` back.
+
+        `out` is (rows, numeric and boolean features) float32 or float64, C-contiguous and writable, in the memory of the host:
+        a NumPy array, or what shares its memory by DLPack or as a Python buffer, as a pinned tensor of PyTorch does. Raises
+        RequestError for anything else, before anything is written.
+        """
+        self.fill(buffer_of(out, (self.rows, len(self.columns.names)), self.service.name))
+        return out
+
+    def fill(self, array: Array) -> None:
+        """`into` for what `buffer_of` gave."""
+        self._must_have_numbers()
+        _tensor(self, array)
+
+    def _must_have_numbers(self) -> None:
         if not self.tensor_names:
             raise RequestError(
                 f"service '{self.service.name}' has no numeric feature to make a tensor of\n"
                 "  read it with to_dict() or to_arrow(), or encode texts in the definition: hash_bucket(x, n)"
             )
-        return _tensor(self, np.dtype(dtype))
 
     def __dlpack__(self, **options: Any) -> Any:
         """The tensor of `to_numpy()`, without a further copy."""
@@ -172,13 +291,16 @@ class OnlineFeatures:
         return (1, 0)
 
     def to_torch(self, device: str = "cpu") -> Any:
-        """The tensor in PyTorch: shares memory on the CPU, a non-blocking copy through pinned memory elsewhere."""
+        """The tensor in PyTorch: shares memory on the CPU; to CUDA a non-blocking copy through pinned memory."""
         import torch
 
+        kind = torch.device(device).type
+        if kind == "cuda":
+            self._must_have_numbers()
+            staged = torch.empty((self.rows, len(self.tensor_names)), pin_memory=True)
+            return self.into(staged).to(device, non_blocking=True)
         tensor = torch.from_numpy(self.to_numpy())
-        if torch.device(device).type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor if kind == "cpu" else tensor.to(device)
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Values by feature as Python objects, None for NULL; lists as lists, and maps as dicts."""
@@ -208,11 +330,14 @@ class OnlineFeatures:
         return [from_physical(np.ascontiguousarray(c.values), c.valid, t) for c, t in columns]
 
 
-def _tensor(result: OnlineFeatures, dtype: np.dtype[Any]) -> Array:
+def _tensor(result: OnlineFeatures, out: Array) -> None:
     number = result.columns.number
-    out = np.empty((result.rows, len(result.columns.names)), dtype)
     for block in result.blocks:
-        places, values, valid = block.places, block.values, block.valid
+        places, valid = block.places, block.valid
+        if block.whole:
+            block.into(out)
+            return
+        values = block.values
         if number is not None:  # a block may hold instants or dates beside numbers of the same width
             kept = [j for j, i in enumerate(places) if is_tensor(result.dtypes[i])]
             if not kept:
@@ -224,6 +349,5 @@ def _tensor(result: OnlineFeatures, dtype: np.dtype[Any]) -> Array:
         if any(scales):
             values = values / 10.0 ** np.array(scales)
         if valid is not None:
-            values = np.where(valid, values.astype(dtype, copy=False), dtype.type(np.nan))
+            values = np.where(valid, values.astype(out.dtype, copy=False), out.dtype.type(np.nan))
         out[:, places if number is None else number[places]] = values
-    return out

@@ -58,12 +58,17 @@ class ViewStream:
         *,
         fresh: bool = False,
         take_over: bool = False,
+        whole: bool = False,
         report: Callable[[View, Sequence[Hole]], None] | None = None,
         step: Step = lambda _: None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        """Raises StreamConflict when another stream feeds the view; `take_over` says that it is gone for good."""
+        """Raises StreamConflict when another stream feeds the view; `take_over` says that it is gone for good.
+
+        `whole` says that the log holds all events that there ever were.
+        """
         self.view, self._online, self._clock, self._step, self._report = view, online, clock, step, report
+        self._whole = whole
         self.layout = layout_of(view)
         self._codec = codec_of(view, self.layout, placed=True)
         self._plain = codec_of(view, self.layout)
@@ -284,8 +289,7 @@ class ViewStream:
         self._said_at = time.monotonic()
         meta = self.meta
         at = self._clock()
-        since = at if meta.since is None else meta.since
-        said = StreamState(meta.owner, max(meta.clock, NEVER), since, at)
+        said = StreamState(meta.owner, meta.clock, self._since(at), at)
         self._online.set_metas({stream_name(self._plain): said.to_bytes()})
         self._step("said")
 
@@ -309,10 +313,15 @@ class ViewStream:
                 "  stop it; or, if it is gone for good, run this one with --take-over"
             )
         at = self._clock()
-        since = at if self.meta.since is None else self.meta.since
         clock = self.meta.clock if found is None else max(self.meta.clock, found.clock)
-        said = StreamState(self.meta.owner, clock, since, at)
+        said = StreamState(self.meta.owner, clock, self._since(at), at)
         self._online.set_metas({stream_name(self._plain): said.to_bytes()})
+
+    def _since(self, now: int) -> int | None:
+        """From when on the heads are complete: what happened before the log's first event arrived may be in none of it."""
+        if self._whole:
+            return None
+        return now if self.meta.since is None else self.meta.since
 
     # ── programs
 

@@ -61,7 +61,7 @@ class Replay:
         self._waiting = [events[number] for _, _, number in sorted(places)]
         self._log = open_log(config, source)
         self._now = 0
-        self._stream = ViewStream(config, self.view, store, clock=lambda: self._now)
+        self._stream = ViewStream(config, self.view, store, whole=True, clock=lambda: self._now)
 
     def until(self, end: int) -> None:
         """Plays the events of before `end` that were not played yet."""

@@ -1,0 +1,106 @@
+"""The common case of latest values, decided by a few comparisons: every entity there, found, fresh, and nothing NULL.
+
+What is not so plain goes the general way (`entities`), which says what each cell is. Both give the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from featurestore.evaluate.partials import Array
+from featurestore.ir import Feature
+from featurestore.online.codec import HEADER, MAGIC, Codec
+from featurestore.online.values import Values
+from featurestore.serving.group import Group, Table
+from featurestore.serving.result import Block
+
+_ALL = 2**64 - 1
+_FIRST_AT, _LAST_AT = 4, 5  # words of the header
+assert HEADER.fields is not None
+assert HEADER.fields["first_at"][1] == 8 * _FIRST_AT
+assert HEADER.fields["last_at"][1] == 8 * _LAST_AT
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """A table of a group: at which bytes of a value its columns begin and end, which of them, and where they go."""
+
+    begin: int
+    end: int
+    kind: str
+    chosen: Array | None
+    places: Array
+    whole: bool
+
+
+class Plain:
+    """What the values of a group look like when they are plain, and where its columns are then."""
+
+    def __init__(
+        self, codec: Codec, tables: Sequence[Table], outputs: int, *, ttl: int | None, static: bool
+    ) -> None:
+        section = codec.sections[-1]
+        assert section.dtype.fields is not None
+        begin = 8 + codec.counts_size // 8  # the record's first word
+        counts = np.zeros(codec.counts_size // 4, "<u4")
+        counts[len(codec.sections) - 1] = 1
+        bits = np.bitwise_or.reduce([t.all_valid for t in tables])
+        self.width = 8 * begin + section.dtype.itemsize
+        null = (8 * begin + section.dtype.fields["null"][1]) // 8
+        same = [MAGIC, codec.plan, *counts.view("<u8").tolist()]
+        self._wanted = np.array([*same, *bits.tolist()], np.uint64).tobytes()
+        self._masks = np.array([*([_ALL] * len(same)), *bits.tolist()], np.uint64)
+        at = (8 * begin + section.dtype.fields["at"][1]) // 8
+        compared = [0, 2, *range(8, begin), *range(null, null + len(bits))]
+        self._words, self._compared = np.array([*compared, _FIRST_AT, at]), len(compared)
+        self._feature = tables[0].features[0]  # what has no window is stale together
+        self._at, self._ttl, self._static = at, ttl, static
+        self._columns = []
+        for table in tables:
+            base, size = 8 * begin + section.dtype.fields[table.kind][1], np.dtype(table.kind).itemsize
+            low, high = int(table.columns.min()), int(table.columns.max()) + 1
+            chosen = None if np.array_equal(table.columns, np.arange(low, high)) else table.columns - low
+            whole = np.dtype(table.kind).kind == "f" and np.array_equal(table.places, np.arange(outputs))
+            self._columns.append(
+                _Columns(base + low * size, base + high * size, table.kind, chosen, table.places, whole)
+            )
+
+    def blocks(
+        self, values: Values, q: int, stale: Callable[[Feature], bool]
+    ) -> tuple[list[Block], Array] | None:
+        """The blocks of entities read at `q`, and when the last event of each was; None if they are not plain."""
+        if values.width != self.width or stale(self._feature):
+            return None
+        count, compared = values.count, self._compared
+        words = values.data.view("<u8").reshape(count, -1)
+        some = words.take(self._words, 1)
+        if (some[:, :compared] & self._masks).tobytes() != self._wanted * count:
+            return None
+        if not self._static:
+            moments = some.view("<i8")
+            if int(np.maximum.reduce(moments[:, compared:], axis=None)) >= q:
+                return None
+            if self._ttl is not None and int(moments[:, -1].min()) < q - self._ttl:
+                return None
+        raw = values.data.reshape(count, -1)
+        blocks = []
+        for column in self._columns:
+            table = raw[:, column.begin : column.end].view(column.kind)
+            if column.chosen is not None:
+                table = table[:, column.chosen]
+            blocks.append(Block.stored(column.places, table, whole=column.whole))
+        return blocks, words[:, _LAST_AT].view("<i8")
+
+
+def plain_of(group: Group, outputs: int) -> Plain | None:
+    """How plain values of a group look; None for what is never plain: windows and texts.
+
+    `outputs` is how many features the service gives.
+    """
+    if group.windowed or not group.tables or any(t.text is not None for t in group.tables):
+        return None
+    static = group.view.source.event_time is None
+    return Plain(group.codec, group.tables, outputs, ttl=group.view.ttl, static=static)
