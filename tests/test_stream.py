@@ -19,6 +19,7 @@ import featurestore as fs
 from featurestore.config import Config
 from featurestore.declare import declarations_in
 from featurestore.errors import EventError, LogCorrupt, NotFound, OutageTooLong, StreamConflict, Unsupported
+from featurestore.evaluate.arrow import arrow_type
 from featurestore.ir import Plan, View
 from featurestore.ledger import Hole
 from featurestore.log.eventlog import EventLog
@@ -28,6 +29,7 @@ from featurestore.online.store import OnlineStore, open_store
 from featurestore.serving import Reader
 from featurestore.status import Status
 from featurestore.store import FeatureStore
+from featurestore.stream import Stream
 from featurestore.stream.feeds import open_log
 from featurestore.stream.state import Shelf, directory_of
 from featurestore.stream.view import ViewStream
@@ -564,3 +566,97 @@ def until(true: Callable[[], bool], seconds: float = 30) -> None:
     while not true():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.02)
+
+
+# ------------------------------------------------------------------------------------------------------- batch and stream
+
+
+def at_rest(store: FeatureStore, *rows: dict[str, Any], name: str = "1") -> None:
+    schema = pa.schema([(c, arrow_type(t)) for c, t in store.registry.current().plan.sources[0].columns])
+    folder = store.config.root / "events"
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(rows), schema), folder / f"{name}.parquet")
+
+
+def told(store: FeatureStore) -> dict[str, int]:
+    (status,) = store.stream_status()
+    return {name: n for name, n in status.counts.items() if n}
+
+
+def both(store: FeatureStore, *keys: str) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Online and training values of now, and that every status is PRESENT."""
+    at = datetime.now(UTC)
+    online = store.get_online_features("svc", {"k": list(keys)}, at=at)
+    assert not (online.statuses == Status.STALE).any()
+    spine = pa.table(
+        {"k": list(keys), "event_timestamp": pa.array([at] * len(keys), pa.timestamp("us", "UTC"))}
+    )
+    names = list(online.names)
+    return online.to_dict(), store.get_historical_features(spine, "svc").to_arrow().select(names).to_pydict()
+
+
+def test_a_stream_begins_with_what_batch_holds(store: FeatureStore) -> None:
+    """What was served before is served after: the head that materialisation wrote becomes the stream's."""
+    old = [ago(60 * 60 * 30), ago(600, x=2), ago(60, "b", 3)]
+    at_rest(store, *old)
+    store.materialize()
+    before, training = both(store, "a", "b")
+    assert before == training
+    assert before["x_sum_1d"][1] == 3
+    store.push("events", [old[1], ago(10, x=5)])  # one that batch has as well
+    store.run_stream(once=True)
+    assert told(store) == {"from_batch": told(store)["from_batch"], "events": 2, "applied": 1, "duplicate": 1}
+    at_rest(store, *old, ago(10, x=5), name="1")
+    after, _ = both(store, "a", "b")
+    assert after["x_sum_1d"] == [7, 3]
+    store.materialize()
+    store.run_stream(once=True)
+    after, _ = both(store, "a", "b")
+    assert after["x_sum_1d"] == [7, 3]
+
+
+def test_a_first_base_under_a_stream_hides_nothing(store: FeatureStore) -> None:
+    old = [ago(600, x=2), ago(60, "b", 3)]
+    at_rest(store, *old)
+    store.push("events", [ago(10, x=5)])
+    store.run_stream(once=True)
+    assert store.get_online_features("svc", {"k": ["a", "b"]}).to_dict()["x_sum_1d"] == [5, None]
+    store.materialize()
+    store.run_stream(once=True)
+    online, _ = both(store, "a", "b")
+    assert online["x_sum_1d"] == [7, 3]
+
+
+def test_killed_while_it_begins_a_stream_begins_anew(store: FeatureStore) -> None:
+    at_rest(store, *(ago(i, f"k{i % 7}", i) for i in range(1, 400)))
+    store.materialize()
+
+    class Killed(BaseException):
+        pass
+
+    for wanted in ("filling", "committed", "published", "filled"):
+
+        def kill(name: str, wanted: str = wanted) -> None:
+            if name == wanted:
+                raise Killed
+
+        with pytest.raises(Killed), Stream(store.config, store.registry, store._store(), step=kill) as stream:
+            stream.run(once=True)
+    store.push("events", [ago(0, "k1", 1000)])
+    store.run_stream(once=True)
+    at_rest(store, ago(0, "k1", 1000), name="2")
+    online, training = both(store, *(f"k{i}" for i in range(8)))
+    assert online == training
+
+
+def test_without_ids_what_batch_holds_counts_once(store: FeatureStore, tmp_path: Path) -> None:
+    text = DEFINITIONS.format(more='fs.sum("x").over(fs.days(1))').replace('event_id="id", ', "")
+    (tmp_path / "definitions.py").write_text(text)
+    store.apply()
+    old = [ago(600, x=2), ago(60, "b", 3)]
+    at_rest(store, *old)
+    store.materialize()
+    store.push("events", [*old, ago(10, x=5)])
+    store.run_stream(once=True)
+    assert told(store)["batched"] == 2
+    assert both(store, "a", "b")[0]["x_sum_1d"] == [7, 3]

@@ -28,7 +28,8 @@ from featurestore.log.files import SUFFIXES, FilesFeed
 class Taken:
     """Events of a feed in its order: the source's columns, and for each when it was appended (µs; None: nobody knows).
 
-    `places` says in words where each lies, `dead` are events of the wrong shape, `position` is where to read on.
+    `places` says in words where each lies, `dead` are events of the wrong shape, `position` is where to read on. `batch`: they
+    are batch's own, of which none is late.
     """
 
     table: pa.Table
@@ -36,6 +37,7 @@ class Taken:
     places: Sequence[str]
     dead: Sequence[tuple[str, DeadLetter]]
     position: Any
+    batch: bool = False
 
 
 class Feed(Protocol):
@@ -53,6 +55,10 @@ class Feed(Protocol):
 
     def wait(self, position: Any, seconds: float) -> None:
         """Waits until something may have come, for at most so long."""
+        ...
+
+    def whole(self) -> bool:
+        """Whether it still has its first event."""
         ...
 
     def close(self) -> None: ...
@@ -86,6 +92,9 @@ class LogFeed:
 
     def wait(self, position: Any, seconds: float) -> None:
         self.log.wait(self._offset(position), seconds)
+
+    def whole(self) -> bool:
+        return self.log.start() == 0
 
     def _offset(self, position: Any) -> int:
         return self.log.start() if position is None else int(position)
@@ -129,6 +138,9 @@ class DirectoryFeed:
 
     def wait(self, position: Any, seconds: float) -> None:
         time.sleep(seconds)
+
+    def whole(self) -> bool:
+        return True
 
     def close(self) -> None:
         self.files.close()

@@ -44,8 +44,8 @@ BUCKET = 10 * SECOND
 class Judged:
     """A micro-batch, judged. `kept` says which events are applied; `holes` counts those left out by where they belong.
 
-    `dead` is the place, reason and row of each event set aside; `seen` what to remember of ids; `clock` the greatest arrival;
-    `since` the least event time (both None of no events).
+    `dead` is the place, reason and row of each event set aside; `seen` what to remember of ids; `clock` the greatest arrival,
+    `since` the least (both None of no events).
     """
 
     kept: Mask
@@ -95,9 +95,13 @@ class Intake:
         now: int,
         cut: int,
         seen_from: int,
+        batch_until: int,
         remembered: Callable[[Sequence[bytes]], Sequence[bytes | None]],
     ) -> Judged:
-        """Judges what was taken. `cut` is where base ends, `seen_from` from when on ids are remembered, by `remembered`."""
+        """Judges what was taken. `cut` is where base ends, `seen_from` from when on ids are remembered, by `remembered`.
+
+        Events of up to `batch_until` were taken from batch when the stream began: those with an id are known by it.
+        """
         view = self._view
         table = self._con.sql(self._sql).to_arrow_table()
         count = len(table)
@@ -120,7 +124,7 @@ class Intake:
         ahead = f"it is stamped more than {SKEW // SECOND} seconds after it arrived"
         self._dead(done, taken, out(future, "future"), ahead)
         if done.kept.any():
-            done.clock, done.since = int(arrived[done.kept].max()), int(times[done.kept].min())
+            done.clock, done.since = int(arrived[done.kept].max()), int(arrived[done.kept].min())
         if view.filter is not None:
             kept, valid = to_physical(table.column("kept"), Bool)
             out(~(kept if valid is None else kept & valid), "filtered")
@@ -128,7 +132,10 @@ class Intake:
         for name in key_names(view):
             null |= np.asarray(table.column(name).is_null())
         out(null, "null_key")
-        self._left_out(done, times, out(arrived - times > self.lateness, "late"), "late")
+        if not taken.batch:
+            self._left_out(done, times, out(arrived - times > self.lateness, "late"), "late")
+            if not self._identified:
+                out(times <= batch_until, "batched")
         if self._identified:
             self._left_out(done, times, out(times < seen_from, "expired"), "expired")
             self._once(done, taken, table, times, remembered)

@@ -44,6 +44,9 @@ class Meta:
 
     `cut` is where base ends, as far as the stream knows: what lies before was forgotten. Ids are remembered of events from
     `seen_from` on. `settled`: heads that others wrote are gone.
+
+    `basis` is what the tiles were begun with: "" nothing yet, `log` nothing else, `batch` with what batch held from the cut
+    to `batch_until`, `filling` while that goes on. `whole`: base and heads together hold all that ever was.
     """
 
     owner: str
@@ -57,6 +60,9 @@ class Meta:
     dead: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     settled: bool = False
+    basis: str = ""
+    batch_until: int = NEVER
+    whole: bool = False
     identity: str = ""
 
     def to_bytes(self) -> bytes:
@@ -180,15 +186,20 @@ class State:
         found = None if raw is None else Meta.from_bytes(raw)
         self.replaced = None if found is None else found.owner
         meaning = meaning_of(view)
-        if fresh or found is None or found.meaning != meaning:
-            self._store.delete_prefix(b"")
-            self.meta = Meta(uuid.uuid4().hex, meaning)
-            self._store.set_metas({"stream": self.meta.to_bytes()})
-        else:
-            self.meta, self.replaced = found, None
         self.holes: Counter[tuple[int, str]] = Counter()
+        if fresh or found is None or found.meaning != meaning:
+            self.begin(meaning)
+            return
+        self.meta, self.replaced = found, None
         for key, raw in self._store.scan(HOLE):
             self.holes[int.from_bytes(key[1:9], "big") - (1 << 63), key[9:].decode()] = int(raw)
+
+    def begin(self, meaning: str) -> None:
+        """Forgets everything, and goes on under another name: what was published before is somebody else's."""
+        self._store.delete_prefix(b"")
+        self.holes.clear()
+        self.meta = Meta(uuid.uuid4().hex, meaning)
+        self._store.set_metas({"stream": self.meta.to_bytes()})
 
     def close(self) -> None:
         self._store.close()

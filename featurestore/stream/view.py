@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from featurestore.compile.duckdb import DUCKDB
 from featurestore.compile.events import EventColumns
 from featurestore.compile.newest import newest_sql
-from featurestore.compile.sources import Connection, connect
+from featurestore.compile.sources import Connection, at_rest, connect, source_sql
+from featurestore.compile.sql import ident
 from featurestore.compile.tiles import tile_events_sql, tiles_sql
 from featurestore.config import Config
 from featurestore.errors import StreamConflict
@@ -68,7 +70,7 @@ class ViewStream:
         `whole` says that the log holds all events that there ever were.
         """
         self.view, self._online, self._clock, self._step, self._report = view, online, clock, step, report
-        self._whole = whole
+        self._whole, self._root = whole, config.root
         self.layout = layout_of(view)
         self._codec = codec_of(view, self.layout, placed=True)
         self._plain = codec_of(view, self.layout)
@@ -116,6 +118,8 @@ class ViewStream:
 
     def advance(self) -> int:
         """Takes what is there, at most one micro-batch of each feed; the number of events that came."""
+        if self.meta.basis in ("", "filling"):
+            self._begin()
         if self._unpublished:
             self._publish_again()
         self._look()
@@ -136,19 +140,23 @@ class ViewStream:
             self._publish_again()
         self._say(now=True)
 
-    def _apply(self, feed: Feed, taken: Taken) -> int:
+    def _apply(self, feed: Feed | None, taken: Taken) -> int:
+        """One micro-batch of a feed; of None, of batch."""
         now = self._clock()
-        meta = replace(self.meta, positions={**self.meta.positions, feed.name: taken.position})
+        read = {} if feed is None else {feed.name: taken.position}
+        meta = replace(self.meta, positions={**self.meta.positions, **read})
         meta.counts = meta.counts.copy()
         meta.batch += 1
         self._hold(ARRIVED, taken.table)
-        judged = self._intake.judge(taken, now, meta.cut, meta.seen_from, self._state.remembered)
+        judged = self._intake.judge(
+            taken, now, meta.cut, meta.seen_from, meta.batch_until, self._state.remembered
+        )
         dead = self._dead(meta, taken, judged, now)
-        meta.counts.update(judged.counts)
+        meta.counts.update(judged.counts if feed is not None else {"from_batch": judged.counts["applied"]})
         meta.counts["malformed"] += len(taken.dead)
         if judged.clock is not None:
             meta.clock = max(meta.clock, judged.clock)
-        if judged.since is not None:
+        if judged.since is not None and feed is not None:
             meta.since = judged.since if meta.since is None else min(meta.since, judged.since)
         accepted = taken.table if judged.kept.all() else taken.table.filter(pa.array(judged.kept))
         if len(accepted):
@@ -168,6 +176,43 @@ class ViewStream:
             self._step("committed")
         self._tell_holes(judged.holes)
         return len(taken.table) + len(taken.dead)
+
+    def _begin(self) -> None:
+        """Begins with what batch holds from the cut of its base on: that was in heads which are this stream's now.
+
+        Killed in between, it begins anew: files may be others by then.
+        """
+        view, con = self.view, self._con
+        if self.meta.basis == "filling":
+            self._state.begin(self.meta.meaning)
+            self._own(take_over=True)
+            self._publisher = Publisher(self._online, self._codec, self._plain, self._run)
+            self._unpublished = True
+        base = load_states(self._online, {"": self._plain}).get("")
+        if base is None:
+            self._state.commit(replace(self.meta, basis="log"))
+            return
+        self._state.commit(replace(self.meta, basis="filling", cut=base.cut))
+        self._step("filling")
+        until = NEVER
+        if at_rest(view.source, self._root):
+            time_column = ident(view.source.event_time or "", DUCKDB)
+            rows = source_sql(con, view.source, list(view.source.schema), self._root)
+            now = f"{time_column} < make_timestamp({self._clock()})"
+            taken = con.cursor()  # the programs of a micro-batch run on the connection itself meanwhile
+            taken.execute("SET TimeZone = 'UTC'")
+            newest = f"SELECT epoch_us(max({time_column})) AS t FROM ({rows}) WHERE {now}"  # noqa: S608
+            found = taken.sql(newest).to_arrow_table().column("t")[0].as_py()
+            until = NEVER if found is None else int(found)
+            since = f"{time_column} >= make_timestamp({base.cut})"
+            reader = taken.sql(f"SELECT * FROM ({rows}) WHERE {now} AND {since}").to_arrow_reader(ROWS)  # noqa: S608
+            schema = arrow_schema(view.source.schema)
+            for batch in reader:
+                table = pa.Table.from_batches([batch]).cast(schema)
+                self._apply(None, Taken(table, None, ["batch"] * len(table), (), None, batch=True))
+        whole = self._feeds[0].whole()
+        self._state.commit(replace(self.meta, basis="batch", batch_until=until, whole=whole))
+        self._step("filled")
 
     def _merged(self, meta: Meta) -> Heads:
         """The entities of the accepted events, as they are now."""
@@ -263,7 +308,12 @@ class ViewStream:
             self._publish_again()
             self._said_at = -1e9
         base = load_states(self._online, {"": self._plain}).get("")
-        if base is not None and base.cut > self.meta.cut:
+        if base is not None and self.meta.basis == "log" and self._feeds[0].whole():
+            # The first base: what batch holds behind its cut is in no head yet.
+            self._state.commit(replace(self.meta, basis="filling"))
+            self._begin()
+            self._publish_again()
+        elif base is not None and base.cut > self.meta.cut:
             self._state.commit(replace(self.meta, cut=base.cut))
         seen_from = self.meta.clock - self._intake.retention
         if self.view.source.event_id is not None and seen_from > self.meta.seen_from + 10 * SECOND:
@@ -319,7 +369,7 @@ class ViewStream:
 
     def _since(self, now: int) -> int | None:
         """From when on the heads are complete: what happened before the log's first event arrived may be in none of it."""
-        if self._whole:
+        if self._whole or self.meta.whole:
             return None
         return now if self.meta.since is None else self.meta.since
 
