@@ -10,6 +10,8 @@ FeatureStoreError
 ├── SpineError             rows to enrich that lack a key or a readable time
 ├── RequestError           an online request that does not fit the service
 ├── DatasetError           a training set that cannot be split, compared or made again as asked
+├── StatisticsError        statistics that cannot be had, merged or read as asked
+│   └── ScalerError        a service that has no scaler, or not the one asked for
 ├── RegistryError
 │   ├── RegistryCorrupt    unreadable, or not written by this product
 │   ├── PlanConflict       somebody applied in between
@@ -111,6 +113,14 @@ class RequestError(FeatureStoreError):
 
 class DatasetError(FeatureStoreError):
     """A training set that cannot be split, compared or made again as asked, or whose manifest cannot be read."""
+
+
+class StatisticsError(FeatureStoreError):
+    """Statistics of other columns, bytes that are none, or none kept of what was asked for."""
+
+
+class ScalerError(StatisticsError):
+    """A service that names no scaling, has no scaler fitted or pinned, or whose scaler is of other columns."""
 
 
 class RegistryError(FeatureStoreError):
