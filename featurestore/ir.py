@@ -193,6 +193,15 @@ class OnDemand:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaling:
+    """How a column of a service is scaled when it is asked for scaled; see `featurestore.scale`."""
+
+    column: str
+    kind: str
+    numbers: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """What one model reads, in this order."""
 
@@ -204,6 +213,7 @@ class Service:
     request: tuple[tuple[str, DType], ...] = ()
     order: tuple[str, ...] = ()
     """The names of the columns in order; empty is the order of the reads."""
+    scale: tuple[Scaling, ...] = ()
 
     @property
     def columns(self) -> tuple[tuple[str, DType], ...]:
@@ -230,10 +240,38 @@ class Plan:
         return next(s for s in self.services if s.name == name)
 
 
-Node = Location | About | Entity | Source | Window | Key | Feature | View | Read | OnDemand | Service | Plan
+Node = (
+    Location
+    | About
+    | Entity
+    | Source
+    | Window
+    | Key
+    | Feature
+    | View
+    | Read
+    | OnDemand
+    | Scaling
+    | Service
+    | Plan
+)
 _NODES: dict[str, type[Any]] = {
     c.__name__: c
-    for c in (Location, About, Entity, Source, Window, Key, Feature, View, Read, OnDemand, Service, Plan)
+    for c in (
+        Location,
+        About,
+        Entity,
+        Source,
+        Window,
+        Key,
+        Feature,
+        View,
+        Read,
+        OnDemand,
+        Scaling,
+        Service,
+        Plan,
+    )
 }
 
 
@@ -351,4 +389,6 @@ def service_fingerprint(service: Service, views: Mapping[str, View]) -> str:
             [o.name, _encode(substitute(o.expression, inputs)), type_to_json(o.dtype), o.default]
             for o in service.on_demand
         ]
+    if service.scale:
+        said["scale"] = [[s.column, s.kind, list(s.numbers)] for s in service.scale]
     return digest(said)

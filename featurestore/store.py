@@ -22,14 +22,27 @@ from featurestore.compile.sources import Connection, connect, engine_errors, ins
 from featurestore.config import load_config
 from featurestore.datasets.entities import known_entities, moments_of
 from featurestore.datasets.manifest import Reproduction, reproduce
-from featurestore.errors import NotFound, SourceError, Unsupported
+from featurestore.errors import NotFound, ScalerError, SourceError, Unsupported
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Materialized, Progress, materialize_view
 from featurestore.online.store import open_store
 from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
+from featurestore.registry.scalers import scaler as kept_scaler
 from featurestore.repo import load_declarations
+from featurestore.scaling import (
+    Refit,
+    fit_scaler,
+    pin,
+    pinned,
+    refit_scaler,
+    renamed,
+    rows_of,
+    scaler_of_entry,
+)
 from featurestore.selection import select_views
 from featurestore.serving import OnlineFeatures, Reader, Rows
+from featurestore.serving.scaled import scaled_features
+from featurestore.statistics.scalers import Scaler
 from featurestore.time import Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.verify import Certificate, keep, must_be_verified, verify
@@ -47,6 +60,7 @@ class FeatureStore:
         self.registry: Registry = open_registry(self.config.registry_url, self.config.root)
         self._online: Any = None
         self._readers: dict[str, tuple[Reader, ServiceVersion | None]] = {}
+        self._scalers: dict[str, Scaler] = {}
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -64,6 +78,7 @@ class FeatureStore:
                 self._online.close()
             self._online = None
             self._readers.clear()
+            self._scalers.clear()
 
     # ------------------------------------------------------------------------------------------ definitions and plan
 
@@ -197,13 +212,12 @@ class FeatureStore:
         `at` replays a past moment: exact when nothing newer was written, else the status says INEXACT. `timeout` is in
         seconds. `capture` has no effect on a service that declares none.
         """
-        if scaled:
-            raise Unsupported("this version", "scale features", "scale=None, and a scaler of the model's own")
         reader, version = self._reader(service)
+        scaler = self._pinned(service, version) if scaled else None
         result = reader.read(entities, None if at is None else moment(at), timeout, request)
         if version is not None:
             self.registry.mark_served(version.name, version.version, _now(), version.fingerprint)
-        return result
+        return result if scaler is None else scaled_features(result, scaler)
 
     async def get_online_features_async(
         self, service: Asked, entities: Rows, **options: Any
@@ -232,13 +246,13 @@ class FeatureStore:
             raise Unsupported(
                 "this version", "ask what had arrived at a moment", 'knowledge="corrected" without a lag'
             )
-        if scaled:
-            raise Unsupported(
-                "this version", "scale features", "scaled=False, and a scaler of the model's own"
-            )
         found, views, version = self._resolve(service)
+        scaler = self._pinned(service, version) if scaled else None
         if full_names:
-            found = _fully_named(found)
+            named = _fully_named(found)
+            names = [(a, b) for (a, _), (b, _) in zip(found.columns, named.columns, strict=True)]
+            scaler = None if scaler is None else renamed(scaler, names)
+            found = named
         return TrainingSet(
             self.config,
             found,
@@ -248,6 +262,7 @@ class FeatureStore:
             statuses=statuses,
             full_names=full_names,
             reference=None if version is None else version.reference,
+            scaler=scaler,
         )
 
     def reproduce(self, manifest: str | Path, out: str | Path, *, spine: Any = None) -> Reproduction:
@@ -286,6 +301,48 @@ class FeatureStore:
             rows = known_entities(con, plan, name, self.config.root, moments, timestamp)
         return rows.to_arrow() if at is not None else rows
 
+    # ---------------------------------------------------------------------------------------------- statistics, scalers
+
+    def scaler(self, service: str, version: int | None = None) -> Scaler:
+        """The scaler that a service (`"delay"` is its newest version) is pinned to, or its scaler `version`.
+
+        Raises NotFound for a service that was not applied, ScalerError when there is no such scaler.
+        """
+        found = self.registry.service(service)
+        if version is None:
+            return pinned(self.registry, found)
+        return scaler_of_entry(kept_scaler(self.registry, found.name, version), found)
+
+    def fit_scaler(self, service: str, rows: TrainingSet | str | Path, *, who: str | None = None) -> Scaler:
+        """Fits a scaler on a training set of the service, or the folder of one: its next version, pinned to nothing yet."""
+        found = self.registry.service(service)
+        return fit_scaler(self.registry, found, rows_of(rows, found), who=who or _user(), at=_now())
+
+    def refit_scaler(
+        self,
+        service: str,
+        rows: TrainingSet | str | Path,
+        *,
+        basis: int | None = None,
+        who: str | None = None,
+    ) -> Refit:
+        """Merges the rows that came after those of a scaler (`basis`; by default the pinned one) into a new version of it."""
+        found = self.registry.service(service)
+        return refit_scaler(self.registry, found, rows_of(rows, found), basis, who=who or _user(), at=_now())
+
+    def pin_scaler(
+        self, service: str, version: int, *, replace: bool = False, who: str | None = None
+    ) -> Scaler:
+        """Makes a scaler the one that `scaled=True` uses for a version of a service. Other processes take it up when they start.
+
+        Raises ServiceImmutable for a version that has served with another one, unless `replace`.
+        """
+        found = self.registry.service(service)
+        done = pin(self.registry, found, version, replace=replace, who=who or _user(), at=_now())
+        with self._lock:
+            self._scalers.clear()
+        return done
+
     # ---------------------------------------------------------------------------------------------------------- inside
 
     @contextmanager
@@ -316,6 +373,17 @@ class FeatureStore:
             if name is not None:
                 self._readers[name] = found
             return found
+
+    def _pinned(self, asked: Asked, version: ServiceVersion | None) -> Scaler:
+        """The scaler of a version, looked up once. Raises ScalerError for what was not applied: nothing is pinned to it."""
+        if version is None:
+            raise ScalerError(
+                f"{asked!r} was not applied, so no scaler is pinned to it\n  apply it, or scaled=False"
+            )
+        with self._lock:
+            if version.reference not in self._scalers:
+                self._scalers[version.reference] = pinned(self.registry, version)
+            return self._scalers[version.reference]
 
     def _resolve(self, asked: Asked) -> tuple[ir.Service, Mapping[str, ir.View], ServiceVersion | None]:
         """What is asked for as a service and its views; with the applied version when it is a name that was applied."""

@@ -32,9 +32,10 @@ from featurestore.expr import Column, infer
 from featurestore.ir import Feature, Read, Service, View
 from featurestore.layout import layout_of
 from featurestore.spine import keys_of, request_of, spine_batches, times_of
+from featurestore.statistics.scalers import Scaler, as_doubles, scaled
 from featurestore.status import Status
 from featurestore.time import Duration
-from featurestore.types import Date, ListType, Timestamp, VectorType
+from featurestore.types import Date, DType, Float64, ListType, Timestamp, VectorType
 
 if TYPE_CHECKING:
     from featurestore.datasets.split import Splits
@@ -69,6 +70,14 @@ class TrainingSet:
     full_names: bool = False
     reference: str | None = None
     slice_rows: int | None = None
+    scaler: Scaler | None = None
+    """What the features are scaled by, if they are."""
+
+    @property
+    def columns(self) -> tuple[tuple[str, DType], ...]:
+        """The features, with the types they come out in."""
+        by = {} if self.scaler is None else self.scaler.by_feature
+        return tuple((name, Float64 if name in by else dtype) for name, dtype in self.service.columns)
 
     def batches(self, size: int = 65_536) -> Iterator[pa.RecordBatch]:
         """The rows in order, at most `size` at a time."""
@@ -178,8 +187,10 @@ class TrainingSet:
         if self.service.on_demand:
             request = {n: request_of(spine, n, t, self.service.name) for n, t in self.service.request}
             cells |= compute(compiled(self.service), cells, request, len(asked), asked)
+        if self.scaler is not None:
+            cells |= scaled_cells(cells, dict(self.service.columns), self.scaler)
         columns = {name: spine.column(name) for name in spine.column_names}
-        for name, dtype in self.service.columns:
+        for name, dtype in self.columns:
             cell = cells[name]
             columns[name] = pa.chunked_array([from_physical(cell.values, cell.valid, dtype)])
         if self.statuses:
@@ -216,6 +227,20 @@ def enrich(
         cells = _view_cells(con, root, view, list(features.values()), parts, asked, statuses=statuses)
         done.update({r.output: cells[r.feature] for r in group})
     return done
+
+
+def scaled_cells(cells: Mapping[str, Cells], dtypes: Mapping[str, DType], scaler: Scaler) -> dict[str, Cells]:
+    """The cells of the features that a scaler scales, as doubles. A value that has no scaled one is NULL."""
+    out = {}
+    for one in scaler.features:
+        cell = cells[one.feature]
+        values, known = scaled(
+            as_doubles(cell.values, dtypes[one.feature])[:, None], cell.valid[:, None], [one]
+        )
+        lost = cell.valid & ~known[:, 0]
+        status = np.where(lost, np.uint8(Status.NULL), cell.status) if lost.any() else cell.status
+        out[one.feature] = Cells(values[:, 0], known[:, 0], status)
+    return out
 
 
 Keys = Sequence[tuple[Array, Mask | None]]

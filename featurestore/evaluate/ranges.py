@@ -485,7 +485,9 @@ class _MomentFold:
     def tail_of_block(self, first: Array) -> tuple[Array, ...]:
         rows, block = self._rows, first >> _SHIFT
         n = rows.seen((block + 1) << _SHIFT) - rows.seen(first)
-        return moments_of_sums(n, self._tail_shift.take(block), [column.take(first) for column in self._tails])
+        return moments_of_sums(
+            n, self._tail_shift.take(block), [column.take(first) for column in self._tails]
+        )
 
     def head_of_block(self, last: Array) -> tuple[Array, ...]:
         rows, block = self._rows, last >> _SHIFT

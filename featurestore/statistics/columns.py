@@ -39,7 +39,7 @@ class Measured:
 
 
 def measures(dtype: DType) -> str:
-    """What the numbers of a column of this type are: `value`, `share` of true, `microseconds`, `days`, `characters` or `items`."""
+    """What the numbers of this type are: `value`, `share` of true, `microseconds`, `days`, `characters` or `items`."""
     match dtype:
         case DecimalType():
             return "value"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from featurestore.statistics.columns import measures
@@ -123,7 +124,7 @@ class FeatureStatistics:
         edges = [self.least + step * i for i in range(bins)] + [self.greatest]
         inner = self.ranks.shares(edges[1:-1])
         up_to = [0.0, *inner, 1.0]
-        return edges, [b - a for a, b in zip(up_to, up_to[1:], strict=False)]
+        return edges, [b - a for a, b in pairwise(up_to)]
 
     @property
     def distinct(self) -> int | None:
@@ -150,7 +151,9 @@ class FeatureStatistics:
             said.append(f"{self.unread:,} rows could not be read: {self.why}")
         strange = self.nans + self.positive + self.negative
         if strange:
-            said.append(f"{self.nans:,} NaN and {self.positive + self.negative:,} infinite, left out of all else")
+            said.append(
+                f"{self.nans:,} NaN and {self.positive + self.negative:,} infinite, left out of all else"
+            )
         if not self.rows:
             said.append("no rows: nothing can be judged")
         elif not self.n and self.nulls == self.rows:

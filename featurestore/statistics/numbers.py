@@ -59,7 +59,8 @@ class Numbers:
 
     def count(self, kind: str) -> NDArray[np.int64]:
         """How many are of one of KINDS."""
-        return self.counts[KINDS.index(kind)]
+        one: NDArray[np.int64] = self.counts[KINDS.index(kind)]
+        return one
 
 
 def merge(a: Numbers, b: Numbers) -> Numbers:

@@ -9,6 +9,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -29,8 +30,10 @@ UNDATED = -(1 << 63)
 
 @dataclass(frozen=True, slots=True)
 class Decayed:
-    """A feature with older partitions weighing less: `weight` is the sum of the rows' weights, `effective` how many rows of
-    equal weight would tell as much. None where there is nothing to judge. Extremes do not decay, and are not here.
+    """A feature with older partitions weighing less. None where there is nothing to judge.
+
+    `weight` is the sum of the rows' weights, `effective` how many rows of equal weight would tell as much. Extremes do not
+    decay, and are not here.
     """
 
     name: str
@@ -69,7 +72,9 @@ class Statistics:
         self.every = days(1) if every is None else every
         step = self.every.microseconds
         if DAY % step and step % DAY:
-            raise StatisticsError(f"partitions of {self.every} do not fit into days\n  give an hour, or a day")
+            raise StatisticsError(
+                f"partitions of {self.every} do not fit into days\n  give an hour, or a day"
+            )
         self._partitions: dict[int, Summary] = {}
         self._open: int | None = None
 
@@ -96,7 +101,7 @@ class Statistics:
         in_order = bool((np.diff(order) == 1).all())
         sorted_rows = table if in_order else table.take(pa.array(order))
         bounds = [0, *edges.tolist(), len(order)]
-        for first, last in zip(bounds, bounds[1:], strict=False):
+        for first, last in pairwise(bounds):
             self._of(int(starts[order[first]])).update(sorted_rows.slice(first, last - first))
 
     def add(self, matrix: Array, at: int) -> None:
@@ -138,7 +143,9 @@ class Statistics:
 
     def total(self) -> Summary:
         """All rows, those without a time as well."""
-        return Summary.merged(self.columns, self.keep, (self._partitions[s] for s in sorted(self._partitions)))
+        return Summary.merged(
+            self.columns, self.keep, (self._partitions[s] for s in sorted(self._partitions))
+        )
 
     def window(self, start: int | None = None, end: int | None = None) -> Summary:
         """The partitions from `start` on that begin before `end`; None is no bound.
@@ -147,7 +154,9 @@ class Statistics:
         """
         for bound in (start, end):
             if bound is not None and bound % self.every.microseconds:
-                raise StatisticsError(f"a window over partitions of {self.every} begins and ends where one does")
+                raise StatisticsError(
+                    f"a window over partitions of {self.every} begins and ends where one does"
+                )
         chosen = [s for s in self.starts if (start is None or s >= start) and (end is None or s < end)]
         return Summary.merged(self.columns, self.keep, (self._partitions[s] for s in chosen))
 
@@ -216,10 +225,12 @@ class Statistics:
         """New statistics of the rows of both. Raises StatisticsError when columns, partitions or what is kept differ."""
         if other.every != self.every:
             raise StatisticsError(f"partitions of {self.every} and of {other.every} do not merge")
-        out = Statistics(self.columns, every=self.every, keep=self.keep)
-        for start in sorted(self._partitions.keys() | other._partitions.keys()):
-            parts = [s._partitions[start] for s in (self, other) if start in s._partitions]
-            out._partitions[start] = Summary.merged(self.columns, self.keep, parts)
+        out = Statistics(self.columns, every=self.every, keep=self.keep.common(other.keep))
+        both = (self, other)
+        for start in sorted({*self.starts, *other.starts, UNDATED}):
+            parts = [part for s in both if (part := s.partition(start)) is not None]
+            if parts:
+                out.replace(start, Summary.merged(self.columns, out.keep, parts))
         return out
 
     def __len__(self) -> int:
@@ -254,8 +265,6 @@ class Statistics:
             while at < len(raw):
                 start, size = struct.unpack_from("<qI", raw, at)
                 at += 12
-                if at + size > len(raw):
-                    raise ValueError("they end too early")
                 out._partitions[start] = Summary.from_bytes(raw[at : at + size])
                 at += size
         except (struct.error, ValueError) as error:

@@ -49,15 +49,19 @@ class Ranks:
     @property
     def error(self) -> float:
         """How far a rank may be off, as a share of all values, with 99 % confidence; 0 while every value is kept."""
-        return float(self._sketch.get_normalized_rank_error(False)) if self._sketch.is_estimation_mode() else 0.0
+        return (
+            float(self._sketch.normalized_rank_error(as_pmf=False))
+            if self._sketch.is_estimation_mode()
+            else 0.0
+        )
 
     def quantiles(self, ranks: Sequence[float]) -> list[float]:
         """The least value at or below which a share of at least `rank` lies, for each rank in 0 to 1."""
-        return [float(v) + 0.0 for v in self._sketch.get_quantiles(list(ranks), True)]
+        return [float(v) + 0.0 for v in self._sketch.get_quantiles(list(ranks), inclusive=True)]
 
     def shares(self, edges: Sequence[float]) -> list[float]:
         """The share of values up to each edge, in rising order of edges, the edge included."""
-        return [float(v) for v in self._sketch.get_cdf(list(edges), True)][: len(edges)]
+        return [float(v) for v in self._sketch.get_cdf(list(edges), inclusive=True)][: len(edges)]
 
     def weighted(self) -> tuple[Array, Array]:
         """Values, rising, and how many each stands for."""

@@ -9,7 +9,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -47,6 +47,18 @@ class Keep:
         if self.order not in (2, 4):
             raise ValueError(f"moments are kept up to order 2 or 4, not {self.order}")
 
+    def common(self, other: Keep) -> Keep:
+        """What both keep, at the lesser size."""
+        sizes = [
+            min(a, b) if a and b else None
+            for a, b in (
+                (self.quantiles, other.quantiles),
+                (self.distinct, other.distinct),
+                (self.frequent, other.frequent),
+            )
+        ]
+        return Keep(min(self.order, other.order), *sizes)
+
 
 MOMENTS = Keep(order=2, quantiles=None, distinct=None, frequent=None)
 """Counts, extremes, mean and variance alone."""
@@ -67,8 +79,12 @@ class Summary:
         kept = self.keep
         types = list(self.columns.values())
         self._ranks = [Ranks(kept.quantiles) if kept.quantiles and t != Bool else None for t in types]
-        self._distinct = [Distinct(kept.distinct) if kept.distinct and _identified(t) else None for t in types]
-        self._frequent = [Frequent(kept.frequent) if kept.frequent and _identified(t) else None for t in types]
+        self._distinct = [
+            Distinct(kept.distinct) if kept.distinct and _identified(t) else None for t in types
+        ]
+        self._frequent = [
+            Frequent(kept.frequent) if kept.frequent and _identified(t) else None for t in types
+        ]
         self._sketching = bool(kept.quantiles or kept.distinct or kept.frequent)
         self._why: dict[str, str] = {}
         self._matrix: Array | None = None
@@ -117,9 +133,13 @@ class Summary:
     def _new_buffer(self, width: int) -> Array:
         wrong = next((n for n, t in self.columns.items() if not is_tensor(t)), None)
         if wrong is not None:
-            raise StatisticsError(f"column '{wrong}' holds no numbers\n  give rows with their types: update(table)")
+            raise StatisticsError(
+                f"column '{wrong}' holds no numbers\n  give rows with their types: update(table)"
+            )
         if width != len(self._names):
-            raise StatisticsError(f"a matrix of {len(self._names)} columns was expected: {', '.join(self._names)}")
+            raise StatisticsError(
+                f"a matrix of {len(self._names)} columns was expected: {', '.join(self._names)}"
+            )
         self._matrix = np.empty((width, BUFFER_ROWS))
         return self._matrix
 
@@ -185,29 +205,41 @@ class Summary:
     # -------------------------------------------------------------------------------------------------------- merging
 
     def merge(self, other: Summary) -> Summary:
-        """A new summary of the rows of both. Raises StatisticsError when they are not of the same columns, or keep other things."""
-        return Summary.merged(self.columns, self.keep, [self, other])
+        """A new summary of the rows of both: it keeps what both do. Raises StatisticsError when the columns differ."""
+        return Summary.merged(self.columns, self.keep.common(other.keep), [self, other])
 
     @staticmethod
     def merged(columns: Mapping[str, DType], keep: Keep, parts: Iterable[Summary]) -> Summary:
-        """All parts together; of nothing, if there is none."""
+        """All parts together, of nothing if there is none. Each has to keep what is to be kept, or more."""
         out = Summary(columns, keep)
         for part in parts:
-            if part.columns != out.columns or part.keep != out.keep:
+            if part.columns != out.columns or keep.common(part.keep) != keep:
                 raise StatisticsError(
-                    "these statistics are of other columns, or keep other things, and do not merge\n"
+                    "these statistics are of other columns, or keep less, and do not merge\n"
                     f"  one: {_said(out)}\n  the other: {_said(part)}"
                 )
-            part.flush()
-            out._numbers = numeric.merge(out._numbers, part._numbers)
-            for mine, theirs in zip(out._sketches(), part._sketches(), strict=True):
-                mine.merge(theirs)
-            out._why |= part._why
+            out._take_in(part)
         return out
 
-    def _sketches(self) -> Iterator[Any]:
-        for kind in (self._ranks, self._distinct, self._frequent):
-            yield from (sketch for sketch in kind if sketch is not None)
+    def _take_in(self, part: Summary) -> None:
+        numbers = part.numbers
+        if len(numbers.moments) > len(self._numbers.moments):
+            numbers = replace(numbers, moments=numbers.moments[: self.keep.order + 2])
+        self._numbers = numeric.merge(self._numbers, numbers)
+        for mine, theirs in zip(self.sketches(), part.sketches(), strict=True):
+            for own, other in zip(mine, theirs, strict=True):
+                if own is not None:
+                    own.merge(other)
+        self._why |= part.unread_because
+
+    def sketches(self) -> tuple[list[Any], list[Any], list[Any]]:
+        """Ranks, distinct and frequent values of each column, None where they are not kept."""
+        return self._ranks, self._distinct, self._frequent
+
+    @property
+    def unread_because(self) -> dict[str, str]:
+        """Of each column that could not be read, why: the last reason."""
+        return self._why
 
     def copy(self) -> Summary:
         """The same, of its own."""
@@ -233,10 +265,15 @@ class Summary:
         self.flush()
         j = self._names.index(name)
         seen = self._numbers
+        nulls, nans, positive, negative, unread = (int(count) for count in seen.counts[:, j])
         return FeatureStatistics(
             name,
             self.columns[name],
-            *seen.counts[:, j].tolist(),
+            nulls=nulls,
+            nans=nans,
+            positive=positive,
+            negative=negative,
+            unread=unread,
             moments=tuple(float(part[j]) for part in seen.moments),
             least=float(seen.least[j]),
             greatest=float(seen.greatest[j]),
@@ -262,7 +299,9 @@ class Summary:
             "keep": asdict(self.keep),
             "why": self._why,
             "frequent": [
-                None if f is None else {"values": list(f.counts), "counts": list(f.counts.values()), "error": f.error}
+                None
+                if f is None
+                else {"values": list(f.counts), "counts": list(f.counts.values()), "error": f.error}
                 for f in self._frequent
             ],
         }
@@ -288,14 +327,18 @@ class Summary:
                 if out.keep.quantiles and ranks:
                     out._ranks[j] = Ranks.from_bytes(ranks, out.keep.quantiles)
                 if out._distinct[j] is not None and out.keep.distinct:
-                    out._distinct[j] = Distinct(out.keep.distinct, np.frombuffer(distinct, "<u8").astype(np.uint64))
+                    out._distinct[j] = Distinct(
+                        out.keep.distinct, np.frombuffer(distinct, "<u8").astype(np.uint64)
+                    )
                 said = head["frequent"][j]
                 if said is not None and out.keep.frequent:
                     counts = dict(zip(said["values"], said["counts"], strict=True))
                     out._frequent[j] = Frequent(out.keep.frequent, counts, said["error"])
             out._why = dict(head["why"])
         except (zlib.error, struct.error, ValueError, KeyError, IndexError, TypeError) as error:
-            raise StatisticsError(f"stored statistics do not decode: {type(error).__name__} {error}") from error
+            raise StatisticsError(
+                f"stored statistics do not decode: {type(error).__name__} {error}"
+            ) from error
         return out
 
 
