@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from featurestore import declare as d
-from featurestore import ir, planning
+from featurestore import ir, planning, profiles
 from featurestore.asked import Asked, declarations_of
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
@@ -42,6 +42,7 @@ from featurestore.scaling import (
 from featurestore.selection import select_views
 from featurestore.serving import OnlineFeatures, Reader, Rows
 from featurestore.serving.scaled import scaled_features
+from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
 from featurestore.time import Duration, Moment, moment
 from featurestore.training import TrainingSet
@@ -302,6 +303,33 @@ class FeatureStore:
         return rows.to_arrow() if at is not None else rows
 
     # ---------------------------------------------------------------------------------------------- statistics, scalers
+
+    def statistics(self, name: str, *, origin: str | None = None) -> Statistics:
+        """What is kept of a service or view, of an `origin` (training, materialized, served, stream) or the first there is.
+
+        Raises StatisticsError when nothing is.
+        """
+        return profiles.load(self.config, name, origin)
+
+    def keep_statistics(
+        self, name: str, statistics: Statistics, *, origin: str = "training", add: bool = False
+    ) -> Path:
+        """Keeps `training.statistics()`, say, as those of a service or view; with `add`, merged with what is kept of the origin.
+
+        The file that lies there. Raises StatisticsError when the two do not merge.
+        """
+        return profiles.save(self.config, name, origin, statistics, add=add)
+
+    def materialized_statistics(self, view: str, *, at: Moment | None = None) -> Statistics:
+        """What the online store gives at a moment (now by default) for every known entity of an applied view."""
+        q = _now() if at is None else moment(at)
+        plan = self.registry.current().plan
+        found = next((v for v in plan.views if v.name == view), None)
+        if found is None:
+            raise NotFound("applied feature view", view, [v.name for v in plan.views])
+        keys = self.spine(found.entity, at=q).select([k.name for k in found.keys])
+        columns = {f.name: f.dtype for f in found.features}
+        return profiles.of_materialized(columns, keys, lambda k: self.get_online_features([view], k, at=q), q)
 
     def scaler(self, service: str, version: int | None = None) -> Scaler:
         """The scaler that a service (`"delay"` is its newest version) is pinned to, or its scaler `version`.

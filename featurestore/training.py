@@ -32,6 +32,7 @@ from featurestore.expr import Column, infer
 from featurestore.ir import Feature, Read, Service, View
 from featurestore.layout import layout_of
 from featurestore.spine import keys_of, request_of, spine_batches, times_of
+from featurestore.statistics import Keep, Statistics
 from featurestore.statistics.scalers import Scaler, as_doubles, scaled
 from featurestore.status import Status
 from featurestore.time import Duration
@@ -123,6 +124,13 @@ class TrainingSet:
         from featurestore.datasets.manifest import write
 
         return write(self, directory)
+
+    def statistics(self, *, every: Duration | None = None, keep: Keep | None = None) -> Statistics:
+        """Statistics of the features by partitions of the rows' moments, a day (UTC) by default; computes the set once."""
+        found = Statistics(dict(self.columns), every=every, keep=keep)
+        for batch in self.batches():
+            found.update(batch, self.timestamp)
+        return found
 
     def split(
         self,
