@@ -73,7 +73,9 @@ def rows_of(source: TrainingSet | str | Path, version: ServiceVersion) -> Rows:
             )
         if scaled_by is not None or source.full_names:
             raise ScalerError("a scaler is fitted on a set with scaled=False and full_names=False")
-        return Rows(source.batches(), timestamp, f"{type(source.spine).__name__} spine")
+        spine = source.spine
+        from_where = str(spine) if isinstance(spine, str | Path) else f"rows of a {type(spine).__name__}"
+        return Rows(source.batches(), timestamp, from_where)
     manifest = load(source)
     content = manifest.content
     if content["service"]["fingerprint"] != version.fingerprint:

@@ -96,7 +96,9 @@ class FeatureStatistics:
 
     @property
     def constant(self) -> bool:
-        """Whether there are numbers, and all are equal."""
+        """Whether there are values, and all are equal. False where that is not known: of lists, and of texts never counted."""
+        if self.measures in ("characters", "items"):
+            return self.distinct == 1
         return bool(self.n) and self.least == self.greatest
 
     def quantile(self, rank: float) -> float | None:
@@ -118,7 +120,7 @@ class FeatureStatistics:
         """
         if self.ranks is None or not self.ranks.n:
             return [], []
-        if self.constant:
+        if self.least == self.greatest:
             return [self.least, self.greatest], [1.0]
         step = self.greatest / bins - self.least / bins
         edges = [self.least + step * i for i in range(bins)] + [self.greatest]

@@ -225,6 +225,10 @@ class Statistics:
         """New statistics of the rows of both. Raises StatisticsError when columns, partitions or what is kept differ."""
         if other.every != self.every:
             raise StatisticsError(f"partitions of {self.every} and of {other.every} do not merge")
+        if other.columns != self.columns:
+            raise StatisticsError(
+                f"statistics of {', '.join(self.columns)} and of {', '.join(other.columns)} do not merge"
+            )
         out = Statistics(self.columns, every=self.every, keep=self.keep.common(other.keep))
         both = (self, other)
         for start in sorted({*self.starts, *other.starts, UNDATED}):

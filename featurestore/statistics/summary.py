@@ -92,6 +92,13 @@ class Summary:
         self._tables: list[pa.Table | pa.RecordBatch] = []
         self._table_rows = 0
 
+    @classmethod
+    def of_numbers(cls, columns: Mapping[str, DType], keep: Keep, numbers: Numbers) -> Self:
+        """A summary of what was counted elsewhere; `keep` keeps no sketches."""
+        out = cls(columns, keep)
+        out._numbers = numbers
+        return out
+
     # ------------------------------------------------------------------------------------------------------ taking in
 
     def add(self, matrix: Array) -> None:
