@@ -9,7 +9,7 @@ import click
 
 from featurestore.cli.complete import services
 from featurestore.cli.output import moment_text, print_fields, print_json, print_table
-from featurestore.cli.project import Settings, command
+from featurestore.cli.project import Settings, command, shared_options
 
 if TYPE_CHECKING:
     from featurestore.statistics.scalers import Scaler
@@ -192,9 +192,13 @@ def _said(numbers: tuple[float, ...]) -> str:
     return f"{numbers[0]:.6g} … {middle:.6g} … {numbers[-1]:.6g}"
 
 
-scaler_command = click.Group(
-    "scaler",
-    commands={"fit": fit_command, "refit": refit_command, "pin": pin_command, "show": show_command},
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    help="What a service's features are scaled by: fitted on a training set, numbered, pinned to a version of the service.",
-)
+@click.group("scaler", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@shared_options
+@click.pass_context
+def scaler_command(ctx: click.Context, /, **options: Any) -> None:
+    """What a service's features are scaled by: fitted on a training set, numbered, pinned to a version of the service."""
+    ctx.obj = Settings.of(options, ctx.find_object(Settings))
+
+
+for one in (fit_command, refit_command, pin_command, show_command):
+    scaler_command.add_command(one)

@@ -38,6 +38,7 @@ _WIDTH = 40
 @click.option(
     "--materialized", is_flag=True, help="Make them of what the online store holds of a view, and keep them."
 )
+@click.option("--at", metavar="TIME", help="Of --materialized: the moment to read at. Default: now.")
 @click.option("--add", is_flag=True, help="Merge with what is kept, instead of taking its place.")
 @click.option("--origin", metavar="ORIGIN", help="Which are shown: training, materialized, served or stream.")
 @click.option("--start", metavar="TIME", help="Only partitions (days) from here on.")
@@ -55,6 +56,7 @@ def stats_command(
     spine: str | None,
     timestamp: str,
     materialized: bool,
+    at: str | None,
     add: bool,
     origin: str | None,
     start: str | None,
@@ -85,7 +87,7 @@ def stats_command(
             store.keep_statistics(name.partition("@")[0], made, origin="training", add=add)
             origin = origin or "training"
         if materialized:
-            made = store.materialized_statistics(name)
+            made = store.materialized_statistics(name, at=at)
             store.keep_statistics(name, made, origin="materialized", add=add)
             origin = origin or "materialized"
         statistics = store.statistics(name.partition("@")[0], origin=origin)
