@@ -341,6 +341,22 @@ def test_any_window_is_a_merge_of_partitions() -> None:
         found.window(start + 1)
 
 
+def test_many_partitions_wait_together_and_are_taken_in_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    from featurestore.statistics import partitions
+
+    monkeypatch.setattr(partitions, "WAITING_ROWS", 500)
+    found = Statistics({"x": Float64, "flag": Bool}, every=hours(1))
+    moments = np.random.default_rng(1).integers(0, 40, 3000) * HOUR
+    for start in range(0, 3000, 100):
+        part = slice(start, start + 100)
+        found.update({"x": moments[part].astype(float), "flag": [True] * 100}, moments[part])
+        found.add(np.array([[1.0, 0.0]]), int(moments[start]))
+    assert found.total().rows == 3030
+    assert {s: p["flag"].count for s, p in found} == dict(
+        Counter(moments.tolist()) + Counter(moments[::100].tolist())
+    )
+
+
 def test_moments_before_1970_fall_into_the_partition_before() -> None:
     found = Statistics({"x": Float64}, every=days(1))
     found.update({"x": [1.0, 2.0]}, np.array([-1, 0]))

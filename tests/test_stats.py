@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def fs(place: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+def fs(place: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def run(*arguments: str, status: int = 0) -> str:
         capsys.readouterr()
         assert main(["-C", str(place), *arguments]) == status, capsys.readouterr().err
         said = capsys.readouterr()
         return said.out if status == 0 else said.err
 
-    yield run
+    return run
 
 
 # ---------------------------------------------------------------------------------------------------------------- keeping
@@ -70,7 +70,7 @@ def test_statistics_of_a_training_set_are_kept_and_merged(place: Path) -> None:
         assert store.statistics("fraud").to_bytes() == made.to_bytes()
         store.keep_statistics("fraud", made, add=True)
         assert store.statistics("fraud", origin="training").total().rows == 800
-        with pytest.raises(StatisticsError, match="of origin 'stream'.*\n.*there is training"):
+        with pytest.raises(StatisticsError, match=r"of origin 'stream'.*\n.*there is training"):
             store.statistics("fraud", origin="stream")
         with pytest.raises(StatisticsError, match=r"no statistics.*\n.*fs stats nobody"):
             store.statistics("nobody")
@@ -192,6 +192,23 @@ def test_fs_scaler_from_fit_to_pin(fs: Any, place: Path) -> None:
     assert "fraud@1" in shown
     assert "standard" in shown
     assert " AS DOUBLE)" in fs("scaler", "show", "fraud", "--sql")
+    vector = json.loads(
+        fs("get", "fraud", "card_id=1", "asked=3", "--at", "2024-03-06T22:20:00Z", "--scaled", "--json")
+    )
+    raw = json.loads(fs("get", "fraud", "card_id=1", "asked=3", "--at", "2024-03-06T22:20:00Z", "--json"))
+    mean, spread = (fit["features"][0][2][i] for i in (0, 1))
+    plain, scaled = (v["rows"][0]["features"]["n"]["value"] for v in (raw, vector))
+    assert scaled == (plain - mean) / spread
+    fs(
+        "dataset",
+        "fraud",
+        "--spine",
+        str(place / "spine.parquet"),
+        "--out",
+        str(place / "scaled"),
+        "--scaled",
+    )
+    assert card(place / "scaled").content["scaler"]["version"] == 1
     everything = json.loads(fs("scaler", "show", "fraud", "--version", "2", "--json"))
     assert [s["pinned_to"] for s in everything["scalers"]] == [["fraud@1"], [], []]
     assert everything["shown"]["version"] == 2

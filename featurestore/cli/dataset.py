@@ -42,6 +42,7 @@ _OUT = click.option(
     help="The spine's column that says when each row is asked.",
 )
 @click.option("--statuses", is_flag=True, help="A column more for each feature: why a value is missing.")
+@click.option("--scaled", is_flag=True, help="By the scaler that the service is pinned to.")
 @click.option(
     "--split",
     type=click.Choice(["time", "group", "random"]),
@@ -61,6 +62,7 @@ def write_command(
     out: str,
     timestamp: str,
     statuses: bool,
+    scaled: bool,
     split: str | None,
     fractions: str | None,
     at: str | None,
@@ -82,7 +84,9 @@ def write_command(
     if split is None and any(asked.values()):
         raise click.UsageError("--fractions, --at, --gap and --column say how to --split: name that too")
     with settings.store() as store, settings.progress("writing the training set"):
-        training = store.get_historical_features(spine, service, timestamp=timestamp, statuses=statuses)
+        training = store.get_historical_features(
+            spine, service, timestamp=timestamp, statuses=statuses, scaled=scaled
+        )
         with _staged(Path(out)) as (staging, target):
             written = _parts(training, split, asked, seed)(staging)
     done = {

@@ -24,6 +24,9 @@ from featurestore.statistics.summary import VERSION, Keep, Summary, as_table
 from featurestore.time import DAY, Duration, days, floor
 from featurestore.types import DType, Timestamp
 
+WAITING_ROWS = 1 << 20
+"""Rows of tables that may wait in all partitions together."""
+
 UNDATED = -(1 << 63)
 """The partition of rows that have no time."""
 
@@ -77,6 +80,7 @@ class Statistics:
             )
         self._partitions: dict[int, Summary] = {}
         self._open: int | None = None
+        self._waiting = 0
 
     # ------------------------------------------------------------------------------------------------------ taking in
 
@@ -87,6 +91,9 @@ class Statistics:
         without a time, which no window holds. A NULL in the column is no time. Raises StatisticsError for a column of no times.
         """
         table = as_table(rows)
+        self._waiting += table.num_rows
+        if self._waiting > WAITING_ROWS:
+            self.flush()
         if at is None or isinstance(at, int):
             self._of(UNDATED if at is None else floor(at, self.every.microseconds)).update(table)
             return
@@ -104,6 +111,12 @@ class Statistics:
         for first, last in pairwise(bounds):
             self._of(int(starts[order[first]])).update(sorted_rows.slice(first, last - first))
 
+    def flush(self) -> None:
+        """Takes in what is buffered. Reading does so by itself."""
+        for summary in self._partitions.values():
+            summary.flush()
+        self._waiting = 0
+
     def add(self, matrix: Array, at: int) -> None:
         """Rows of a (rows, columns) array of numbers, NaN for NULL, that all are of one moment: a served tensor."""
         self._of(floor(at, self.every.microseconds)).add(matrix)
@@ -111,7 +124,7 @@ class Statistics:
     def _of(self, start: int) -> Summary:
         if start != self._open:
             if self._open is not None and self._open in self._partitions:
-                self._partitions[self._open].flush()  # one buffer at a time
+                self._partitions[self._open].release()  # one buffer at a time
             self._open = start
             if start not in self._partitions:
                 self._partitions[start] = Summary(self.columns, self.keep)

@@ -133,9 +133,13 @@ class Summary:
 
     def flush(self) -> None:
         """Takes in what is buffered, and lets go of the buffer. Reading does so by itself."""
+        self.release()
+        self._take_tables()
+
+    def release(self) -> None:
+        """Takes in what `add` buffered, and lets go of its buffer; tables that wait are left waiting."""
         self._take_matrix()
         self._matrix = None
-        self._take_tables()
 
     def _new_buffer(self, width: int) -> Array:
         wrong = next((n for n, t in self.columns.items() if not is_tensor(t)), None)
