@@ -412,6 +412,9 @@ def test_partitions_have_a_length_that_fits_a_day() -> None:
         a.merge(Statistics({"y": Float64})).total()
     with pytest.raises(StatisticsError, match="no column 'when'"):
         a.update({"x": [1.0]}, "when")
+    for wrong in (np.array([1, 2]), np.array([1.5])):
+        with pytest.raises(StatisticsError, match="for each of 1 rows"):
+            a.update({"x": [1.0]}, wrong)
     with pytest.raises(StatisticsError, match="does not say when"):
         a.update({"x": [1.0]}, "x")
 

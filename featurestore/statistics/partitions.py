@@ -133,7 +133,12 @@ class Statistics:
     def _starts(self, table: pa.Table | pa.RecordBatch, at: str | Array) -> Array:
         step = self.every.microseconds
         if not isinstance(at, str):
-            return np.asarray(at) // step * step  # a true floor, also before 1970
+            given = np.asarray(at)
+            if given.shape != (table.num_rows,) or given.dtype.kind != "i":
+                raise StatisticsError(
+                    f"one whole number of microseconds for each of {table.num_rows} rows says when they were"
+                )
+            return given // step * step  # a true floor, also before 1970
         if at not in table.schema.names:
             raise StatisticsError(f"the rows have no column '{at}' to say when they were")
         try:
