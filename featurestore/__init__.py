@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featurestore import scale as scale
     from featurestore.declare import BatchSource as BatchSource
     from featurestore.declare import Csv as Csv
     from featurestore.declare import Delta as Delta
@@ -107,11 +108,14 @@ _HOMES = {
     "types": "Bool Date Decimal Float32 Float64 Int32 Int64 List String Timestamp Vector",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+_MODULES = ("scale",)
 
 __all__ = list(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"featurestore.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'featurestore' has no attribute '{name}'")
     value = getattr(importlib.import_module(f"featurestore.{_HOME_OF[name]}"), name)
@@ -120,4 +124,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF})
+    return sorted({*globals(), *_HOME_OF, *_MODULES})

@@ -14,6 +14,7 @@ from typing import Any, Literal, overload
 
 from featurestore.errors import Where
 from featurestore.expr import Column, Expression, col, columns_of
+from featurestore.scale import Scale
 from featurestore.time import Duration, Lifetime, hours, lifetime
 from featurestore.types import DType
 
@@ -528,7 +529,7 @@ class FeatureService(_Shown):
     name: str
     features: Sequence[FeatureView | ViewOn | FeatureRef | OnDemand]
     label: object | None = None
-    scale: object | None = None
+    scale: Scale | Mapping[str, Scale] | None = None
     capture: object | None = None
     expectations: Sequence[object] = ()
     max_staleness: Duration | None = None

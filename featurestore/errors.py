@@ -15,6 +15,8 @@ FeatureStoreError
 ├── MaterializeError       a materialisation that was refused, or lost its place to another
 │   ├── AlreadyRunning     somebody else is writing the view
 │   └── WouldStepBack      an end before the one that is served
+├── StatisticsError        statistics that cannot be had, merged or read as asked
+│   └── ScalerError        a service that has no scaler, or not the one asked for
 ├── RegistryError
 │   ├── RegistryCorrupt    unreadable, or not written by this product
 │   ├── PlanConflict       somebody applied in between
@@ -136,6 +138,14 @@ class AlreadyRunning(MaterializeError):
 
 class WouldStepBack(MaterializeError):
     """What is served would end earlier than it does; nothing was written."""
+
+
+class StatisticsError(FeatureStoreError):
+    """Statistics of other columns, bytes that are none, or none kept of what was asked for."""
+
+
+class ScalerError(StatisticsError):
+    """A service that names no scaling, has no scaler fitted or pinned, or whose scaler is of other columns."""
 
 
 class RegistryError(FeatureStoreError):

@@ -235,6 +235,15 @@ class OnDemand:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaling:
+    """How a column of a service is scaled when it is asked for scaled; see `featurestore.scale`."""
+
+    column: str
+    kind: str
+    numbers: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """What one model reads, in this order."""
 
@@ -246,6 +255,7 @@ class Service:
     request: tuple[tuple[str, DType], ...] = ()
     order: tuple[str, ...] = ()
     """The names of the columns in order; empty is the order of the reads."""
+    scale: tuple[Scaling, ...] = ()
 
     @property
     def columns(self) -> tuple[tuple[str, DType], ...]:
@@ -284,6 +294,7 @@ Node = (
     | Read
     | PythonFunction
     | OnDemand
+    | Scaling
     | Service
     | Plan
 )
@@ -404,6 +415,8 @@ def service_fingerprint(service: Service, views: Mapping[str, View]) -> str:
             [o.name, _encode(_read_from(o.expression, inputs)), type_to_json(o.dtype), o.default]
             for o in service.on_demand
         ]
+    if service.scale:
+        said["scale"] = [[s.column, s.kind, list(s.numbers)] for s in service.scale]
     return digest(said)
 
 

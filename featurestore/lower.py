@@ -26,6 +26,7 @@ from featurestore.expr import (
     substitute,
 )
 from featurestore.functions import Untold, told
+from featurestore.scale import Scale
 from featurestore.time import Duration, Lifetime, default_hop, duration_text
 from featurestore.types import (
     Bool,
@@ -39,6 +40,7 @@ from featurestore.types import (
     Timestamp,
     is_float,
     is_integer,
+    is_numeric,
 )
 
 Schema = Mapping[str, DType]
@@ -662,7 +664,7 @@ class _Lowering:
     ) -> ir.Service | None:
         before = len(self.problems)
         who = f"feature service '{service.name}'"
-        for setting in ("label", "scale", "capture", "deadline"):
+        for setting in ("label", "capture", "deadline"):
             if getattr(service, setting) is not None:
                 self._later(service.line, who, setting)
         if service.expectations:
@@ -717,6 +719,10 @@ class _Lowering:
                 'look the view up by another column: view.on(key="column")',
             )
             return None
+        types = {r.output: r.dtype for r in named} | {c.feature.name: c.feature.dtype for c in computed}
+        scale = self._scale(service, {name: types[name] for name in outputs})
+        if scale is None:
+            return None
         stale = None if service.max_staleness is None else service.max_staleness.microseconds
         return ir.Service(
             name=service.name,
@@ -726,7 +732,42 @@ class _Lowering:
             on_demand=tuple(c.feature for c in computed),
             request=tuple(sorted(asked.items())),
             order=tuple(outputs) if computed else (),
+            scale=scale,
         )
+
+    def _scale(
+        self, service: d.FeatureService, columns: Mapping[str, DType]
+    ) -> tuple[ir.Scaling, ...] | None:
+        """How each column that is to be scaled is, in the order of columns; None when something is wrong with it."""
+        who, before = f"feature service '{service.name}'", len(self.problems)
+        numeric = [name for name, dtype in columns.items() if is_numeric(dtype)]
+        asked = service.scale
+        if isinstance(asked, Scale):
+            asked = dict.fromkeys(numeric, asked)
+        if not isinstance(asked, Mapping | None) or any(
+            not isinstance(s, Scale) for s in (asked or {}).values()
+        ):
+            self.wrong(
+                service.line,
+                f"{who} is scaled by {service.scale!r}, which is no scaler",
+                'give scale.standard(), or one for each feature: {"amount_mean_7d": scale.robust()}',
+            )
+            return None
+        for name, scaler in (asked or {}).items():
+            if name not in columns:
+                self._column(service.line, name, columns, f"{who} scales it")
+            elif name not in numeric:
+                self.wrong(
+                    service.line, f"{who} scales '{name}', which is {columns[name]}", "numbers can be scaled"
+                )
+            if not _rising(scaler.numbers):
+                self.wrong(
+                    service.line, f"{who} scales '{name}' by {scaler}", "write clip(lo, hi) with lo <= hi"
+                )
+        if len(self.problems) > before:
+            return None
+        chosen = {name: (asked or {})[name] for name in columns if name in (asked or {})}
+        return tuple(ir.Scaling(n, s.kind, tuple(map(float, s.numbers))) for n, s in chosen.items())
 
     def _reads(
         self, service: d.FeatureService, item: d.ViewOn, views: Mapping[str, ir.View | None]
@@ -821,6 +862,12 @@ def _unscaled(value: int | float, dtype: DecimalType) -> int | None:
         return None
     digits = decimal.Decimal(repr(value)).scaleb(dtype.scale)
     return int(digits) if digits == int(digits) and abs(digits) < 10**dtype.precision else None
+
+
+def _rising(numbers: Sequence[object]) -> bool:
+    """Whether these are finite numbers, none less than the one before it."""
+    finite = [n for n in numbers if isinstance(n, int | float) and math.isfinite(n)]
+    return len(finite) == len(numbers) and finite == sorted(finite)
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:

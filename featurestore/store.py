@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from featurestore import declare as d
-from featurestore import ir, planning, stream
+from featurestore import ir, planning, profiles, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
@@ -25,7 +25,7 @@ from featurestore.compile.sources import Connection, connect, engine_errors, ins
 from featurestore.config import load_config
 from featurestore.datasets.entities import known_entities, moments_of
 from featurestore.datasets.manifest import Reproduction, reproduce
-from featurestore.errors import EventError, MaterializeError, NotFound, SourceError, Unsupported
+from featurestore.errors import EventError, MaterializeError, NotFound, ScalerError, SourceError, Unsupported
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
@@ -36,9 +36,23 @@ from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
 from featurestore.online.store import StoreUrl, open_store
 from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
+from featurestore.registry.scalers import scaler as kept_scaler
 from featurestore.repo import load_declarations
+from featurestore.scaling import (
+    Refit,
+    fit_scaler,
+    pin,
+    pinned,
+    refit_scaler,
+    renamed,
+    rows_of,
+    scaler_of_entry,
+)
 from featurestore.selection import select_views, select_views_and_services
 from featurestore.serving import OnlineFeatures, Reader, Rows
+from featurestore.serving.scaled import scaled_features
+from featurestore.statistics import Statistics
+from featurestore.statistics.scalers import Scaler
 from featurestore.stream.feeds import open_log
 from featurestore.time import Duration, Moment, moment
 from featurestore.training import TrainingSet
@@ -57,6 +71,7 @@ class FeatureStore:
         self.registry: Registry = open_registry(self.config.registry_url, self.config.root)
         self._online: Any = None
         self._readers: dict[str, Reader] = {}
+        self._scalers: dict[str, Scaler] = {}
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -74,6 +89,7 @@ class FeatureStore:
                 self._online.close()
             self._online = None
             self._readers.clear()
+            self._scalers.clear()
 
     # ------------------------------------------------------------------------------------------ definitions and plan
 
@@ -100,6 +116,7 @@ class FeatureStore:
         revision = planning.apply(self.registry, change, who or _user(), _now())
         with self._lock:
             self._readers.clear()
+            self._scalers.clear()
         return revision
 
     def service(self, asked: Asked) -> tuple[ir.Service, Mapping[str, ir.View]]:
@@ -314,8 +331,9 @@ class FeatureStore:
         `at` replays a past moment: exact when nothing newer was written, else the status says INEXACT. `timeout` is in
         seconds. `capture` has no effect on a service that declares none.
         """
-        _must_not_scale(scaled=scaled)
-        return self._reader(service).read(entities, None if at is None else moment(at), timeout, request)
+        scaler = self._pinned(service) if scaled else None
+        result = self._reader(service).read(entities, None if at is None else moment(at), timeout, request)
+        return result if scaler is None else scaled_features(result, scaler)
 
     async def get_online_features_async(
         self,
@@ -329,11 +347,12 @@ class FeatureStore:
         capture: bool = True,
     ) -> OnlineFeatures:
         """`get_online_features` without blocking the event loop: what is asked in one tick is one read of the store."""
-        _must_not_scale(scaled=scaled)
+        scaler = await asyncio.to_thread(self._pinned, service) if scaled else None
         reader = (
             self._reader(service) if self._known(service) else await asyncio.to_thread(self._reader, service)
         )
-        return await reader.get_async(entities, None, request, timeout, at=at)
+        result = await reader.get_async(entities, None, request, timeout, at=at)
+        return result if scaler is None else scaled_features(result, scaler)
 
     def reader(self, service: Asked) -> Reader:
         """What reads one service, resolved once: `reader.get(keys)` costs little more than the store.
@@ -363,14 +382,14 @@ class FeatureStore:
         `lag` later: one for all sources, or by source. Static sources are visible always. Raises RequestError for a lag that is
         negative or without `"arrived"`, NotFound for that of a source the service does not read.
         """
-        if scaled:
-            raise Unsupported(
-                "this version", "scale features", "scaled=False, and a scaler of the model's own"
-            )
         found, views, version = self._resolve(service)
         lags = lags_of(knowledge, lag, {views[r.view].source.name for r in found.reads})
+        scaler = self._scaler_of(service, version) if scaled else None
         if full_names:
-            found = _fully_named(found)
+            named = _fully_named(found)
+            names = [(a, b) for (a, _), (b, _) in zip(found.columns, named.columns, strict=True)]
+            scaler = None if scaler is None else renamed(scaler, names)
+            found = named
         return TrainingSet(
             self.config,
             found,
@@ -382,6 +401,7 @@ class FeatureStore:
             knowledge=knowledge,
             lag=lags,
             reference=None if version is None else version.reference,
+            scaler=scaler,
         )
 
     def reproduce(self, manifest: str | Path, out: str | Path, *, spine: Any = None) -> Reproduction:
@@ -419,6 +439,75 @@ class FeatureStore:
         with self._duckdb() as con:
             rows = known_entities(con, plan, name, self.config.root, moments, timestamp)
         return rows.to_arrow() if at is not None else rows
+
+    # ---------------------------------------------------------------------------------------------- statistics, scalers
+
+    def statistics(self, name: str, *, origin: str | None = None) -> Statistics:
+        """What is kept of a service or view, of an `origin` (training, materialized, served, stream) or the first there is.
+
+        Raises StatisticsError when nothing is.
+        """
+        return profiles.load(self.config, name, origin)
+
+    def keep_statistics(
+        self, name: str, statistics: Statistics, *, origin: str = "training", add: bool = False
+    ) -> Path:
+        """Keeps `training.statistics()`, say, as those of a service or view; with `add`, merged with what is kept of the origin.
+
+        The file that lies there. Raises StatisticsError when the two do not merge.
+        """
+        return profiles.save(self.config, name, origin, statistics, add=add)
+
+    def materialized_statistics(self, view: str, *, at: Moment | None = None) -> Statistics:
+        """What the online store gives at a moment (now by default) for every known entity of an applied view."""
+        q = _now() if at is None else moment(at)
+        plan = self.registry.current().plan
+        found = next((v for v in plan.views if v.name == view), None)
+        if found is None:
+            raise NotFound("applied feature view", view, [v.name for v in plan.views])
+        keys = self.spine(found.entity, at=q).select([k.name for k in found.keys])
+        columns = {f.name: f.dtype for f in found.features}
+        return profiles.of_materialized(columns, keys, lambda k: self.get_online_features([view], k, at=q), q)
+
+    def scaler(self, service: str, version: int | None = None) -> Scaler:
+        """The scaler that a service (`"delay"` is its newest version) is pinned to, or its scaler `version`.
+
+        Raises NotFound for a service that was not applied, ScalerError when there is no such scaler.
+        """
+        found = self.registry.service(service)
+        if version is None:
+            return pinned(self.registry, found)
+        return scaler_of_entry(kept_scaler(self.registry, found.name, version), found)
+
+    def fit_scaler(self, service: str, rows: TrainingSet | str | Path, *, who: str | None = None) -> Scaler:
+        """Fits a scaler on a training set of the service, or the folder of one: its next version, pinned to nothing yet."""
+        found = self.registry.service(service)
+        return fit_scaler(self.registry, found, rows_of(rows, found), who=who or _user(), at=_now())
+
+    def refit_scaler(
+        self,
+        service: str,
+        rows: TrainingSet | str | Path,
+        *,
+        basis: int | None = None,
+        who: str | None = None,
+    ) -> Refit:
+        """Merges the rows that came after those of a scaler (`basis`; by default the pinned one) into a new version of it."""
+        found = self.registry.service(service)
+        return refit_scaler(self.registry, found, rows_of(rows, found), basis, who=who or _user(), at=_now())
+
+    def pin_scaler(
+        self, service: str, version: int, *, replace: bool = False, who: str | None = None
+    ) -> Scaler:
+        """Makes a scaler the one that `scaled=True` uses for a version of a service. Other processes take it up when they start.
+
+        Raises ServiceImmutable for a version that has served with another one, unless `replace`.
+        """
+        found = self.registry.service(service)
+        done = pin(self.registry, found, version, replace=replace, who=who or _user(), at=_now())
+        with self._lock:
+            self._scalers.clear()
+        return done
 
     # ---------------------------------------------------------------------------------------------------------- inside
 
@@ -482,6 +571,30 @@ class FeatureStore:
     def _mark_served(self, version: ServiceVersion) -> None:
         self.registry.mark_served(version.name, version.version, _now(), version.fingerprint)
 
+    def _pinned(self, asked: Asked) -> Scaler:
+        """The scaler of what is asked for."""
+        if isinstance(asked, str):
+            with self._lock:
+                if asked in self._scalers:
+                    return self._scalers[asked]
+        _, _, version = self._resolve(asked)
+        scaler = self._scaler_of(asked, version)
+        if isinstance(asked, str):
+            with self._lock:
+                self._scalers[asked] = scaler
+        return scaler
+
+    def _scaler_of(self, asked: Asked, version: ServiceVersion | None) -> Scaler:
+        """The scaler of a version, looked up once. Raises ScalerError for what was not applied: nothing is pinned to it."""
+        if version is None:
+            raise ScalerError(
+                f"{asked!r} was not applied, so no scaler is pinned to it\n  apply it, or scaled=False"
+            )
+        with self._lock:
+            if version.reference not in self._scalers:
+                self._scalers[version.reference] = pinned(self.registry, version)
+            return self._scalers[version.reference]
+
     def _resolve(self, asked: Asked) -> tuple[ir.Service, Mapping[str, ir.View], ServiceVersion | None]:
         """What is asked for as a service and its views; with the applied version when it is a name that was applied."""
         if isinstance(asked, str) and ":" not in asked:
@@ -511,11 +624,6 @@ def _fully_named(service: ir.Service) -> ir.Service:
     }
     reads = tuple(r if r.hidden else replace(r, output=new[r.output]) for r in service.reads)
     return replace(service, reads=reads, order=tuple(new.get(name, name) for name in service.order))
-
-
-def _must_not_scale(*, scaled: bool) -> None:
-    if scaled:
-        raise Unsupported("this version", "scale features", "scale=None, and a scaler of the model's own")
 
 
 def _must_hold_rows(con: Connection, view: ir.View, root: Path) -> None:

@@ -33,9 +33,11 @@ from featurestore.ir import Feature, Read, Service, View
 from featurestore.knowledge import Knowledge
 from featurestore.layout import layout_of
 from featurestore.spine import keys_of, request_of, spine_batches, times_of
+from featurestore.statistics import Keep, Statistics
+from featurestore.statistics.scalers import Scaler, as_doubles, scaled
 from featurestore.status import Status
 from featurestore.time import Duration
-from featurestore.types import Date, ListType, Timestamp, VectorType
+from featurestore.types import Date, DType, Float64, ListType, Timestamp, VectorType
 
 if TYPE_CHECKING:
     from featurestore.datasets.split import Splits
@@ -74,6 +76,14 @@ class TrainingSet:
     lag: Mapping[str, int] = field(default_factory=dict)
     reference: str | None = None
     slice_rows: int | None = None
+    scaler: Scaler | None = None
+    """What the features are scaled by, if they are."""
+
+    @property
+    def columns(self) -> tuple[tuple[str, DType], ...]:
+        """The features, with the types they come out in."""
+        by = {} if self.scaler is None else self.scaler.by_feature
+        return tuple((name, Float64 if name in by else dtype) for name, dtype in self.service.columns)
 
     def batches(self, size: int = 65_536) -> Iterator[pa.RecordBatch]:
         """The rows in order, at most `size` at a time."""
@@ -119,6 +129,13 @@ class TrainingSet:
         from featurestore.datasets.manifest import write
 
         return write(self, directory)
+
+    def statistics(self, *, every: Duration | None = None, keep: Keep | None = None) -> Statistics:
+        """Statistics of the features by partitions of the rows' moments, a day (UTC) by default; computes the set once."""
+        found = Statistics(dict(self.columns), every=every, keep=keep)
+        for batch in self.batches():
+            found.update(batch, self.timestamp)
+        return found
 
     def split(
         self,
@@ -189,8 +206,10 @@ class TrainingSet:
             statuses=self.statuses,
             lags=lags if self.knowledge == "arrived" else None,
         )
+        if self.scaler is not None:
+            cells |= scaled_cells(cells, dict(self.service.columns), self.scaler)
         columns = {name: spine.column(name) for name in spine.column_names}
-        for name, dtype in self.service.columns:
+        for name, dtype in self.columns:
             cell = cells[name]
             columns[name] = pa.chunked_array([from_physical(cell.values, cell.valid, dtype)])
         if self.statuses:
@@ -257,6 +276,20 @@ def enrich(
         )
         done.update({r.output: cells[r.feature] for r in group})
     return done
+
+
+def scaled_cells(cells: Mapping[str, Cells], dtypes: Mapping[str, DType], scaler: Scaler) -> dict[str, Cells]:
+    """The cells of the features that a scaler scales, as doubles. A value that has no scaled one is NULL."""
+    out = {}
+    for one in scaler.features:
+        cell = cells[one.feature]
+        values, known = scaled(
+            as_doubles(cell.values, dtypes[one.feature])[:, None], cell.valid[:, None], [one]
+        )
+        lost = cell.valid & ~known[:, 0]
+        status = np.where(lost, np.uint8(Status.NULL), cell.status) if lost.any() else cell.status
+        out[one.feature] = Cells(values[:, 0], known[:, 0], status)
+    return out
 
 
 Keys = Sequence[tuple[Array, Mask | None]]

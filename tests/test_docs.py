@@ -214,6 +214,23 @@ def test_the_page_on_reading_online_runs(tmp_path: Path, monkeypatch: pytest.Mon
     names["store"].close()
 
 
+def test_the_page_on_statistics_runs_block_by_block(
+    flights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition, *rest = blocks("docs/statistics.md")
+    project = tmp_path / "definitions"
+    project.mkdir()
+    (project / "data").symlink_to(flights / "data")
+    shutil.copy(flights / "fs.toml", project)
+    own = (flights / "flights.py").read_text(encoding="utf-8")
+    (project / "flights.py").write_text(f"{own}\n\n{definition}", encoding="utf-8")
+    monkeypatch.chdir(project)
+    names: dict[str, Any] = {}
+    for number, block in enumerate(rest):
+        exec(compile(block, f"statistics block {number}", "exec"), names)
+    assert len(names["refit"].moves) == 6
+
+
 def test_every_link_between_pages_leads_somewhere() -> None:
     pages = [
         ROOT / "README.md",

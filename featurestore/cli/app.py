@@ -44,6 +44,8 @@ COMMANDS = {
     "stream": Entry("Values", "Keep online values fresh from pushed events.", "stream"),
     "get": Entry("Values", "One feature vector, read online.", "get"),
     "dataset": Entry("Values", "A point-in-time training set, written as Parquet.", "dataset"),
+    "stats": Entry("Values", "What the values of a service, a view or a training set look like.", "stats"),
+    "scaler": Entry("Values", "What a service's features are scaled by: fit, refit, pin, show.", "scaler"),
     "completion": Entry("Shell", "The script that lets a shell complete what you type.", "completion"),
 }
 

@@ -289,6 +289,7 @@ def _service(service: ir.Service) -> dict[str, Any]:
         "keys": list(dict.fromkeys(column for r in service.reads for _, column in r.keys)),
         "request": {name: repr(dtype) for name, dtype in service.request},
         "max_staleness": None if service.max_staleness is None else duration_text(service.max_staleness),
+        "scale": {s.column: f"{s.kind}({', '.join(f'{n:g}' for n in s.numbers)})" for s in service.scale},
         "columns": [_column(service, name, repr(dtype)) for name, dtype in service.columns],
         **_about(service.about),
     }

@@ -57,6 +57,7 @@ _OUT = click.option(
     help="Of --knowledge arrived: how long after its arrival an event is known, as 1h; of one source, as purchases=1h.",
 )
 @click.option("--statuses", is_flag=True, help="A column more for each feature: why a value is missing.")
+@click.option("--scaled", is_flag=True, help="By the scaler that the service is pinned to.")
 @click.option(
     "--split",
     type=click.Choice(["time", "group", "random"]),
@@ -78,6 +79,7 @@ def write_command(
     knowledge: Knowledge,
     lag: tuple[str, ...],
     statuses: bool,
+    scaled: bool,
     split: str | None,
     fractions: str | None,
     at: str | None,
@@ -102,7 +104,13 @@ def write_command(
     lags = _lags(lag)
     with settings.store() as store, settings.progress("writing the training set"):
         training = store.get_historical_features(
-            spine, service, timestamp=timestamp, knowledge=knowledge, lag=lags, statuses=statuses
+            spine,
+            service,
+            timestamp=timestamp,
+            knowledge=knowledge,
+            lag=lags,
+            statuses=statuses,
+            scaled=scaled,
         )
         with _staged(Path(out)) as (staging, target):
             written = _parts(training, split, asked, seed)(staging)

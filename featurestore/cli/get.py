@@ -27,7 +27,10 @@ _WHOLE = re.compile(r"[+-]?\d{1,30}\Z", re.ASCII)
 @click.option(
     "--at", metavar="TIME", help="As of a past moment; the status says when that is not exact. Default: now."
 )
-def get_command(settings: Settings, service: str, keys: tuple[str, ...], at: str | None) -> None:
+@click.option("--scaled", is_flag=True, help="By the scaler that the service is pinned to.")
+def get_command(
+    settings: Settings, service: str, keys: tuple[str, ...], at: str | None, scaled: bool
+) -> None:
     """One feature vector, read online, with the reason for every missing value.
 
     A key given again asks for one more row; keys given once hold for all rows. Request columns are given like keys.
@@ -40,7 +43,7 @@ def get_command(settings: Settings, service: str, keys: tuple[str, ...], at: str
         found, views = store.service(service)
         given = _entities(keys, found, views)
         request = {name: given.pop(name) for name, _ in found.request if name in given}
-        result = store.get_online_features(service, given, request=request, at=at)
+        result = store.get_online_features(service, given, request=request, at=at, scaled=scaled)
     if settings.json:
         print_json(_as_json(result, found, views))
     else:

@@ -29,6 +29,7 @@ from featurestore.datasets.rows import Streamed
 from featurestore.errors import DatasetError, SourceError
 from featurestore.functions import bound
 from featurestore.repo import load_declarations
+from featurestore.statistics.scalers import Scaler
 
 if TYPE_CHECKING:
     from featurestore.training import TrainingSet
@@ -45,7 +46,7 @@ PARQUET: Mapping[str, Any] = {
 }
 """How parts are written: with one version of Arrow the same rows are the same bytes."""
 
-_NOT_PARAMETERS = frozenset({"config", "service", "views", "spine", "reference", "slice_rows"})
+_NOT_PARAMETERS = frozenset({"config", "service", "views", "spine", "reference", "slice_rows", "scaler"})
 _AGAIN = "`TrainingSet.to_parquet(dir)` and `fs dataset` write one"
 
 
@@ -144,6 +145,7 @@ def _content(
             "fingerprint": ir.service_fingerprint(service, views),
         },
         "views": {name: ir.view_fingerprint(view) for name, view in views.items()},
+        **({} if training.scaler is None else {"scaler": training.scaler.to_json()}),
         "parameters": {n: getattr(training, n) for n in named},
         "spine": {
             "columns": spine_schema.names,
@@ -344,6 +346,7 @@ def reproduce(config: Config, path: str | Path, out: str | Path, spine: Any = No
         spine=spine,
         reference=content["service"]["version"],
         slice_rows=content["work"]["slice_rows"],
+        scaler=None if content.get("scaler") is None else Scaler.from_json(content["scaler"]),
         **parameters,
     )
     try:

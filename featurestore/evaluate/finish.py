@@ -170,7 +170,7 @@ def _value(node: Finish, partials: Mapping[str, Partial], feature: Feature) -> t
         case Items(name):
             return _lists(partials[name]["v"], partials[name]["ends"])
         case Estimate(name, k):
-            return _distinct(partials[name], k)
+            return distinct_estimate(partials[name], k)
         case Quantile(name, p):
             return _quantile(partials[name], p)
         case MostFrequent(name, k):
@@ -244,7 +244,7 @@ def _lists(values: Array, ends: Array) -> tuple[Array, Mask]:
     return np.fromiter(lists, np.dtype(object), len(stops)), np.ones(len(stops), np.bool_)
 
 
-def _distinct(partial: Partial, k: int) -> tuple[Array, Mask]:
+def distinct_estimate(partial: Partial, k: int) -> tuple[Array, Mask]:
     ends, hashes = partial["ends"], partial["v"]
     sizes = np.diff(ends, prepend=0)
     counts = sizes.astype(np.int64)

@@ -257,7 +257,7 @@ class GatheredRanges(_Ranges):
             s1 = np.add.reduceat(power, starts)
             power *= d
             power += central[0][place]
-            state = _moments(n, shift, [s1, np.add.reduceat(power, starts)])
+            state = moments_of_sums(n, shift, [s1, np.add.reduceat(power, starts)])
         return tuple(self._whole(part, 0.0) for part in state)
 
     def _fold_moments(self, rows: _Rows, out: Moments) -> None:
@@ -267,7 +267,7 @@ class GatheredRanges(_Ranges):
         shift = rows.anchor(lo)
         sums = rows.about(np.repeat(shift, self._sizes), self._rows)
         starts = np.cumsum(self._sizes) - self._sizes
-        state = _moments(
+        state = moments_of_sums(
             rows.seen(hi) - rows.seen(lo), shift, [np.add.reduceat(column, starts) for column in sums]
         )
         for column, part in zip(out, state, strict=True):
@@ -460,7 +460,7 @@ class _MomentFold:
         for step, longer in _steps(first, last):
             for column, more in zip(sums, rows.about(shift[longer:], first[longer:] + step), strict=True):
                 column[longer:] += more
-        return _moments(rows.seen(last + 1) - rows.seen(first), shift, sums)
+        return moments_of_sums(rows.seen(last + 1) - rows.seen(first), shift, sums)
 
     def scan_blocks(self) -> None:
         rows = self._rows
@@ -470,7 +470,7 @@ class _MomentFold:
         self._heads = rows.accumulate(self._head_shift, lambda: _block_sheets(rows.n, backwards=False))
         self._tails = rows.accumulate(self._tail_shift, lambda: _block_sheets(rows.n, backwards=True))
         ends = np.arange(BLOCK - 1, rows.n, BLOCK)
-        count, mean, low, *central = _moments(
+        count, mean, low, *central = moments_of_sums(
             rows.seen(ends + 1) - rows.seen(ends - (BLOCK - 1)),
             self._head_shift[: len(ends)],
             [column.take(ends) for column in self._heads],
@@ -490,12 +490,14 @@ class _MomentFold:
     def tail_of_block(self, first: Array) -> tuple[Array, ...]:
         rows, block = self._rows, first >> _SHIFT
         n = rows.seen((block + 1) << _SHIFT) - rows.seen(first)
-        return _moments(n, self._tail_shift.take(block), [column.take(first) for column in self._tails])
+        return moments_of_sums(
+            n, self._tail_shift.take(block), [column.take(first) for column in self._tails]
+        )
 
     def head_of_block(self, last: Array) -> tuple[Array, ...]:
         rows, block = self._rows, last >> _SHIFT
         n = rows.seen(last + 1) - rows.seen(block << _SHIFT)
-        return _moments(n, self._head_shift.take(block), [column.take(last) for column in self._heads])
+        return moments_of_sums(n, self._head_shift.take(block), [column.take(last) for column in self._heads])
 
     def between(self, first: Array, last: Array) -> Iterator[tuple[Array, ...]]:
         if self._level == 0:
@@ -508,7 +510,7 @@ class _MomentFold:
             before, after = at_middle - seen(first << _SHIFT), seen((last + 1) << _SHIFT) - at_middle
             for block, n in ((first, before), (last, after)):
                 sums = [column.take(block) for column in self._table]
-                yield _moments(n, self._shift.take(block >> half), sums)
+                yield moments_of_sums(n, self._shift.take(block >> half), sums)
 
     def merge(self, a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
         return merge_moments(a, b, maybe_empty=self._rows.count is not None)
@@ -587,7 +589,7 @@ class _Rows:
                 yield power + (m[2] + d * (4 * m[1] + 6 * d * m[0]))
 
 
-def _moments(n: Array, shift: Array, sums: list[Array]) -> Moments:
+def moments_of_sums(n: Array, shift: Array, sums: list[Array]) -> Moments:
     """Moments from the power sums about `shift`, order 1 first; m2 and m4 are never negative."""
     s1, s2, *more = sums
     offset = s1 / np.maximum(n, 1.0)

@@ -206,8 +206,15 @@ def _service_edits(
     added = [(i, name) for i, name in enumerate(after) if name not in before]
     breaks += [f"column {name} put before {list(after)[last]}" for i, name in added if i < last]
     harmless = [f"column {name} appended" for i, name in added if i > last]
-    stale, staler = ({"max_staleness": time_text(s.max_staleness)} for s in (old.service, new))
+    stale, staler = ({"max_staleness": time_text(s.max_staleness), **_scales(s)} for s in (old.service, new))
     return breaks, [*harmless, *differences(stale, staler)], frozenset(broken)
+
+
+def _scales(service: ir.Service) -> dict[str, str]:
+    """How each column is scaled, for those who ask for it."""
+    return {
+        f"scale of {s.column}": f"{s.kind}({', '.join(f'{n:g}' for n in s.numbers)})" for s in service.scale
+    }
 
 
 Column = ir.Read | ir.OnDemand

@@ -1,0 +1,160 @@
+"""Counts, extremes and moments of many columns side by side: one kernel over blocks of doubles, one merge.
+
+A block is (columns, rows), C-contiguous. What is no finite number in it is counted by kind and takes no part in the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.evaluate.ranges import Array, Moments, merge_moments, moments_of_sums
+
+STRETCH = 1 << 14
+"""Rows measured at a time, at most."""
+
+_CACHED = 1 << 16
+"""Doubles whose squares are held at a time: what fits in a processor's cache."""
+
+_FAR = 16.0
+"""Sums of powers about zero are exact enough while the square of the mean is at most so many variances."""
+
+_ONES = np.ones(STRETCH)
+KINDS = ("nulls", "nans", "positive", "negative", "unread")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """One entry per column. `counts` has a row for each of KINDS, which are disjoint, and apart from the `n` numbers.
+
+    `moments` are those of `evaluate.ranges`: count, mean and its low part, and sums of powers 2 to 4 of differences from it (2
+    alone, if no more are kept). `least` and `greatest` are +inf and -inf where there is no number.
+    """
+
+    counts: NDArray[np.int64]
+    moments: Moments
+    least: NDArray[np.float64]
+    greatest: NDArray[np.float64]
+
+    @staticmethod
+    def of_nothing(columns: int, order: int) -> Numbers:
+        """The neutral element of `merge`."""
+        moments = tuple(np.zeros(columns) for _ in range(order + 2))
+        counts = np.zeros((len(KINDS), columns), np.int64)
+        return Numbers(counts, moments, np.full(columns, np.inf), np.full(columns, -np.inf))
+
+    @property
+    def n(self) -> NDArray[np.float64]:
+        """How many finite numbers there are, or what they weigh."""
+        return self.moments[0]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """How many rows each column was seen in."""
+        rows: NDArray[np.int64] = self.counts.sum(axis=0) + self.n.astype(np.int64)
+        return rows
+
+    def count(self, kind: str) -> NDArray[np.int64]:
+        """How many are of one of KINDS."""
+        one: NDArray[np.int64] = self.counts[KINDS.index(kind)]
+        return one
+
+
+def merge(a: Numbers, b: Numbers) -> Numbers:
+    """Both together. Neither argument changes."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        (na, ha, *rest_a), (nb, hb, *rest_b) = a.moments, b.moments
+        # The merge overwrites the means of nothing.
+        moments = merge_moments((na, ha.copy(), *rest_a), (nb, hb.copy(), *rest_b), maybe_empty=True)
+    return Numbers(
+        a.counts + b.counts, moments, np.minimum(a.least, b.least), np.maximum(a.greatest, b.greatest)
+    )
+
+
+class Kernel:
+    """Makes `Numbers` of blocks of so many columns. It keeps its working space, so it is for one thread at a time."""
+
+    def __init__(self, columns: int, order: int) -> None:
+        self._columns, self._order = columns, order
+        self.stretch = STRETCH if order == 2 else min(STRETCH, max(256, _CACHED // max(columns, 1)))
+        self._work = np.empty((columns, self.stretch if order > 2 else 0))
+        self._none = np.zeros((len(KINDS), columns), np.int64)
+
+    def measure(self, block: Array, nulls: Array | None = None) -> Numbers:
+        """The numbers of a block of at least one row. A NaN of it is a NULL, or, with `nulls`, so many of each column's are."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = self._measured(block[:, : self.stretch])
+            for start in range(self.stretch, block.shape[1], self.stretch):
+                total = merge(total, self._measured(block[:, start : start + self.stretch]))
+        if nulls is not None and total.counts is not self._none:
+            total.counts[1] = total.counts[0] - nulls
+            total.counts[0] = nulls
+        return total
+
+    def _measured(self, x: Array) -> Numbers:
+        """At most one stretch of rows. All that is no number is counted as NULL or as infinite."""
+        rows = x.shape[1]
+        n, shift, counts = np.full(self._columns, float(rows)), np.zeros(self._columns), self._none
+        least, greatest = np.minimum.reduce(x, axis=1), np.maximum.reduce(x, axis=1)
+        sums = self._sums(x)
+        finite: Array | None = None
+        if not np.isfinite(sums[0]).all():
+            strange = np.flatnonzero(~np.isfinite(sums[0]))
+            finite = np.ones(x.shape, np.bool_)
+            mine = finite[strange] = np.isfinite(x[strange])
+            some = x[strange]
+            counts = counts.copy()
+            counts[0, strange] = np.count_nonzero(np.isnan(some), axis=1)
+            counts[2, strange] = np.count_nonzero(some == np.inf, axis=1)
+            counts[3, strange] = np.count_nonzero(some == -np.inf, axis=1)
+            n[strange] = np.count_nonzero(mine, axis=1)
+            least[strange] = np.minimum.reduce(some, axis=1, where=mine, initial=np.inf)
+            greatest[strange] = np.maximum.reduce(some, axis=1, where=mine, initial=-np.inf)
+            self._again(sums, strange, np.where(mine, some, 0.0))  # zeros add nothing to a sum of powers
+        square = sums[0] * sums[0] / np.maximum(n, 1.0)
+        near = square <= _FAR * (sums[1] - square)  # false as well where a sum is no number
+        if not near.all():  # powers about zero would cancel: about a value of the column instead
+            far = np.flatnonzero(~near)
+            first = 0 if finite is None else finite[far].argmax(axis=1)
+            some = x[far]
+            shift[far] = some[:, 0] if finite is None else some[np.arange(len(far)), first]
+            apart = some - shift[far, None]
+            if finite is not None:
+                shift[far] = np.where(n[far] > 0, shift[far], 0.0)
+                apart = np.where(finite[far], apart, 0.0)
+            self._again(sums, far, apart)
+        moments = moments_of_sums(n, shift, sums)
+        return Numbers(counts, moments, least + 0.0, greatest + 0.0)
+
+    def _sums(self, x: Array) -> list[Array]:
+        """Sums of the powers of each row, order 1 first."""
+        ones = _ONES[: x.shape[1]]
+        first = np.vecdot(x, ones)
+        if self._order == 2:
+            return [first, np.vecdot(x, x)]
+        square = np.multiply(x, x, out=self._work[: x.shape[0], : x.shape[1]])
+        return [first, np.vecdot(square, ones), np.vecdot(square, x), np.vecdot(square, square)]
+
+    def _again(self, sums: list[Array], columns: Array, values: Array) -> None:
+        """Writes the sums of other values for some of the columns."""
+        for column, new in zip(sums, self._sums(values), strict=True):
+            column[columns] = new
+
+
+def stored(numbers: Numbers) -> bytes:
+    """Counts, moments and extremes one after another, little-endian, 8 bytes an entry; `restored` reads them."""
+    doubles = [*numbers.moments, numbers.least, numbers.greatest]
+    return numbers.counts.astype("<i8").tobytes() + b"".join(v.astype("<f8").tobytes() for v in doubles)
+
+
+def restored(raw: bytes, columns: int, order: int) -> Numbers:
+    """What `stored` wrote. ValueError when the length is another."""
+    words: Any = np.frombuffer(raw, "<u8").astype(np.uint64).reshape(len(KINDS) + order + 4, columns)
+    counts, doubles = words[: len(KINDS)].view(np.int64), words[len(KINDS) :].view(np.float64)
+    return Numbers(counts, tuple(doubles[: order + 2]), doubles[-2], doubles[-1])
+
+
+__all__ = ["KINDS", "Kernel", "Numbers", "merge", "restored", "stored"]
