@@ -30,6 +30,7 @@ from featurestore.registry import Registry, Revision, ServiceVersion, open_regis
 from featurestore.repo import load_declarations
 from featurestore.selection import select_views
 from featurestore.serving import OnlineFeatures, Reader, Rows
+from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.time import Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.verify import Certificate, keep, must_be_verified, verify
@@ -46,7 +47,8 @@ class FeatureStore:
         self.config = load_config(Path(folder), environment)
         self.registry: Registry = open_registry(self.config.registry_url, self.config.root)
         self._online: Any = None
-        self._readers: dict[str, tuple[Reader, ServiceVersion | None]] = {}
+        self._readers: dict[str, tuple[Reader | SteadyReader, ServiceVersion | None]] = {}
+        self._breaker = Breaker()
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -195,7 +197,7 @@ class FeatureStore:
         """Feature vectors for entity rows: a dict of columns (scalars broadcast) or a list of row dicts.
 
         `at` replays a past moment: exact when nothing newer was written, else the status says INEXACT. `timeout` is in
-        seconds. `capture` has no effect on a service that declares none.
+        seconds; a service's `deadline` bounds it. `capture` has no effect on a service that declares none.
         """
         if scaled:
             raise Unsupported("this version", "scale features", "scale=None, and a scaler of the model's own")
@@ -306,13 +308,13 @@ class FeatureStore:
                 self._online = open_store(self.config.online_url, self.config.root)
             return self._online
 
-    def _reader(self, asked: Asked) -> tuple[Reader, ServiceVersion | None]:
+    def _reader(self, asked: Asked) -> tuple[Reader | SteadyReader, ServiceVersion | None]:
         name = asked if isinstance(asked, str) else None
         with self._lock:
             if name is not None and name in self._readers:
                 return self._readers[name]
             service, views, version = self._resolve(asked)
-            found = Reader(self._store(), service, views), version
+            found = reader_of(self._store(), service, views, self._breaker), version
             if name is not None:
                 self._readers[name] = found
             return found

@@ -41,6 +41,8 @@ COMMANDS = {
     "materialize": Entry("Values", "Write features to the online store.", "materialize"),
     "get": Entry("Values", "One feature vector, read online.", "get"),
     "dataset": Entry("Values", "A point-in-time training set, written as Parquet.", "dataset"),
+    "serve": Entry("Serving", "Features over HTTP.", "serve"),
+    "key": Entry("Serving", "Keys for the server: add, list, revoke.", "key"),
     "completion": Entry("Shell", "The script that lets a shell complete what you type.", "completion"),
 }
 

@@ -290,6 +290,20 @@ class Registry:
         by = f"{newer[0][0]} applied revision {current} in between; " if newer and current > expected else ""
         return f"{head}\n  {by}nothing was written: plan again"
 
+    # --- for what is kept beside ----------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[Transaction | None]:
+        """A transaction that sees one moment; None when there is no registry yet."""
+        with self._reading() as (transaction, _):
+            yield transaction
+
+    @contextmanager
+    def writing(self) -> Iterator[Transaction]:
+        """The one transaction that writes, with the registry's own tables made."""
+        with self._writing() as (transaction, _):
+            yield transaction
+
     # --- what lies there ------------------------------------------------------------------------------
 
     @contextmanager

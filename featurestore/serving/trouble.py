@@ -1,0 +1,244 @@
+"""Reads that keep a promise while the store is in trouble: a deadline, a breaker, and what is given instead of an answer.
+
+A service says `deadline=` and `on_unavailable=`. With `fail` a read raises; with `last_known` it is made of what this
+process last saw of each entity; with `default` of declared defaults. What is made so says so: STALE, or DEFAULT.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+
+from featurestore.errors import StoreUnavailable
+from featurestore.evaluate.partials import Mask
+from featurestore.ir import Service, View
+from featurestore.online.store import OnlineStore
+from featurestore.serving.reader import Reader
+from featurestore.serving.request import Rows
+from featurestore.serving.result import Block, OnlineFeatures
+from featurestore.status import Status
+from featurestore.types import DType
+
+REMEMBERED_BYTES: Final = 64 << 20
+"""What one service remembers of values that it may have to give again; the oldest go first."""
+
+PATIENCE: Final = 0.05
+"""Seconds: a read that gave the store less than this and got no answer says nothing of the store."""
+
+
+class Breaker:
+    """Stops asking a store that does not answer: after `failures` in a row for `pause` seconds, then one read tries.
+
+    Safe to share between threads.
+    """
+
+    def __init__(
+        self, failures: int = 5, pause: float = 1.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit, self._pause, self._clock = failures, pause, clock
+        self._failed, self._until = 0, 0.0
+        self._lock = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether reads are turned away just now."""
+        return self._failed >= self._limit and self._clock() < self._until
+
+    def enter(self) -> None:
+        """Raises StoreUnavailable while it is open. After the pause one caller gets through, and decides for all."""
+        if self._failed < self._limit:
+            return
+        with self._lock:
+            now = self._clock()
+            if self._failed >= self._limit:
+                if now < self._until:
+                    raise StoreUnavailable(
+                        f"the online store did not answer {self._failed} times in a row: not asked again for "
+                        f"{self._until - now:.1f} s"
+                    )
+                self._until = now + self._pause
+
+    def succeeded(self) -> None:
+        if self._failed:
+            with self._lock:
+                self._failed = 0
+
+    def failed(self) -> None:
+        with self._lock:
+            self._failed += 1
+            self._until = self._clock() + self._pause
+
+
+class Degraded(OnlineFeatures):
+    """Vectors that were made without the store's answer: each cell is STALE, DEFAULT or OVERFLOW."""
+
+
+class SteadyReader:
+    """A `Reader` that keeps what its service promises about time and trouble; safe to share between threads."""
+
+    def __init__(
+        self,
+        store: OnlineStore,
+        service: Service,
+        views: Mapping[str, View],
+        breaker: Breaker,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self.service, self._views, self._breaker = service, views, breaker
+        self._deadline = None if service.deadline is None else service.deadline / 1e6
+        self._memory: _Memory | None = None
+        self._instead: Reader | None = None
+        if service.on_unavailable == "last_known":
+            self._memory = _Memory(store)
+        asked: Any = store if self._memory is None else self._memory
+        self.reader = Reader(asked, service, views, clock)
+        if service.on_unavailable != "fail":
+            instead: Any = _Instead(self._memory)
+            self._instead = Reader(instead, service, views, clock)
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The columns a request has to hold."""
+        return self.reader.key_columns
+
+    @property
+    def key_types(self) -> Mapping[str, DType]:
+        """The columns a request has to hold, with their types."""
+        return dict(self.reader._key_types)  # noqa: SLF001  of the same package
+
+    def forget(self) -> None:
+        """Makes the next read ask for the views' watermarks again."""
+        self.reader.forget()
+
+    def read(
+        self,
+        entities: Rows,
+        at: int | None = None,
+        timeout: float | None = None,
+        request: Rows | None = None,
+    ) -> OnlineFeatures:
+        """As `Reader.read`, within the service's deadline. Raises StoreUnavailable only where the service says `fail`."""
+        limit = self._deadline
+        if limit is not None and (timeout is None or timeout > limit):
+            timeout = limit
+        began = time.monotonic()
+        try:
+            self._breaker.enter()
+            try:
+                result = self.reader.read(entities, at, timeout, request)
+            except StoreUnavailable:
+                given_up = timeout is not None and time.monotonic() - began >= timeout
+                if not given_up or (timeout is not None and timeout >= PATIENCE):
+                    self._breaker.failed()
+                raise
+            self._breaker.succeeded()
+            return result
+        except StoreUnavailable:
+            if self._instead is None:
+                raise
+            self._instead.forget()
+            return self._degraded(self._instead.read(entities, at, None, request))
+
+    def _degraded(self, read: OnlineFeatures) -> Degraded:
+        """`read`, without taking what is not known for what is not there."""
+        hidden = {r.view for r in self.service.reads if r.hidden}
+        unsure = np.zeros(read.rows, np.bool_)
+        if any(self._views[name].source.event_time is None for name in hidden):
+            unsure[:] = True  # what is static does not say whether it was found
+        for seen in read.seen:
+            unsure |= ~seen.found
+        blocks = tuple(self._marked(block, read.names, unsure) for block in read.blocks)
+        values = {f.name: getattr(read, f.name) for f in fields(OnlineFeatures)}
+        return Degraded(**{**values, "blocks": blocks})
+
+    def _marked(self, block: Block, names: Sequence[str], unsure: Mask) -> Block:
+        shape = block.values.shape
+        values = block.values.copy()
+        valid = np.ones(shape, np.bool_) if block.valid is None else block.valid.copy()
+        status = np.zeros(shape, np.uint8) if block.status is None else block.status.copy()
+        on_demand = {o.name: o.default for o in self.service.on_demand}
+        read_of = {r.output: r for r in self.service.reads}
+        for j, place in enumerate(block.places.tolist()):
+            name = names[place]
+            if name in on_demand:
+                lost, default = unsure, on_demand[name]
+            else:
+                read = read_of[name]
+                lost = status[:, j] == Status.NOT_FOUND
+                default = self._views[read.view].feature(read.feature).default
+            valid[lost, j] = False
+            status[lost, j] = Status.STALE
+            values[lost, j] = _nothing(values.dtype) if default is None else default
+            if default is not None:
+                valid[lost, j], status[lost, j] = True, Status.DEFAULT
+        status[~np.isin(status, (Status.OVERFLOW, Status.DEFAULT))] = Status.STALE
+        return Block(block.places, values, valid, status)
+
+
+def _nothing(dtype: np.dtype[Any]) -> Any:
+    return None if dtype.kind == "O" else np.zeros((), dtype)
+
+
+class _Memory:
+    """A store that remembers what was read of it, in bytes as they lay there."""
+
+    def __init__(self, store: OnlineStore) -> None:
+        self._store = store
+        self.values: dict[bytes, bytes | None] = {}
+        self.metas: dict[str, bytes | None] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def read(self, keys: Sequence[bytes], timeout: float | None = None) -> list[bytes | None]:
+        values = self._store.read(keys, timeout)
+        with self._lock:
+            for key, value in zip(keys, values, strict=True):
+                self._bytes += _size(key, value) - self._forget(key)
+                self.values[key] = value
+            while self._bytes > REMEMBERED_BYTES and self.values:
+                for key in list(islice(self.values, 256)):
+                    self._bytes -= self._forget(key)
+        return values
+
+    def _forget(self, key: bytes) -> int:
+        return _size(key, self.values.pop(key)) if key in self.values else 0
+
+    def get_meta(self, name: str) -> bytes | None:
+        self.metas[name] = found = self._store.get_meta(name)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def _size(key: bytes, value: bytes | None) -> int:
+    return len(key) + (0 if value is None else len(value)) + 150  # of Python's own
+
+
+class _Instead:
+    """What stands in for a store that does not answer: what was remembered, or nothing."""
+
+    def __init__(self, memory: _Memory | None) -> None:
+        self._memory = memory
+
+    def read(self, keys: Sequence[bytes], timeout: float | None = None) -> list[bytes | None]:
+        known = {} if self._memory is None else self._memory.values
+        return [known.get(key) for key in keys]
+
+    def get_meta(self, name: str) -> bytes | None:
+        return None if self._memory is None else self._memory.metas.get(name)
+
+
+def reader_of(
+    store: OnlineStore, service: Service, views: Mapping[str, View], breaker: Breaker
+) -> Reader | SteadyReader:
+    """The reader a service asks for: a plain one where it promises nothing about trouble."""
+    if service.deadline is None and service.on_unavailable == "fail":
+        return Reader(store, service, views)
+    return SteadyReader(store, service, views, breaker)
