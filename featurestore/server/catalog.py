@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from featurestore import ir, planning
-from featurestore.errors import NotFound, RequestError
+from featurestore.errors import NotFound, RequestError, StoreUnavailable
 from featurestore.layout import layout_of
 from featurestore.online.codec import Codec, codec_of
 from featurestore.online.state import load_states
@@ -124,6 +125,7 @@ class Catalog:
                 reader = SteadyReader(self.store, service, views, self.breaker)
                 served = Served(version.name, version.version, version.fingerprint, service, views, reader)
                 served.marked = version.has_served
+                _warm(reader, served)
             found[key] = served
             if not version.retired:
                 newest[version.name] = served
@@ -208,3 +210,9 @@ class Catalog:
             name: max(now - states[name].end, 0) / 1e6 if name in states else None
             for name in self.state.codecs
         }
+
+
+def _warm(reader: SteadyReader, served: Served) -> None:
+    """One read for nobody: what is made at the first read is made before a caller waits for it."""
+    with suppress(StoreUnavailable):
+        reader.read({name: [None] for name in served.keys}, request={name: [None] for name in served.asked})

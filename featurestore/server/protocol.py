@@ -79,11 +79,10 @@ class PatientProtocol(HttpToolsProtocol):
     def _refuse(self, status: int) -> None:
         """Says why, unless an answer has begun, and hangs up."""
         self._calm()
-        if self.transport is None or self.transport.is_closing():
+        if self.transport.is_closing():
             return
-        answering = (
-            self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
-        )
+        cycle: Any = self.cycle  # none yet, before the first headers are whole
+        answering = cycle is not None and cycle.response_started and not cycle.response_complete
         if not answering:
             phrase, name, message = _SAID[status]
             body = orjson.dumps({"error": message, "type": name, "request_id": ""})
