@@ -203,7 +203,7 @@ def _allowed(name: str, given: Any, served: Served) -> DType:
             fits = _WHOLE
         case _:
             fits = frozenset({datatype(dtype)})
-    if given not in fits:
+    if not isinstance(given, str) or given not in fits:
         raise RequestError(
             f"input '{name}' is {_short(given)}, and {dtype} comes as {' or '.join(sorted(fits))}"
         )

@@ -89,6 +89,7 @@ def _bound(settings: Settings) -> socket.socket:
         made = socket.socket(family)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((settings.host, settings.port))
+        made.listen(BACKLOG)  # who comes before a worker is up waits, rather than being turned away
         made.set_inheritable(True)
     except OSError as error:
         raise ConfigError(
@@ -109,6 +110,7 @@ def _unix(path: Path) -> socket.socket:
         made = socket.socket(socket.AF_UNIX)
     made.bind(str(path))
     path.chmod(0o660)
+    made.listen(BACKLOG)
     made.set_inheritable(True)
     return made
 
