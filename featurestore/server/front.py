@@ -279,6 +279,9 @@ class Front:
             async with asyncio.timeout(left + 0.005):
                 return await loop.run_in_executor(self._pool, read, ask.entities, ask.at, left, ask.request)
         except TimeoutError as error:
+            instead = served.reader.without_store(ask.entities, ask.at, ask.request)
+            if instead is not None:
+                return instead
             raise DeadlineExceeded(f"the store did not answer within {limit * 1000:.0f} ms") from error
         except StoreUnavailable as error:
             if time.perf_counter() - began >= limit:

@@ -140,10 +140,19 @@ class SteadyReader:
             self._breaker.succeeded()
             return result
         except StoreUnavailable:
-            if self._instead is None:
+            instead = self.without_store(entities, at, request)
+            if instead is None:
                 raise
-            self._instead.forget()
-            return self._degraded(self._instead.read(entities, at, None, request))
+            return instead
+
+    def without_store(
+        self, entities: Rows, at: int | None = None, request: Rows | None = None
+    ) -> Degraded | None:
+        """What the service gives while the store does not answer; None where it says `fail`. Asks nobody."""
+        if self._instead is None:
+            return None
+        self._instead.forget()
+        return self._degraded(self._instead.read(entities, at, None, request))
 
     def _degraded(self, read: OnlineFeatures) -> Degraded:
         """`read`, without taking what is not known for what is not there."""
