@@ -167,7 +167,6 @@ class Client:
         self._timeout = timeout
         self._key = key
         self._idle: list[socket.socket] = []
-        self._idle_async: list[_Stream] = []
         self._lock = threading.Lock()
         self._models: dict[str, _Model] = {}
         authority = f"Authorization: Bearer {key}\r\n" if key else ""
@@ -190,11 +189,8 @@ class Client:
         """Lets go of its connections; the next call makes new ones."""
         with self._lock:
             idle, self._idle = self._idle, []
-            streams, self._idle_async = self._idle_async, []
         for connection in idle:
             connection.close()
-        for stream in streams:
-            stream.abort()
 
     # --- reads ------------------------------------------------------------------------------------
 
@@ -310,56 +306,52 @@ class Client:
                 if kept is not None and not began:
                     continue  # it was closed while it lay idle
                 raise ServerUnavailable(f"{self._place.url}: {error.strerror or error}") from error
-            if answer.keep:
-                with self._lock:
-                    if len(self._idle) < IDLE:
-                        self._idle.append(connection)
-                        connection = None
-            _drop(connection)
+            self._keep(connection, answer)
             return answer.status, answer.headers, answer.body
 
     async def _ask_async(
         self, method: str, path: str, body: bytes, json_length: int | None
     ) -> tuple[int, dict[bytes, bytes], bytes]:
+        if self._place.tls is not None:  # event loops have TLS for transports alone
+            ends = time.monotonic() + self._timeout
+            return await asyncio.to_thread(self._ask, method, path, body, json_length, ends)
         request = self._request(method, path, body, json_length)
         loop = asyncio.get_running_loop()
         while True:
-            kept = None
-            while self._idle_async and kept is None:
-                candidate = self._idle_async.pop()
-                if candidate.loop is loop and not candidate.writer.is_closing():
-                    kept = candidate
-                else:
-                    candidate.abort()  # of a loop that has ended
+            with self._lock:
+                kept = self._idle.pop() if self._idle else None
             began = False
-            stream = kept
+            connection = kept
             try:
-                if stream is None:
-                    stream = _Stream(loop, *await self._place.connect_async())
-                stream.writer.write(request)
-                await stream.writer.drain()
+                if connection is None:
+                    connection = await asyncio.to_thread(self._place.connect, self._timeout)
+                connection.setblocking(False)  # noqa: FBT003  the socket's own
+                await loop.sock_sendall(connection, request)
                 answer = _Answer()
                 while not answer.whole:
-                    data = await stream.reader.read(1 << 18)
-                    answer.feed(data)
+                    answer.feed(await loop.sock_recv(connection, 1 << 18))
                     began = True
             except TimeoutError:
+                _drop(connection)
                 raise
             except OSError as error:
-                if stream is not None:
-                    stream.abort()
+                _drop(connection)
                 if kept is not None and not began:
                     continue
                 raise ServerUnavailable(f"{self._place.url}: {error.strerror or error}") from error
-            except BaseException:
-                if stream is not None:
-                    stream.abort()
+            except BaseException:  # a task that was cancelled leaves half an answer behind
+                _drop(connection)
                 raise
-            if answer.keep and len(self._idle_async) < IDLE:
-                self._idle_async.append(stream)
-            else:
-                stream.abort()
+            self._keep(connection, answer)
             return answer.status, answer.headers, answer.body
+
+    def _keep(self, connection: socket.socket, answer: _Answer) -> None:
+        if answer.keep:
+            with self._lock:
+                if len(self._idle) < IDLE:
+                    self._idle.append(connection)
+                    return
+        connection.close()
 
 
 # --- places ---------------------------------------------------------------------------------------
@@ -404,23 +396,6 @@ class _Place:
         made = socket.create_connection(self.address, timeout)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return made if self.tls is None else self.tls.wrap_socket(made, server_hostname=self.address[0])
-
-    async def connect_async(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if isinstance(self.address, str):
-            return await asyncio.open_unix_connection(self.address, limit=1 << 20)
-        host, port = self.address
-        return await asyncio.open_connection(host, port, ssl=self.tls, limit=1 << 20)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    loop: asyncio.AbstractEventLoop
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    def abort(self) -> None:
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.writer.transport.abort)
 
 
 def _drop(connection: socket.socket | None) -> None:

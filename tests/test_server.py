@@ -313,9 +313,9 @@ def test_bad_requests_are_refused_exactly(server: Server, case: Any) -> None:
 
 
 BAD_BINARY: list[tuple[str, Any, Any, str]] = [
-    ("a length beyond the body", lambda b, n: (b, str(len(b) + 1)), None, "Inference-Header-Content-Length"),
-    ("a length below zero", lambda b, n: (b, "-1"), None, "Inference-Header-Content-Length"),
-    ("a length of words", lambda b, n: (b, "ten"), None, "Inference-Header-Content-Length"),
+    ("a length beyond the body", lambda b, _: (b, str(len(b) + 1)), None, "Inference-Header-Content-Length"),
+    ("a length below zero", lambda b, _: (b, "-1"), None, "Inference-Header-Content-Length"),
+    ("a length of words", lambda b, _: (b, "ten"), None, "Inference-Header-Content-Length"),
     ("a length that cuts the JSON", lambda b, n: (b, str(n - 3)), None, "not JSON"),
     ("a tensor that breaks off", lambda b, n: (b[:-1], str(n)), None, "bytes are left"),
     ("bytes after the last", lambda b, n: (b + b"x", str(n)), None, "come after"),

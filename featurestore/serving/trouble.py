@@ -35,7 +35,7 @@ PATIENCE: Final = 0.05
 class Breaker:
     """Stops asking a store that does not answer: after `failures` in a row for `pause` seconds, then one read tries.
 
-    Safe to share between threads.
+    With each try that fails the pause doubles, up to five times its length. Safe to share between threads.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Breaker:
                         f"the online store did not answer {self._failed} times in a row: not asked again for "
                         f"{self._until - now:.1f} s"
                     )
-                self._until = now + self._pause
+                self._until = now + self._length()
 
     def succeeded(self) -> None:
         if self._failed:
@@ -72,7 +72,10 @@ class Breaker:
     def failed(self) -> None:
         with self._lock:
             self._failed += 1
-            self._until = self._clock() + self._pause
+            self._until = self._clock() + self._length()
+
+    def _length(self) -> float:
+        return self._pause * min(2.0 ** min(max(self._failed - self._limit, 0), 3), 5.0)
 
 
 class Degraded(OnlineFeatures):
