@@ -106,7 +106,7 @@ class Worker:
             await asyncio.sleep(TICK)
             self.front.lag = max(time.monotonic() - due, 0.0)
             metrics.LAG.set(self.front.lag)
-            metrics.IN_FLIGHT.set(self.front.in_flight)
+            self.front.put()
             metrics.BREAKER.set(self.catalog.breaker.is_open)
 
     async def health(self) -> health.Health:
@@ -180,6 +180,7 @@ def _probes(api: FastAPI, worker: Worker) -> None:
 
     @api.get("/metrics")
     async def figures() -> Response:
+        worker.front.put()
         text, kind = await asyncio.to_thread(metrics.exposition)
         return Response(text, media_type=kind)
 

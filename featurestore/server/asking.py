@@ -17,6 +17,21 @@ FAR: Final = 253_402_300_800_000_000
 
 
 @dataclass(slots=True)
+class Head:
+    """The JSON before binary tensors, understood once: a client sends the same one again and again.
+
+    `tensors` are name, datatype, size and rows; `reply` is the JSON of the answer, once it is known.
+    """
+
+    tensors: tuple[tuple[str, str, int, int], ...]
+    at: int | None
+    timeout: float | None
+    id: str
+    outputs: list[tuple[str, bool]]
+    reply: bytes | None = None
+
+
+@dataclass(slots=True)
 class Ask:
     """What is read: `entities` and `request` are columns of one length. `timeout` is in seconds."""
 
@@ -27,7 +42,8 @@ class Ask:
     at: int | None = None
     timeout: float | None = None
     id: str = ""
-    outputs: list[Any] = field(default_factory=list)
+    outputs: list[tuple[str, bool]] = field(default_factory=list)
+    head: Head | None = None
 
 
 def ask_of(served: Served, columns: Mapping[str, Any], max_rows: int) -> Ask:

@@ -20,7 +20,6 @@ from featurestore.online.store import OnlineStore
 from featurestore.registry import Registry, ServiceVersion
 from featurestore.server import metrics
 from featurestore.serving.trouble import Breaker, SteadyReader
-from featurestore.status import Status
 from featurestore.types import DType, is_tensor
 
 SELECTIONS: Final = 256
@@ -40,38 +39,19 @@ class Served:
     marked: bool = False
     """Whether the registry knows that it has served."""
     tensor: tuple[str, ...] = field(init=False)
-    meters: Meters = field(init=False)
+    meters: metrics.Meters = field(init=False)
 
     def __post_init__(self) -> None:
+        self.heads: dict[bytes, Any] = {}  # what `oip` understood of requests, by their text
         self.keys: Mapping[str, DType] = self.reader.key_types
         self.asked: Mapping[str, DType] = dict(self.service.request)
         self.columns: Mapping[str, DType] = dict(self.service.columns)
         self.tensor = tuple(n for n, t in self.columns.items() if is_tensor(t))
-        self.meters = Meters(self.name if self.version else "selection")
+        self.meters = metrics.Meters(self.name if self.version else "selection")
 
     @property
     def reference(self) -> str:
         return f"{self.name}@{self.version}" if self.version else self.name
-
-
-class Meters:
-    """The metrics of one service, looked up once."""
-
-    def __init__(self, service: str) -> None:
-        self.decode, self.read, self.encode = (
-            metrics.STAGE.labels(service, stage) for stage in ("decode", "read", "encode")
-        )
-        self.rows = metrics.ROWS.labels(service)
-        self.cells = [metrics.CELLS.labels(service, status.name) for status in Status]
-        self.degraded = metrics.DEGRADED.labels(service)
-        self._service = service
-        self._latency: dict[str, Any] = {}
-
-    def latency(self, route: str) -> Any:
-        found = self._latency.get(route)
-        if found is None:
-            found = self._latency[route] = metrics.LATENCY.labels(self._service, route)
-        return found
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ means; `refusals` makes answers of them.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import secrets
@@ -106,7 +107,8 @@ class Front:
         self._embedded = embedded
         self._pool = ThreadPoolExecutor(THREADS, "read")
         self._routes: dict[str, Route] = {}
-        self._counters: dict[tuple[str, int], Any] = {}
+        self._counted: dict[tuple[str, int], int] = {}
+        self._ids, self._number = secrets.token_hex(10), itertools.count()
         self._max_lag = settings.max_lag_ms / 1000
         self._timeout = settings.timeout_ms / 1000
 
@@ -121,7 +123,9 @@ class Front:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id")
         request_id = (
-            given.decode() if given is not None and _REQUEST_ID.match(given) else secrets.token_hex(16)
+            given.decode()
+            if given is not None and _REQUEST_ID.match(given)
+            else f"{self._ids}{next(self._number):012x}"
         )
         if route is None:
             await self._other(scope, receive, send, headers, request_id)
@@ -177,7 +181,6 @@ class Front:
         try:
             started = time.perf_counter()
             ask = self._decode(route, served, body, scope, headers, key)
-            meters = ask.served.meters
             decoded = time.perf_counter()
             if self.traces is None:
                 result = await self._read(ask, began)
@@ -189,18 +192,15 @@ class Front:
             ended = time.perf_counter()
         finally:
             self.in_flight -= 1
-        meters.decode.observe(decoded - started)
-        meters.read.observe(read - decoded)
-        meters.encode.observe(ended - read)
-        meters.latency(route.label).observe(ended - began)
-        meters.rows.inc(ask.rows)
-        for block in result.blocks:
-            if block.status is None:
-                meters.cells[0].inc(block.values.size)
-            else:
-                for status, count in enumerate(_counts(block.status)):
-                    if count:
-                        meters.cells[status].inc(count)
+        ask.served.meters.note(
+            route.label,
+            result,
+            decoded - started,
+            read - decoded,
+            ended - read,
+            ended - began,
+            degraded=type(result) is Degraded,
+        )
         return reply
 
     async def _body(self, receive: Receive, headers: dict[bytes, bytes]) -> bytes:
@@ -308,8 +308,6 @@ class Front:
         self, route: Route, result: OnlineFeatures, ask: Ask, request_id: str, scope: Scope
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         degraded = type(result) is Degraded
-        if degraded:
-            ask.served.meters.degraded.inc()
         if route.form == "oip":
             body, head = oip.encode(result, ask, degraded=degraded)
             if head is None:
@@ -385,10 +383,15 @@ class Front:
         return status, fields, body
 
     def count(self, route: str, status: int) -> None:
-        counter = self._counters.get((route, status))
-        if counter is None:
-            counter = self._counters[route, status] = metrics.REQUESTS.labels(route, str(status))
-        counter.inc()
+        self._counted[route, status] = self._counted.get((route, status), 0) + 1
+
+    def put(self) -> None:
+        """What was counted since the last time, where Prometheus sees it."""
+        counted, self._counted = self._counted, {}
+        for (route, status), count in counted.items():
+            metrics.REQUESTS.labels(route, str(status)).inc(count)
+        metrics.IN_FLIGHT.set(self.in_flight)
+        metrics.put_all()
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -402,12 +405,6 @@ def _query(scope: Scope) -> dict[str, str]:
         return {k: v[-1] for k, v in parse_qs(raw.decode("latin-1"), max_num_fields=20).items()}
     except ValueError as error:
         raise RequestError("the query has more than 20 fields") from error
-
-
-def _counts(status: Any) -> list[int]:
-    import numpy as np
-
-    return np.bincount(status.reshape(-1)).tolist()  # type: ignore[no-any-return]
 
 
 async def _send(
