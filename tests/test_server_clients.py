@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -170,6 +172,35 @@ def test_torch_shares_memory(server: Server) -> None:
         tensor = got.to_torch()
         assert tensor.data_ptr() == got.values.ctypes.data
         assert tensor.dtype == torch.float32
+
+
+@pytest.mark.slow
+def test_the_page_on_the_server_runs(tmp_path: Path) -> None:
+    page = (ROOT / "docs/server.md").read_text(encoding="utf-8")
+    folder = tmp_path / "shop"
+    for arguments in (
+        ["init", str(folder)],
+        ["-C", str(folder), "apply", "--yes"],
+        ["-C", str(folder), "materialize"],
+    ):
+        subprocess.run(
+            [sys.executable, "-m", "featurestore.cli", *arguments], cwd=ROOT, check=True, capture_output=True
+        )
+    with serving(folder) as server:
+        python = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        names: dict[str, Any] = {}
+        exec(python[0].replace("http://127.0.0.1:6566", server.url), names)
+        assert names["vectors"].to_numpy().shape == (2, 9)
+        assert names["typed"].to_dict()["tier"] != [None]
+        names["client"].close()
+        exec(python[1], names)
+        curl = shutil.which("curl") or missing("curl", package="curl")
+        commands = re.findall(r"```\n(curl .*?)```", page, re.DOTALL)
+        assert len(commands) == 2
+        for command in commands:
+            line = command.replace("http://127.0.0.1:6566", server.url).replace("curl", curl, 1)
+            said = json.loads(subprocess.run(["bash", "-c", line], check=True, capture_output=True).stdout)
+            assert "error" not in said
 
 
 # ------------------------------------------------------------------------------------------------- what nobody changed

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @shared_options
 @click.pass_context
 def key_command(ctx: click.Context, /, **options: Any) -> None:
-    """Keys for the server: who may read which services, write events, or administer."""
+    """Keys for the server: who may read which services, write, or administer."""
     ctx.obj = Settings.of(options, ctx.find_object(Settings))
 
 

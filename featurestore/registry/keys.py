@@ -1,4 +1,4 @@
-"""API keys, hashed at rest: who may read which services, write events, or administer.
+"""API keys, hashed at rest: who may read which services, write, or administer.
 
 A key is `fs_<id>_<secret>`. The registry keeps its id and the SHA-256 of the whole, never the secret: that has 256 random
 bits, so a slow hash would add nothing.
@@ -20,7 +20,7 @@ from featurestore.registry.registry import Registry
 
 Role = Literal["read", "write", "admin"]
 ROLES: Final[tuple[Role, ...]] = ("read", "write", "admin")
-"""Each may do what those before it may: read features, write events, administer."""
+"""Each may do what those before it may: read features, write, administer."""
 
 TABLE: Final = "fs_keys"
 _COLUMNS: Final = (
