@@ -46,6 +46,8 @@ numbers = fs.FeatureView("numbers", fs.Entity("thing", key="id"), source, [fs.la
 service = fs.FeatureService("numbers", [numbers])
 """
 
+JSON = b"content-type: application/json\r\n"
+
 PING = """
 import sys, socket, uvicorn
 async def app(scope, receive, send):
@@ -108,12 +110,12 @@ def main() -> None:
             contenders[f"binary N={n}"] = (ours, at, binary(rng.integers(0, KNOWN, n)))
         entities = {"id": rng.integers(0, KNOWN, 100).tolist()}
         body = json.dumps({"feature_service": "numbers", "entities": entities}).encode()
-        contenders["JSON N=100"] = (ours, at, post("/get-online-features", body))
+        contenders["JSON N=100"] = (ours, at, post("/get-online-features", body, JSON))
         if "FEAST_PYTHON" in os.environ:
             peer, at = stack.enter_context(feast(folder, port))
             names = [f"numbers:f{i}" for i in range(FEATURES)]
             body = json.dumps({"features": names, "entities": entities}).encode()
-            contenders["feast serve JSON N=100"] = (peer, at, post("/get-online-features", body))
+            contenders["feast serve JSON N=100"] = (peer, at, post("/get-online-features", body, JSON))
         for process, at, request in contenders.values():
             load(process, at, request, given.connections, 0.5)
         with FeatureStore(folder) as store:

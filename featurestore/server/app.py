@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import time
@@ -75,6 +76,8 @@ class Worker:
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(self.poll)
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: no use in walking it again and again
         tasks = [asyncio.create_task(self._polling()), asyncio.create_task(self._ticking())]
         yield
         for task in tasks:
