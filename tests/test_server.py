@@ -560,8 +560,8 @@ def test_a_unix_socket_several_workers_and_their_metrics_together(folder: Path, 
             for _ in range(20):
                 client.close()  # the next may meet the other worker
                 assert len(client.get_online_features("plain", {"shop": ["s1", "s2"]})) == 2
-            text = _get_over(path, "/metrics")
-        assert 'fs_rows_total{service="plain"} 40.0' in text
+            # Each worker puts its figures there every tenth of a second.
+            wait_until(lambda: 'fs_rows_total{service="plain"} 40.0' in _get_over(path, "/metrics"), 20)
         assert server.stop() == 0
     assert not path.exists()
 
