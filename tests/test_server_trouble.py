@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -181,3 +183,34 @@ def test_the_breaker_opens_lets_one_try_and_closes() -> None:
     breaker.succeeded()
     breaker.enter()
     assert not breaker.is_open
+
+
+def test_each_read_is_a_span_of_the_callers_trace() -> None:
+    """In a process of its own: a tracer provider can be set once."""
+    code = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from featurestore.server.traces import Traces
+
+assert Traces.from_environment() is None
+kept = InMemorySpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(kept))
+trace.set_tracer_provider(provider)
+traces = Traces.from_environment()
+caller = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+with traces.span({b"traceparent": caller, b"authorization": b"Bearer fs_secret"}, "plain@1", 3, "r1"):
+    pass
+(span,) = kept.get_finished_spans()
+assert f"{span.context.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
+assert f"{span.parent.span_id:016x}" == "b7ad6b7169203331"
+assert dict(span.attributes) == {"fs.service": "plain@1", "fs.rows": 3, "fs.request_id": "r1"}
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("OTEL_")}
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
