@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,32 @@ from featurestore.errors import ConfigError, Problem, Where, nearest
 
 FILE = "fs.toml"
 
-_TEXT, _LIST = "a text", "a list of texts"
+_TEXT, _LIST, _WHOLE = "a text", "a list of texts", "a whole number"
 _KNOWN: dict[str, dict[str, str]] = {
     "project": {"name": _TEXT, "definitions": _LIST},
     "registry": {"url": _TEXT},
     "online": {"url": _TEXT},
-    "offline": {"path": _TEXT, "memory_limit": _TEXT, "threads": "a whole number"},
+    "offline": {"path": _TEXT, "memory_limit": _TEXT, "threads": _WHOLE},
+    "server": {
+        "host": _TEXT,
+        "port": _WHOLE,
+        "uds": _TEXT,
+        "workers": _WHOLE,
+        "timeout_ms": _WHOLE,
+        "max_body_bytes": _WHOLE,
+        "max_rows": _WHOLE,
+        "max_in_flight": _WHOLE,
+        "max_lag_ms": _WHOLE,
+        "requests_per_second": _WHOLE,
+        "receive_seconds": _WHOLE,
+        "keep_alive_seconds": _WHOLE,
+        "drain_seconds": _WHOLE,
+        "poll_ms": _WHOLE,
+        "log_requests": _WHOLE,
+        "tls_certificate": _TEXT,
+        "tls_key": _TEXT,
+        "tls_client_ca": _TEXT,
+    },
 }
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -41,6 +61,8 @@ class Config:
     memory_limit: str | None = None
     threads: int | None = None
     environment: str | None = None
+    server: Mapping[str, str | int] = field(default_factory=dict)
+    """What `[server]` says, by name; `featurestore.server.settings` has the meaning of each."""
 
     @property
     def offline(self) -> Path:
@@ -93,6 +115,7 @@ def load_config(
         memory_limit=settings.get("offline.memory_limit"),
         threads=settings.get("offline.threads"),
         environment=environment,
+        server={k.removeprefix("server."): v for k, v in settings.items() if k.startswith("server.")},
     )
 
 

@@ -26,10 +26,16 @@ FeatureStoreError
 │   ├── LogCorrupt         bytes that are not what was written, and the call that sets them aside
 │   ├── LogPruned          an offset whose events were removed
 │   └── EventError         events of the wrong shape; none of them was kept
-└── OnlineStoreError
-    ├── StoreCorrupt       bytes that do not decode
-    ├── StoreUnavailable   no answer
-    └── StoreFull          nothing more fits; what was there is untouched
+├── OnlineStoreError
+│   ├── StoreCorrupt       bytes that do not decode
+│   ├── StoreUnavailable   no answer
+│   └── StoreFull          nothing more fits; what was there is untouched
+└── ServingError           between a client and a server
+    ├── AccessDenied       a key that is missing, unknown, revoked, or not for this
+    ├── TooLarge           a body or a number of rows beyond the server's limits
+    ├── Overloaded         the server is shedding load; `retry_after` says when to come back
+    ├── DeadlineExceeded   no answer within the time that was given
+    └── ServerUnavailable  no connection, or an answer that breaks off
 """
 
 from __future__ import annotations
@@ -248,6 +254,34 @@ class StoreUnavailable(OnlineStoreError):
 
 class StoreFull(OnlineStoreError):
     """The store has no room; the batch that did not fit left nothing behind."""
+
+
+class ServingError(FeatureStoreError):
+    """A server and its client did not come together: the request was refused, or there was no answer."""
+
+
+class AccessDenied(ServingError):
+    """The key is missing, unknown or revoked, or its role or scope does not cover what was asked for."""
+
+
+class TooLarge(ServingError):
+    """A body of more bytes, or a request of more rows, than the server takes."""
+
+
+class Overloaded(ServingError):
+    """The server takes no more for now. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class DeadlineExceeded(ServingError):
+    """There was no answer within the time that the request or its service gives."""
+
+
+class ServerUnavailable(ServingError):
+    """There is no connection to the server, or its answer broke off."""
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:

@@ -256,6 +256,10 @@ class Service:
     order: tuple[str, ...] = ()
     """The names of the columns in order; empty is the order of the reads."""
     scale: tuple[Scaling, ...] = ()
+    deadline: int | None = None
+    """Microseconds within which a read answers or fails."""
+    on_unavailable: str = "fail"
+    """What a read gives while the store does not answer: `fail`, `last_known` or `default`."""
 
     @property
     def columns(self) -> tuple[tuple[str, DType], ...]:
@@ -405,6 +409,10 @@ def service_fingerprint(service: Service, views: Mapping[str, View]) -> str:
     }
     reads = [[r.output, *meanings[r.output]] for r in service.reads if not r.hidden]
     said: dict[str, Any] = {"reads": reads, "max_staleness": service.max_staleness}
+    if service.deadline is not None:
+        said["deadline"] = service.deadline
+    if service.on_unavailable != "fail":
+        said["on_unavailable"] = service.on_unavailable
     if service.on_demand:
         inputs: dict[str, Expr] = {
             r.output: Column(digest(meanings[r.output])) for r in service.reads if r.hidden

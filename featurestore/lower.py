@@ -664,13 +664,21 @@ class _Lowering:
     ) -> ir.Service | None:
         before = len(self.problems)
         who = f"feature service '{service.name}'"
-        for setting in ("label", "capture", "deadline"):
+        for setting in ("label", "capture"):
             if getattr(service, setting) is not None:
                 self._later(service.line, who, setting)
         if service.expectations:
             self._later(service.line, who, "expectations")
-        if service.on_unavailable != "fail":
-            self._later(service.line, who, f"on_unavailable={service.on_unavailable!r}")
+        if service.on_unavailable not in ("fail", "last_known", "default"):
+            self.wrong(
+                service.line,
+                f"{who} has on_unavailable={service.on_unavailable!r}",
+                "there is 'fail', 'last_known' and 'default'",
+            )
+        if service.deadline is not None and service.deadline.microseconds <= 0:
+            self.wrong(
+                service.line, f"{who} has a deadline that is over at once", "give it at least a millisecond"
+            )
         reads: list[tuple[str, ir.Read]] = []
         computed: list[_Computed] = []
         order: list[int | str] = []
@@ -733,6 +741,8 @@ class _Lowering:
             request=tuple(sorted(asked.items())),
             order=tuple(outputs) if computed else (),
             scale=scale,
+            deadline=None if service.deadline is None else service.deadline.microseconds,
+            on_unavailable=service.on_unavailable,
         )
 
     def _scale(

@@ -51,6 +51,7 @@ from featurestore.scaling import (
 from featurestore.selection import select_views, select_views_and_services
 from featurestore.serving import OnlineFeatures, Reader, Rows
 from featurestore.serving.scaled import scaled_features
+from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
 from featurestore.stream.feeds import open_log
@@ -70,7 +71,8 @@ class FeatureStore:
         self.config = load_config(Path(folder), environment)
         self.registry: Registry = open_registry(self.config.registry_url, self.config.root)
         self._online: Any = None
-        self._readers: dict[str, Reader] = {}
+        self._readers: dict[str, Reader | SteadyReader] = {}
+        self._breaker = Breaker()
         self._scalers: dict[str, Scaler] = {}
         self._lock = threading.RLock()
 
@@ -329,7 +331,7 @@ class FeatureStore:
         """Feature vectors for entity rows: a dict of columns (scalars broadcast) or a list of row dicts.
 
         `at` replays a past moment: exact when nothing newer was written, else the status says INEXACT. `timeout` is in
-        seconds. `capture` has no effect on a service that declares none.
+        seconds; a service's `deadline` bounds it. `capture` has no effect on a service that declares none.
         """
         scaler = self._pinned(service) if scaled else None
         result = self._reader(service).read(entities, None if at is None else moment(at), timeout, request)
@@ -354,7 +356,7 @@ class FeatureStore:
         result = await reader.get_async(entities, None, request, timeout, at=at)
         return result if scaler is None else scaled_features(result, scaler)
 
-    def reader(self, service: Asked) -> Reader:
+    def reader(self, service: Asked) -> Reader | SteadyReader:
         """What reads one service, resolved once: `reader.get(keys)` costs little more than the store.
 
         It stays with the version it was made of, whatever is applied afterwards, and may be shared between threads.
@@ -554,7 +556,7 @@ class FeatureStore:
     def _known(self, asked: Asked) -> bool:
         return isinstance(asked, str) and asked in self._readers
 
-    def _reader(self, asked: Asked) -> Reader:
+    def _reader(self, asked: Asked) -> Reader | SteadyReader:
         name = asked if isinstance(asked, str) else None
         if name is not None and (found := self._readers.get(name)) is not None:
             return found
@@ -563,7 +565,7 @@ class FeatureStore:
                 return self._readers[name]
             service, views, version = self._resolve(asked)
             served = None if version is None else partial(self._mark_served, version)
-            reader = Reader(self._store(), service, views, served=served)
+            reader = reader_of(self._store(), service, views, self._breaker, served)
             if name is not None:
                 self._readers[name] = reader
             return reader

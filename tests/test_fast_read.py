@@ -490,6 +490,7 @@ def test_what_is_asked_in_one_tick_is_one_read(
             *(project.get_online_features_async("newest", {"id": [i % 9, i]}, at=NOON) for i in range(20))
         )
 
+    assert isinstance(reader, Reader)
     with counted(reader, monkeypatch) as asked:
         got = asyncio.run(all_at_once())
     assert [everything(g) for g in got] == want
@@ -524,6 +525,7 @@ def test_one_request_that_does_not_fit_leaves_the_others_alone(project: fs.Featu
 
 def test_one_entity_that_is_corrupt_leaves_the_others_alone(project: fs.FeatureStore) -> None:
     reader = project.reader("short")
+    assert isinstance(reader, Reader)
     (group,) = reader._groups
     ((where,), _) = entity_keys(group.view, [[55]], group.codec.prefix + BASE)
     (was,) = reader.store.read([where])
@@ -544,6 +546,8 @@ def test_one_entity_that_is_corrupt_leaves_the_others_alone(project: fs.FeatureS
 
 def test_each_request_has_its_own_deadline(project: fs.FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = project.reader("newest")
+    assert isinstance(reader, Reader)
+    assert isinstance(reader, Reader)
     fetch = reader.store.fetch
 
     def slow(batches: Sequence[Asked], timeout: float | None = None) -> list[Values]:

@@ -398,9 +398,15 @@ MISTAKES = [
     ),
     Mistake(
         "what this version cannot do",
-        'v = FeatureView("v", who, src, [week])\nx = FeatureService("x", [v], deadline=seconds(1))  # here',
-        "feature service 'x' asks for deadline, which this version cannot do yet",
+        'v = FeatureView("v", who, src, [week])\nx = FeatureService("x", [v], scale=1)  # here',
+        "feature service 'x' asks for scale, which this version cannot do yet",
         "leave it out",
+    ),
+    Mistake(
+        "a way to do without the store that there is not",
+        'v = FeatureView("v", who, src, [week])\nx = FeatureService("x", [v], on_unavailable="guess")  # here',
+        "feature service 'x' has on_unavailable='guess'",
+        "there is 'fail', 'last_known' and 'default'",
     ),
 ]
 

@@ -206,8 +206,16 @@ def _service_edits(
     added = [(i, name) for i, name in enumerate(after) if name not in before]
     breaks += [f"column {name} put before {list(after)[last]}" for i, name in added if i < last]
     harmless = [f"column {name} appended" for i, name in added if i > last]
-    stale, staler = ({"max_staleness": time_text(s.max_staleness), **_scales(s)} for s in (old.service, new))
-    return breaks, [*harmless, *differences(stale, staler)], frozenset(broken)
+    promised, promises = (
+        {
+            "max_staleness": time_text(s.max_staleness),
+            "deadline": time_text(s.deadline),
+            "on_unavailable": s.on_unavailable,
+            **_scales(s),
+        }
+        for s in (old.service, new)
+    )
+    return breaks, [*harmless, *differences(promised, promises)], frozenset(broken)
 
 
 def _scales(service: ir.Service) -> dict[str, str]:

@@ -295,11 +295,11 @@ class Registry:
     # --- what else is kept here -----------------------------------------------------------------------
 
     @contextmanager
-    def reading(self, table: str) -> Iterator[Transaction | None]:
-        """A transaction that reads one of the tables; None where there is none yet."""
+    def reading(self, table: str | None = None) -> Iterator[Transaction | None]:
+        """A transaction that reads one of the tables, or the registry itself; None where there is none yet."""
         with self._reading() as (transaction, _):
-            there = transaction is not None and table in self.database.tables(transaction)
-            yield transaction if there else None
+            known = table is None or (transaction is not None and table in self.database.tables(transaction))
+            yield transaction if known else None
 
     @contextmanager
     def writing(self) -> Iterator[Transaction]:

@@ -90,9 +90,7 @@ class Reader:
         before the store is asked, and StoreUnavailable when it does not answer in time.
         """
         asked = self.prepare(keys, request)
-        buffer = (
-            None if out is None else buffer_of(out, (asked.rows, len(self._columns.names)), self.service.name)
-        )
+        buffer = None if out is None else self.buffer(out, asked)
         result = self.answer(asked, None if at is None else moment(at), timeout)
         if buffer is not None:
             result.fill(buffer)
@@ -109,9 +107,7 @@ class Reader:
     ) -> OnlineFeatures:
         """`get` for an event loop, which it does not block: what is asked in one tick of the loop is one read of the store."""
         asked = self.prepare(keys, request)
-        buffer = (
-            None if out is None else buffer_of(out, (asked.rows, len(self._columns.names)), self.service.name)
-        )
+        buffer = None if out is None else self.buffer(out, asked)
         result = await self._together.answer(asked, None if at is None else moment(at), timeout)
         if buffer is not None:
             result.fill(buffer)
@@ -126,6 +122,10 @@ class Reader:
     ) -> OnlineFeatures:
         """`get` at a moment in microseconds."""
         return self.answer(self.prepare(entities, request), at, timeout)
+
+    def buffer(self, out: Any, asked: Request) -> Any:
+        """`out` as an array that the tensor of a request fits in. Raises RequestError."""
+        return buffer_of(out, (asked.rows, len(self._columns.names)), self.service.name)
 
     def prepare(self, keys: Any, request: Rows | None = None) -> Request:
         """Keys and request columns, checked; raises RequestError."""

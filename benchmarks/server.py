@@ -1,0 +1,341 @@
+"""The server against a bare ASGI ping in the same run: requests a second and processor time of each request.
+
+    python benchmarks/server.py [--store lmdb|redis] [--seconds S] [--rounds N] [--connections 8]
+
+Makes a project of 20 float features and 20,000 entities in a temporary folder, serves it with one worker, and asks over
+prebuilt requests on kept connections, one closed loop each. The ping is an ASGI function behind the same uvicorn; `read`
+is the SDK's read of as many rows in process, which every request contains. Contenders take turns in each round; ratios are
+taken within a round. With FEAST_PYTHON (a Python that has Feast) `feast serve` joins, its online store in the same Redis.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from _common import machine
+
+from featurestore.store import FeatureStore
+
+KNOWN, FEATURES = 20_000, 20
+END = 1_700_000_000_000_000
+ROWS = (1, 100, 1000)
+
+DEFINITIONS = """
+import featurestore as fs
+
+columns = {"ts": fs.Timestamp, "id": fs.Int64, **{f"f{i}": fs.Float32 for i in range(20)}}
+source = fs.BatchSource("numbers", fs.Parquet("numbers.parquet"), event_time="ts", columns=columns)
+numbers = fs.FeatureView("numbers", fs.Entity("thing", key="id"), source, [fs.latest(f"f{i}") for i in range(20)])
+service = fs.FeatureService("numbers", [numbers])
+"""
+
+JSON = b"content-type: application/json\r\n"
+
+PING = """
+import sys, socket, uvicorn
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+sock = socket.socket(); sock.bind(("127.0.0.1", 0)); sock.listen(2048)
+print(sock.getsockname()[1], flush=True)
+config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False, date_header=False,
+                        server_header=False, proxy_headers=False)
+uvicorn.Server(config).run([sock])
+"""
+
+FEAST_REPO = """
+import sys
+from datetime import datetime, timedelta, timezone
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast.types import Float32
+root, port = sys.argv[1], sys.argv[2]
+open(f"{root}/feature_store.yaml", "w").write(f'''project: p
+provider: local
+registry: {root}/registry.db
+entity_key_serialization_version: 3
+online_store:
+  type: redis
+  connection_string: "127.0.0.1:{port}"
+''')
+store = FeatureStore(repo_path=root)
+thing = Entity(name="thing", join_keys=["id"], value_type=ValueType.INT64)
+view = FeatureView(name="numbers", entities=[thing], ttl=timedelta(days=99999),
+                   schema=[Field(name=f"f{i}", dtype=Float32) for i in range(20)],
+                   source=FileSource(path=sys.argv[3], timestamp_field="ts"))
+store.apply([thing, view])
+store.materialize(datetime(2023, 1, 1, tzinfo=timezone.utc), datetime(2023, 12, 31, tzinfo=timezone.utc))
+"""
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--store", choices=("lmdb", "redis"), default="lmdb")
+    arguments.add_argument("--seconds", type=float, default=1.0)
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--connections", type=int, default=8)
+    given = arguments.parse_args()
+    print(machine("uvicorn", "fastapi", "numpy"))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fs-server-")))
+        port = stack.enter_context(redis()) if given.store == "redis" or "FEAST_PYTHON" in os.environ else 0
+        url = f"redis://127.0.0.1:{port}/0" if given.store == "redis" else "lmdb://.fs/online"
+        prepare(folder, url)
+        contenders: dict[str, tuple[int, int, bytes]] = {}
+        ping, at = stack.enter_context(running([sys.executable, "-c", PING], folder / "ping.log"))
+        contenders["ping"] = (ping, at, post("/ping", b""))
+        argv = [sys.executable, "-m", "featurestore.cli", "-C", str(folder), "serve", "--port", "0", "--json"]
+        ours, at = stack.enter_context(running(argv, folder / "serve.log"))
+        rng = np.random.default_rng(0)
+        for n in ROWS:
+            contenders[f"binary N={n}"] = (ours, at, binary(rng.integers(0, KNOWN, n)))
+        entities = {"id": rng.integers(0, KNOWN, 100).tolist()}
+        body = json.dumps({"feature_service": "numbers", "entities": entities}).encode()
+        contenders["JSON N=100"] = (ours, at, post("/get-online-features", body, JSON))
+        if "FEAST_PYTHON" in os.environ:
+            peer, at = stack.enter_context(feast(folder, port))
+            names = [f"numbers:f{i}" for i in range(FEATURES)]
+            body = json.dumps({"features": names, "entities": entities}).encode()
+            contenders["feast serve JSON N=100"] = (peer, at, post("/get-online-features", body, JSON))
+        for process, at, request in contenders.values():
+            load(process, at, request, given.connections, 0.5)
+        with FeatureStore(folder) as store:
+            reads = {n: in_process(store, rng.integers(0, KNOWN, n)) for n in ROWS}
+        race(contenders, reads, given)
+
+
+def race(
+    contenders: dict[str, tuple[int, int, bytes]],
+    reads: dict[int, Callable[[], float]],
+    given: argparse.Namespace,
+) -> None:
+    """Rounds of all contenders in turns; prints medians, and ratios within a round."""
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    cpu: dict[str, list[float]] = {name: [] for name in contenders}
+    alone: dict[int, list[float]] = {n: [] for n in ROWS}
+    for _ in range(given.rounds):
+        for name, (process, at, request) in contenders.items():
+            rate, seconds = load(process, at, request, given.connections, given.seconds)
+            rates[name].append(rate)
+            cpu[name].append(seconds)
+        for n, read in reads.items():
+            alone[n].append(read())
+    print(f"{given.store}, {given.connections} connections, one worker, {given.rounds} rounds")
+    for name in contenders:
+        times = statistics.median(a / b for a, b in zip(cpu[name], cpu["ping"], strict=True))
+        print(
+            f"  {name:<24}{statistics.median(rates[name]):9,.0f} requests/s  "
+            f"cpu {statistics.median(cpu[name]) * 1e6:9.1f} us  {times:6.2f}x ping"
+        )
+    for n in ROWS:
+        read = statistics.median(alone[n])
+        beside = statistics.median(
+            (a - r) / p for a, r, p in zip(cpu[f"binary N={n}"], alone[n], cpu["ping"], strict=True)
+        )
+        print(
+            f"  read N={n:<5} in process    cpu {read * 1e6:7.1f} us; the request without it is {beside:.2f}x ping"
+        )
+    peer = "feast serve JSON N=100"
+    if peer in rates:
+        for name in ("binary N=100", "JSON N=100"):
+            times = statistics.median(a / b for a, b in zip(rates[name], rates[peer], strict=True))
+            print(f"  {name}: {times:.1f}x the requests/s of {peer}")
+
+
+def prepare(folder: Path, url: str) -> None:
+    rng = np.random.default_rng(1)
+    columns = {f"f{i}": rng.standard_normal(KNOWN).astype("f4") for i in range(FEATURES)}
+    ts = pa.array(np.full(KNOWN, END - 10**6), pa.timestamp("us", tz="UTC"))
+    pq.write_table(pa.table({"ts": ts, "id": np.arange(KNOWN), **columns}), folder / "numbers.parquet")
+    (folder / "numbers.py").write_text(DEFINITIONS, encoding="utf-8")
+    (folder / "fs.toml").write_text(f'[online]\nurl = "{url}"\n', encoding="utf-8")
+    with FeatureStore(folder) as store:
+        store.apply()
+        store.materialize(end=END)
+
+
+def post(path: str, body: bytes, headers: bytes = b"") -> bytes:
+    return b"POST %b HTTP/1.1\r\nhost: x\r\n%bcontent-length: %d\r\n\r\n%b" % (
+        path.encode(), headers, len(body), body
+    )  # fmt: skip
+
+
+def binary(ids: np.ndarray) -> bytes:
+    raw = ids.astype("<i8").tobytes()
+    tensor = {
+        "name": "id",
+        "datatype": "INT64",
+        "shape": [len(ids)],
+        "parameters": {"binary_data_size": len(raw)},
+    }
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    return post(
+        "/v2/models/numbers/infer", head + raw, b"inference-header-content-length: %d\r\n" % len(head)
+    )
+
+
+def in_process(store: FeatureStore, ids: np.ndarray) -> Callable[[], float]:
+    """Processor seconds of one read, the tensor made."""
+
+    def run() -> float:
+        calls = max(20, 3000 // len(ids))
+        began = time.process_time()
+        for _ in range(calls):
+            store.get_online_features("numbers", {"id": ids}).to_numpy()
+        return (time.process_time() - began) / calls
+
+    run()
+    return run
+
+
+def load(process: int, port: int, request: bytes, connections: int, seconds: float) -> tuple[float, float]:
+    """Requests a second, and processor seconds of the server for each."""
+    watch = selectors.DefaultSelector()
+    lines = []
+    for _ in range(connections):
+        line = socket.create_connection(("127.0.0.1", port))
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        state = {"left": 0}
+        watch.register(line, selectors.EVENT_READ, state)
+        lines.append(line)
+    before, began, done = used(process), time.perf_counter(), 0
+    for line in lines:
+        line.sendall(request)
+    while time.perf_counter() - began < seconds or done < connections:
+        for key, _ in watch.select():
+            line, state = key.fileobj, key.data
+            data = line.recv(1 << 20)
+            if not data:
+                raise SystemExit(f"the server hung up at {request[:60]!r}")
+            if state["left"] == 0:
+                head = data.find(b"\r\n\r\n")
+                if not data.startswith(b"HTTP/1.1 200") or head < 0:
+                    raise SystemExit(data[:2000].decode())
+                at = data.find(b"\r\ncontent-length:")
+                state["left"] = int(data[at + 17 : data.find(b"\r", at + 2)]) + head + 4
+            state["left"] -= len(data)
+            if state["left"] == 0:
+                done += 1
+                line.sendall(request)
+    took, cpu = time.perf_counter() - began, used(process) - before
+    for line in lines:
+        line.close()
+    return done / took, cpu / done
+
+
+def used(process: int) -> float:
+    """Processor seconds of a process so far, its children's as well."""
+    total = 0.0
+    for stat in [Path(f"/proc/{process}/stat"), *(Path(f"/proc/{c}/stat") for c in children(process))]:
+        fields = stat.read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def children(process: int) -> list[int]:
+    return [int(c) for c in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+@contextmanager
+def running(argv: list[str], log: Path) -> Iterator[tuple[int, int]]:
+    """A server that says its port (or its URL as JSON) on stdout: its process and port."""
+    with log.open("w") as errors:
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        assert process.stdout is not None
+        said = ""
+        while not said.strip().isdigit() and not said.rstrip().endswith("}"):
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit(log.read_text())
+            said += line
+        said = said.strip()
+        yield process.pid, int(said if said.isdigit() else json.loads(said)["url"].rpartition(":")[2])
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+@contextmanager
+def redis() -> Iterator[int]:
+    binary = shutil.which("redis-server")
+    if binary is None:
+        raise SystemExit("redis-server is not installed")
+    port = free_port()
+    process = subprocess.Popen(
+        [binary, "--port", str(port), "--save", "", "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL
+    )
+    try:
+        answering(port)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def feast(folder: Path, redis_port: int) -> Iterator[tuple[int, int]]:
+    python = Path(os.environ["FEAST_PYTHON"])
+    repo = folder / "feast"
+    repo.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    argv = [str(python), "-c", FEAST_REPO, str(repo), str(redis_port), str(folder / "numbers.parquet")]
+    subprocess.run(argv, check=True, env=environment, capture_output=True)
+    port = free_port()
+    with (folder / "feast.log").open("w") as log:
+        argv = [
+            str(python.parent / "feast"),
+            "-c",
+            str(repo),
+            "serve",
+            "--port",
+            str(port),
+            "--no-access-log",
+        ]
+        process = subprocess.Popen(argv, stdout=log, stderr=log, env=environment, start_new_session=True)
+    try:
+        answering(port)
+        yield process.pid, port
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+
+
+def answering(port: int) -> None:
+    for _ in range(600):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise SystemExit(f"nothing answers on port {port}")
+
+
+def free_port() -> int:
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return int(made.getsockname()[1])
+
+
+if __name__ == "__main__":
+    main()
