@@ -87,14 +87,13 @@ class Flink:
         answer = json.loads(self._driver.stdout.readline())
         if "error" in answer:
             raise FlinkError(answer["error"])
-        return [[json.loads(line) for line in out.read_text().splitlines()] for out in outs]
+        # Not splitlines(): text may hold a line separator of Unicode's.
+        return [[json.loads(line) for line in out.read_text().split("\n") if line] for out in outs]
 
     def table(self, name: str, schema: Mapping[str, DType], rows: Iterable[Mapping[str, Any]]) -> str:
         """Writes rows of physical values, as they are, and gives the DDL of a table of them."""
         path = self.path(".jsonl")
-        path.write_text(
-            "".join(json.dumps({k: _written(v) for k, v in row.items()}) + "\n" for row in rows)
-        )
+        path.write_text("".join(json.dumps({k: _written(v) for k, v in row.items()}) + "\n" for row in rows))
         columns = ", ".join(f"{ident(n, FLINK)} {type_name(t)}" for n, t in schema.items())
         options = {"connector": "filesystem", "path": path.as_uri(), "format": "json"}
         return f"CREATE TEMPORARY TABLE {ident(name, FLINK)} ({columns}) WITH ({with_options(options)})"

@@ -24,9 +24,12 @@ def in_flink(
     flink: Flink, nodes: Sequence[Expr], schema: Mapping[str, DType], rows: Sequence[Mapping[str, Any]]
 ) -> list[list[Any]]:
     """The values of each node in each raw row, cleaned on the way in: all nodes are columns of one query."""
-    table = flink.table("rows", {"row number": Int64, **schema}, [{"row number": i, **r} for i, r in enumerate(rows)])
+    table = flink.table(
+        "rows", {"row number": Int64, **schema}, [{"row number": i, **r} for i, r in enumerate(rows)]
+    )
     cleaned = ", ".join(
-        f"{clean_sql(ident(name, FLINK), dtype, FLINK)} AS {ident(name, FLINK)}" for name, dtype in schema.items()
+        f"{clean_sql(ident(name, FLINK), dtype, FLINK)} AS {ident(name, FLINK)}"
+        for name, dtype in schema.items()
     )
     values = ", ".join(f"{expr_sql(node, schema, FLINK)} AS v{i}" for i, node in enumerate(nodes))
     query = f"SELECT `row number`, {values} FROM (SELECT `row number`, {cleaned} FROM `rows`)"

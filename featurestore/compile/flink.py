@@ -7,7 +7,7 @@ a product has a say.
 Left to itself Flink wraps an integer that overflows, saturates a cast, makes NULL of GREATEST when one argument is, cuts
 UPPER of a letter that grows, and fails the job on the division of two constants by zero. Its planner computes constants,
 and rewrites `x + 0`. So what its SQL has no total form for is a function of our own in Java, named here; only comparison,
-logic, CASE, COALESCE and || are Flink's.
+logic, CASE and || are Flink's.
 """
 
 from __future__ import annotations
@@ -109,8 +109,10 @@ JAVA = {
         "hour": "Times$Hour",
         "minute": "Times$Minute",
         "tile": "Times$Tile",
+        "arrival": "Times$Arrival",
         "least": "Choices$Least",
         "greatest": "Choices$Greatest",
+        "coalesce": "Choices$Coalesce",
         "compare": "Choices$Compare",
     }.items()
 }
@@ -279,7 +281,7 @@ FUNCTIONS: dict[str, Leaf] = {
     "is_null": lambda site: f"({site.args[0]} IS NULL)",
     "is_not_null": lambda site: f"({site.args[0]} IS NOT NULL)",
     "is_in": _is_in,
-    "coalesce": lambda site: f"COALESCE({', '.join(site.args)})",
+    "coalesce": _call("coalesce"),
     "least": _call("least"),
     "greatest": _call("greatest"),
     "lower": _call("lower"),
@@ -333,12 +335,9 @@ def _cast_to(value: str, source: DType, target: DType, site: Site) -> str:
         case (_, DecimalType()) if is_integer(source):
             return _from_decimal(f"CAST({value} AS BIGINT)", DecimalType(19, 0), target, site)
         case _ if target == String:
-            if source == Bool:
-                return f"(CASE WHEN {value} THEN {_literal('true', String)} WHEN NOT {value} THEN {_literal('false', String)} END)"
-            return f"CAST({value} AS STRING)"
+            return _chosen(value, "true", "false", String) if source == Bool else f"CAST({value} AS STRING)"
         case _ if source == Bool:
-            one, zero = _literal(1, target), _literal(0, target)
-            return f"(CASE WHEN {value} THEN {one} WHEN NOT {value} THEN {zero} END)"
+            return _chosen(value, 1, 0, target)
         case _ if source == Float64:
             return f"fs_{'to_float' if target == Float32 else 'double_to_int'}({value})"
         case _ if is_float(target) or (source, target) == (Int32, Int64):
@@ -351,6 +350,10 @@ def _cast_to(value: str, source: DType, target: DType, site: Site) -> str:
             return f"fs_midnight_of({value})"
         case _:
             raise _unsupported(site)
+
+
+def _chosen(truth: str, yes: Value, no: Value, dtype: DType) -> str:
+    return f"(CASE WHEN {truth} THEN {_literal(yes, dtype)} WHEN NOT {truth} THEN {_literal(no, dtype)} END)"
 
 
 def _from_decimal(value: str, source: DecimalType, target: DType, site: Site) -> str:

@@ -52,6 +52,23 @@ public final class Choices {
         }
     }
 
+    /** The first that is not null. The planner's own COALESCE loses its way when it drops what is never null. */
+    public static class Coalesce extends ScalarFunction {
+        public Object eval(Object... values) {
+            for (Object value : values) {
+                if (value != null) {
+                    return value;
+                }
+            }
+            return null;
+        }
+
+        @Override
+        public TypeInference getTypeInference(DataTypeFactory factory) {
+            return first();
+        }
+    }
+
     /** Negative, zero or positive; null if either is. */
     public static class Compare extends ScalarFunction {
         public Integer eval(Object a, Object b) {

@@ -9,8 +9,14 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.ObjectMapper;
+import org.apache.flink.table.api.DataTypes;
 import org.apache.flink.table.api.TableResult;
+import org.apache.flink.table.catalog.DataTypeFactory;
+import org.apache.flink.table.functions.ScalarFunction;
+import org.apache.flink.table.types.inference.InputTypeStrategies;
+import org.apache.flink.table.types.inference.TypeInference;
 import org.apache.flink.types.Row;
 import org.apache.flink.types.RowKind;
 import org.apache.flink.util.CloseableIterator;
@@ -48,6 +54,27 @@ public final class Collected {
         }
         save(keys == 0 ? rows : List.copyOf(last.values()), Path.of(path));
         return changes;
+    }
+
+    /** Any value as JSON text, so that rows of many shapes fit one query. */
+    public static class Json extends ScalarFunction {
+        private static final ObjectMapper JSON = new ObjectMapper();
+
+        public String eval(Object value) {
+            try {
+                return JSON.writeValueAsString(plain(value));
+            } catch (IOException e) {
+                throw new AssertionError("what is plain has a text", e);
+            }
+        }
+
+        @Override
+        public TypeInference getTypeInference(DataTypeFactory factory) {
+            return TypeInference.newBuilder()
+                    .inputTypeStrategy(InputTypeStrategies.sequence(InputTypeStrategies.ANY))
+                    .outputTypeStrategy(call -> Optional.of(DataTypes.STRING()))
+                    .build();
+        }
     }
 
     private static void save(List<Row> rows, Path path) throws IOException {

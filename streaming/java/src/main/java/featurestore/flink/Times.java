@@ -1,6 +1,8 @@
 package featurestore.flink;
 
+import java.time.Instant;
 import java.time.LocalDate;
+import org.apache.flink.table.annotation.DataTypeHint;
 import org.apache.flink.table.functions.ScalarFunction;
 
 /** Instants are microseconds since 1970, days are days since 1970, both UTC; every division is a floor. */
@@ -57,6 +59,13 @@ public final class Times {
     public static class Minute extends ScalarFunction {
         public Long eval(Long t) {
             return t == null ? null : (Long) (Math.floorMod(t, HOUR) / MINUTE);
+        }
+    }
+
+    /** Microseconds of an instant that Kafka wrote. */
+    public static class Arrival extends ScalarFunction {
+        public Long eval(@DataTypeHint("TIMESTAMP_LTZ(3)") Instant at) {
+            return at == null ? null : (Long) (at.toEpochMilli() * 1000);
         }
     }
 
