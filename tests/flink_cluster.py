@@ -65,13 +65,16 @@ class Flink:
         return self.folder / f"{next(self._numbers)}{suffix}"
 
     def run(
-        self, queries: Sequence[tuple[str, int]], statements: Iterable[str] = (), *, mode: str = "streaming"
+        self,
+        queries: Sequence[tuple[str, int]],
+        statements: Iterable[str] = (),
+        *,
+        settings: Mapping[str, str] | None = None,
     ) -> list[list[dict[str, Any]]]:
         """The rows of each query; of those that agree in as many first columns as it says the last, 0 says all."""
         outs = [self.path(".out") for _ in queries]
         job = {
-            "mode": mode,
-            "settings": self.settings,
+            "settings": {**self.settings, **(settings or {})},
             "statements": list(statements),
             "collect": [
                 {"sql": sql, "keys": keys, "path": str(out)}

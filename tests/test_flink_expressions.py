@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from featurestore.compile.flink import FLINK
@@ -17,6 +17,11 @@ from featurestore.types import Bool, DType, Float32, Float64, Int64
 from tests.flink_cluster import Flink, functions
 from tests.test_expressions import CASES, KINDS, ROWS, SCHEMA, bits, expressions, in_python
 
+GENERATE = (
+    Phase.explicit,
+    Phase.reuse,
+    Phase.generate,
+)  # each example is a job: shrinking would take many minutes
 pytestmark = [pytest.mark.flink, pytest.mark.slow]
 
 
@@ -74,7 +79,7 @@ def _typed_right(node: Expr) -> bool:
     return True
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), phases=GENERATE)
 @given(st.data())
 def test_random_expressions_agree_to_the_bit(flink: Flink, data: st.DataObject) -> None:
     kind = st.sampled_from(KINDS).flatmap(lambda kind: expressions(kind, 3))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from featurestore import ir
@@ -36,6 +36,11 @@ from tests.generators import cases
 from tests.parity.cases import Case
 from tests.parity.engines import EPOCH, World, pythonic, world_of
 
+GENERATE = (
+    Phase.explicit,
+    Phase.reuse,
+    Phase.generate,
+)  # each example is a job: shrinking would take many minutes
 pytestmark = [pytest.mark.flink, pytest.mark.slow]
 
 Cells = dict[tuple[Any, ...], dict[str, Any]]
@@ -77,11 +82,13 @@ def in_flink(flink: Flink, worlds: Sequence[World], mode: Mode) -> list[dict[str
         schema = world.view.source.schema
         path.write_text("".join(f"{payload(event, schema)}\n" for event in world.events))
         job = job_of(replace(world.view, name=f"v{i}"), files_wire(path.as_uri()), mode=mode)
-        statements |= dict.fromkeys(step.sql for step in job.statements)
+        statements |= dict.fromkeys([*job.functions, *(step.sql for step in job.statements)])
         for query in job.queries:
             parts.append(as_json(len(queries), query))
             queries.append((world, query))
-    (rows,) = flink.run([(" UNION ALL ".join(parts), 2)], statements, mode=mode)
+    # Small batches, so that what was made in one is merged with what was made in another.
+    batches = {"table.exec.mini-batch.size": "7"} if mode == "streaming" else {}
+    (rows,) = flink.run([(" UNION ALL ".join(parts), 2)], statements, settings={**job.settings, **batches})
     found: list[dict[str, Cells]] = [{} for _ in worlds]
     for number, (world, query) in enumerate(queries):
         cells = [(json.loads(r["k"]), json.loads(r["v"])) for r in rows if r["q"] == number]
@@ -245,7 +252,7 @@ def copied(case: Case, more: int) -> Case:
 
 
 @pytest.mark.parametrize("mode", ["streaming", "batch"])
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), phases=GENERATE)
 @given(data=st.data())
 def test_random_tiles_are_those_of_duckdb(
     flink: Flink, con: Connection, tmp_path_factory: pytest.TempPathFactory, mode: Mode, data: st.DataObject

@@ -117,10 +117,14 @@ class Query:
 
 @dataclass(frozen=True)
 class Job:
-    """A view's job up to its queries: settings, what they read from, the queries, and what is not counted and why."""
+    """A view's job up to its queries: settings, what they read from, the queries, and what is not counted and why.
+
+    Jobs of several views may share a session: functions apart, all names begin with that of the view.
+    """
 
     view: View
     settings: Mapping[str, str]
+    functions: tuple[str, ...]
     statements: tuple[Step, ...]
     queries: tuple[Query, ...]
     dead_letters: str
@@ -190,24 +194,23 @@ def job_of(view: View, wire: Wire, *, mode: Mode = "streaming", outage: int = OU
     events = _Events(view, layout, wire, mode)
     queries = [_tiles(events, level) for level in layout.levels]
     queries.append(_newest(events, layout))
+    functions = _functions([*events.views(), *(query.sql for query in queries)])
     steps = [
-        *_functions([*events.views(), *(query.sql for query in queries)]),
         Step("payloads", "Raw events, as bytes.", events.raw_ddl()),
         *(
             Step(name, about, f"CREATE TEMPORARY VIEW {events.name(name)} AS {sql}")
             for (name, about), sql in zip(_VIEWS, events.views(), strict=True)
         ),
     ]
-    return Job(
-        view, _settings(view, layout, mode, outage), tuple(steps), tuple(queries), events.dead_letters()
-    )
+    settings = _settings(view, layout, mode, outage)
+    return Job(view, settings, tuple(functions), tuple(steps), tuple(queries), events.dead_letters())
 
 
-def _functions(texts: Iterable[str]) -> list[Step]:
-    """The functions of `streaming/java` that some SQL calls."""
+def _functions(texts: Iterable[str]) -> list[str]:
+    """The DDL of the functions of `streaming/java` that some SQL calls."""
     said = "\n".join(texts)
     return [
-        Step("function", "", f"CREATE TEMPORARY SYSTEM FUNCTION {name} AS {quoted(java)}")
+        f"CREATE TEMPORARY SYSTEM FUNCTION {name} AS {quoted(java)}"
         for name, java in sorted({**JAVA, **AGGREGATES}.items())
         if f"{name}(" in said
     ]
@@ -219,14 +222,21 @@ def _settings(view: View, layout: Layout, mode: Mode, outage: int) -> dict[str, 
         return settings
     hop = max((level.hop for level in layout.levels), default=0)
     kept = hop + (view.source.lateness or 0) + outage
-    return settings | {
+    streamed = {
         # State that went before a late event comes would make a partial tile of it.
         "table.exec.state.ttl": f"{kept // 1000} ms",
-        "table.exec.mini-batch.enabled": "true",
-        "table.exec.mini-batch.allow-latency": "200 ms",
-        "table.exec.mini-batch.size": "20000",
         "execution.checkpointing.interval": "10 s",
+        # What several statements read is planned, read and kept once.
+        "table.optimizer.reuse-optimize-block-with-digest-enabled": "true",
     }
+    if view.source.event_id is None:
+        # With both, Flink 2.2 holds that the first of several copies may change, and asks of every aggregate to retract it.
+        streamed |= {
+            "table.exec.mini-batch.enabled": "true",
+            "table.exec.mini-batch.allow-latency": "200 ms",
+            "table.exec.mini-batch.size": "20000",
+        }
+    return settings | streamed
 
 
 # ── events ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -289,11 +299,12 @@ class _Events:
             if isinstance(dtype, ListType | VectorType | MapType):
                 continue  # its presence is all that is asked: what is read of an event is a scalar
             column = ident(name, FLINK)
-            columns.append(f"{clean_sql(f'e.{column}', dtype, FLINK)} AS {column}")
+            columns.append(f"{clean_sql(f'`#event`.{column}', dtype, FLINK)} AS {column}")
         stamp = ", fs_arrival(`stamped`) AS `#stamped`" if self.wire.stamped else ""
         return (
-            f"SELECT {', '.join(columns)}, e.`problem` AS `#problem`, `payload` AS `#payload`, `proctime` AS `#proctime`"
-            f"{stamp} FROM {self.name('payloads')}, LATERAL TABLE(fs_json_event(`payload`, {quoted(spec)})) AS e"
+            f"SELECT {', '.join(columns)}, `#event`.`#problem` AS `#problem`, `payload` AS `#payload`, "
+            f"`proctime` AS `#proctime`{stamp} FROM (SELECT *, fs_json_event(`payload`, {quoted(spec)}) AS `#event` "
+            f"FROM {self.name('payloads')})"
         )
 
     def judged(self) -> str:
@@ -332,12 +343,13 @@ class _Events:
         select, kept = ", ".join(columns), " AND ".join(where)
         if source.event_id is None:
             return f"SELECT {select} FROM {self.name('judged')} WHERE {kept}"
+        # An event without an id is nobody's copy. Two branches, one for these, would read and parse everything twice.
         event_id = ident(source.event_id, FLINK)
-        same = ", ".join([*(f"`#{name}`" for name in self.keys), "`#t`", event_id])
+        own = f"(CASE WHEN {event_id} IS NULL THEN UUID() END)"
+        same = ", ".join([*(f"`#{name}`" for name in self.keys), "`#t`", event_id, own])
         return (
             f"SELECT {select} FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY {same} ORDER BY {self._first()}) AS `#copy` "
-            f"FROM {self.name('judged')} WHERE {kept} AND {event_id} IS NOT NULL) WHERE `#copy` = 1 "
-            f"UNION ALL SELECT {select} FROM {self.name('judged')} WHERE {kept} AND {event_id} IS NULL"
+            f"FROM {self.name('judged')} WHERE {kept}) WHERE `#copy` = 1"
         )
 
     def _first(self) -> str:
@@ -490,11 +502,17 @@ def _newest(events: _Events, layout: Layout) -> Query:
 # ── the whole job ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def kafka_steps(job: Job, bootstrap: str) -> Iterator[Step]:
-    """Everything to submit, tiles and dead letters to topics: SET, CREATE and INSERT statements in order."""
+def kafka_steps(job: Job) -> Iterator[Step]:
+    """Everything to submit, tiles and dead letters to topics of the source's own brokers, in order.
+
+    `settings` and `functions` are several statements each, a line each.
+    """
     view = job.view
-    for name, value in job.settings.items():
-        yield Step("setting", "", f"SET {quoted(name)} = {quoted(value)}")
+    assert view.source.stream is not None
+    bootstrap = dict(view.source.stream.options)["bootstrap"]
+    settings = [f"SET {quoted(name)} = {quoted(value)}" for name, value in job.settings.items()]
+    yield Step("settings", "How the job runs, and for how long it keeps state.", ";\n".join(settings))
+    yield Step("functions", "What Flink SQL lacks: classes of streaming/java.", ";\n".join(job.functions))
     yield from job.statements
     prefix = f"fs.{view.name}.{storage_fingerprint(view)[:12]}"
     inserts: list[Step] = []

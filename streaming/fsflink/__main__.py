@@ -1,4 +1,7 @@
-"""`python -m fsflink run JOB.json` submits a job; `serve` runs one job file after another, named on standard input."""
+"""`python -m fsflink run JOB.json` runs a job until it ends, `submit JOB.json` hands it to a cluster and leaves it there.
+
+`serve` runs one job file after another, named on standard input.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from pathlib import Path
 from fsflink.flink import NotBuilt, run
 from fsflink.job import Job
 
-USAGE = "usage: python -m fsflink run JOB.json | python -m fsflink serve"
+USAGE = "usage: python -m fsflink run JOB.json | submit JOB.json | serve"
 
 
 def main(arguments: list[str]) -> int:
     match arguments:
-        case ["run", path]:
+        case ["run" | "submit" as verb, path]:
             try:
-                print(json.dumps(run(Job.read(Path(path)))))
+                print(json.dumps(run(Job.read(Path(path)), wait=verb == "run")))
             except (NotBuilt, ValueError, OSError) as error:
                 print(error, file=sys.stderr)
                 return 1

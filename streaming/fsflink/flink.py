@@ -6,7 +6,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from fsflink.job import Job
+from fsflink.job import MODE, Job
 
 LIB = Path(__file__).parents[1] / "build" / "lib"
 """Flink's jars, our own and the connectors, as `make -C streaming lib` lays them out: the lib folder of a cluster."""
@@ -16,8 +16,10 @@ class NotBuilt(RuntimeError):
     """The jars are not there."""
 
 
-def run(job: Job) -> dict[str, object]:
-    """Runs a job: to its end where it collects, or until it is submitted. Gives the id of what was submitted.
+def run(job: Job, *, wait: bool = False) -> dict[str, object]:
+    """Runs a job: to its end where it collects or is to `wait`, else until it is submitted. Gives the id of what was.
+
+    Without `execution.target` among the settings it runs in this very process, and ends with it: then wait.
 
     Raises NotBuilt before `make -C streaming lib`; PyFlink's own errors for statements Flink refuses.
     """
@@ -28,9 +30,11 @@ def run(job: Job) -> dict[str, object]:
     from pyflink.table import EnvironmentSettings, TableEnvironment
 
     builder = EnvironmentSettings.new_instance()
-    settings = builder.in_batch_mode() if job.mode == "batch" else builder.in_streaming_mode()
+    settings = builder.in_batch_mode() if job.batch else builder.in_streaming_mode()
     env = TableEnvironment.create(settings.build())
     for name, value in job.settings.items():
+        if name == MODE:  # an environment is of one mode from its beginning
+            continue
         env.get_config().set(name, value)
     for statement in job.statements:
         env.execute_sql(statement)
@@ -40,7 +44,10 @@ def run(job: Job) -> dict[str, object]:
         for insert in job.inserts:
             together.add_insert_sql(insert)
         client = together.execute().get_job_client()
-        done["job"] = None if client is None else str(client.get_job_id())
+        assert client is not None, "a set of INSERTs is a job"
+        done["job"] = str(client.get_job_id())
+        if wait:
+            client.get_job_execution_result().result()
     changes = []
     for query in job.collect:
         result = env.execute_sql(query.sql)

@@ -1,12 +1,16 @@
-"""A job file: the statements that `fs compile VIEW --engine flink --json` prints, and how they are run."""
+"""A job file: what `fs compile VIEW --engine flink --json` prints, or statements and queries of a check."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+MODE = "execution.runtime-mode"
 
 
 @dataclass(frozen=True)
@@ -25,24 +29,60 @@ class Collect:
 class Job:
     """`statements` are run one by one (CREATE …), `inserts` together as one job, each of `collect` as a job of its own.
 
-    `mode` is "streaming" or "batch"; `settings` are Flink's own, by name.
+    `settings` are Flink's own, by name.
     """
 
-    mode: str
     settings: Mapping[str, str] = field(default_factory=dict)
     statements: Sequence[str] = ()
     inserts: Sequence[str] = ()
     collect: Sequence[Collect] = ()
 
+    @property
+    def batch(self) -> bool:
+        """Whether it is run to its end, over all there is."""
+        return self.settings.get(MODE, "streaming") == "batch"
+
     @staticmethod
     def read(path: Path) -> Job:
-        """The job in a file. Raises ValueError, naming the file, for one that is none."""
+        """The job in a file, `${VARIABLE}` in its text taken from the environment.
+
+        Raises ValueError, naming the file, for one that is none, and for a variable that is not set.
+        """
         try:
             told: dict[str, Any] = json.loads(path.read_text())
-            collect = [Collect(**c) for c in told.pop("collect", [])]
-            job = Job(**told, collect=collect)
-        except (TypeError, ValueError) as error:
+            if "programs" in told:
+                return compiled(told)
+            return Job(**{**told, "collect": [Collect(**c) for c in told.get("collect", [])]})
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no job file: {error}") from error
-        if job.mode not in ("streaming", "batch"):
-            raise ValueError(f"{path}: mode is 'streaming' or 'batch', not '{job.mode}'")
-        return job
+
+
+def compiled(told: Mapping[str, Any]) -> Job:
+    """The job of the programs that `fs compile` printed, of one view or several: each statement is of one of three kinds."""
+    if told["engine"] != "flink":
+        raise ValueError(f"it was compiled for {told['engine']}: add --engine flink")
+    settings: dict[str, str] = {}
+    statements: dict[str, None] = {}  # several views name some functions twice
+    inserts: list[str] = []
+    for program in told["programs"]:
+        listed = program["name"] in ("settings", "functions")
+        for statement in program["sql"].split(";\n") if listed else [program["sql"]]:
+            said = expanded(statement)
+            if setting := re.fullmatch(r"SET '([^']*)' = '([^']*)'", said):
+                settings[setting[1]] = setting[2]
+            elif said.startswith("INSERT "):
+                inserts.append(said)
+            else:
+                statements[said] = None
+    return Job(settings, list(statements), inserts)
+
+
+def expanded(text: str) -> str:
+    """`${VARIABLE}` from the environment."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise ValueError(f"${{{match[1]}}} is not set in the environment")
+        return os.environ[match[1]].replace("'", "''")
+
+    return re.sub(r"\$\{(\w+)\}", value, text)

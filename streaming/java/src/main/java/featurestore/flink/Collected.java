@@ -90,6 +90,12 @@ public final class Collected {
     private static Object plain(Object value) {
         if (value instanceof Row row) {
             Map<String, Object> fields = new LinkedHashMap<>();
+            if (row.getFieldNames(true) == null) { // what EXPLAIN gives
+                for (int i = 0; i < row.getArity(); i++) {
+                    fields.put("f" + i, plain(row.getField(i)));
+                }
+                return fields;
+            }
             for (String name : row.getFieldNames(true)) {
                 fields.put(name, plain(row.getField(name)));
             }

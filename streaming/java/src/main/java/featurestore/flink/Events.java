@@ -24,7 +24,7 @@ import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.ObjectMap
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.json.JsonMapper;
 import org.apache.flink.table.api.DataTypes;
 import org.apache.flink.table.catalog.DataTypeFactory;
-import org.apache.flink.table.functions.TableFunction;
+import org.apache.flink.table.functions.ScalarFunction;
 import org.apache.flink.table.types.DataType;
 import org.apache.flink.table.types.inference.InputTypeStrategies;
 import org.apache.flink.table.types.inference.TypeInference;
@@ -260,12 +260,21 @@ public final class Events {
         return new Bad((shown.length() <= SHOWN ? shown : shown.substring(0, SHOWN - 3) + "…") + " is not " + type);
     }
 
-    /** One row for each payload: {@code problem} (null if it is an event) and its columns. */
-    public static class JsonEvent extends TableFunction<Row> {
+    /**
+     * A payload as a row: {@code #problem} (null if it is an event) and its columns.
+     *
+     * <p>Not called deterministic, so that the planner does not write a call for each column that is read.
+     */
+    public static class JsonEvent extends ScalarFunction {
         private transient String known;
         private transient List<Column> columns;
 
-        public void eval(byte[] payload, String spec) {
+        @Override
+        public boolean isDeterministic() {
+            return false;
+        }
+
+        public Row eval(byte[] payload, String spec) {
             if (!spec.equals(known)) {
                 columns = columns(spec);
                 known = spec;
@@ -282,7 +291,7 @@ public final class Events {
             } catch (Bad bad) {
                 row.setField(0, bad.getMessage());
             }
-            collect(row);
+            return row;
         }
 
         @Override
@@ -294,7 +303,7 @@ public final class Events {
                                     InputTypeStrategies.explicit(DataTypes.STRING()), InputTypeStrategies.LITERAL)))
                     .outputTypeStrategy(call -> call.getArgumentValue(1, String.class).map(spec -> {
                         List<DataTypes.Field> fields = new ArrayList<>();
-                        fields.add(DataTypes.FIELD("problem", DataTypes.STRING()));
+                        fields.add(DataTypes.FIELD("#problem", DataTypes.STRING()));
                         for (Column column : columns(spec)) {
                             fields.add(DataTypes.FIELD(column.name, column.type()));
                         }
