@@ -83,6 +83,18 @@ class Flink:
         }
         file = self.path(".json")
         file.write_text(json.dumps(job))
+        self._ask(file)
+        # Not splitlines(): text may hold a line separator of Unicode's.
+        return [[json.loads(line) for line in out.read_text().split("\n") if line] for out in outs]
+
+    def plan(self, compiled: Mapping[str, Any]) -> str:
+        """What Flink would do for the programs that `fs compile` prints."""
+        file, out = self.path(".json"), self.path(".out")
+        file.write_text(json.dumps({**compiled, "explain": str(out)}))
+        self._ask(file)
+        return out.read_text()
+
+    def _ask(self, file: Path) -> None:
         assert self._driver.stdin is not None
         assert self._driver.stdout is not None
         self._driver.stdin.write(f"{file}\n")
@@ -90,8 +102,6 @@ class Flink:
         answer = json.loads(self._driver.stdout.readline())
         if "error" in answer:
             raise FlinkError(answer["error"])
-        # Not splitlines(): text may hold a line separator of Unicode's.
-        return [[json.loads(line) for line in out.read_text().split("\n") if line] for out in outs]
 
     def table(self, name: str, schema: Mapping[str, DType], rows: Iterable[Mapping[str, Any]]) -> str:
         """Writes rows of physical values, as they are, and gives the DDL of a table of them."""

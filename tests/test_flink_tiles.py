@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from featurestore import ir
 from featurestore.aggregates import Moments, Sum
 from featurestore.compile import rowwise
 from featurestore.compile.events import EventColumns
-from featurestore.compile.flink_job import Mode, Query, Step, files_wire, job_of
+from featurestore.compile.flink_job import Mode, Query, files_wire, job_of
 from featurestore.compile.newest import newest_sql
 from featurestore.compile.sources import Connection, connect
-from featurestore.compile.sql import quoted
 from featurestore.compile.tiles import tile_events_sql, tiles_sql
 from featurestore.evaluate.arrow import to_physical
 from featurestore.evaluate.inputs import Inputs, carried

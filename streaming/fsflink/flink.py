@@ -43,6 +43,9 @@ def run(job: Job, *, wait: bool = False) -> dict[str, object]:
         together = env.create_statement_set()
         for insert in job.inserts:
             together.add_insert_sql(insert)
+        if job.explain is not None:
+            Path(job.explain).write_text(together.explain())
+            return {"explained": job.explain}
         client = together.execute().get_job_client()
         assert client is not None, "a set of INSERTs is a job"
         done["job"] = str(client.get_job_id())

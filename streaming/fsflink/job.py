@@ -29,13 +29,14 @@ class Collect:
 class Job:
     """`statements` are run one by one (CREATE …), `inserts` together as one job, each of `collect` as a job of its own.
 
-    `settings` are Flink's own, by name.
+    `settings` are Flink's own, by name. With `explain` the plan of the inserts is written to that file, and nothing runs.
     """
 
     settings: Mapping[str, str] = field(default_factory=dict)
     statements: Sequence[str] = ()
     inserts: Sequence[str] = ()
     collect: Sequence[Collect] = ()
+    explain: str | None = None
 
     @property
     def batch(self) -> bool:
@@ -74,7 +75,7 @@ def compiled(told: Mapping[str, Any]) -> Job:
                 inserts.append(said)
             else:
                 statements[said] = None
-    return Job(settings, list(statements), inserts)
+    return Job(settings, list(statements), inserts, explain=told.get("explain"))
 
 
 def expanded(text: str) -> str:

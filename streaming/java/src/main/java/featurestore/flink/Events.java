@@ -232,18 +232,11 @@ public final class Events {
             ZoneOffset offset = parts.group(4) == null ? ZoneOffset.UTC : ZoneOffset.of(parts.group(4));
             String fraction = parts.group(3) == null ? "" : parts.group(3);
             long micros = Long.parseLong((fraction + "000000").substring(0, 6));
-            long at = local.toEpochSecond(offset) * 1_000_000 + micros;
-            if (at < MIN_INSTANT || at > MAX_INSTANT) {
-                throw new Bad(value + " is outside the years 1 to 9999");
-            }
-            return at;
+            return local.toEpochSecond(offset) * 1_000_000 + micros;
         } catch (DateTimeException e) {
             throw refused(value, column);
         }
     }
-
-    private static final long MIN_INSTANT = -62_135_596_800_000_000L;
-    private static final long MAX_INSTANT = 253_402_300_799_999_999L;
 
     private static String text(JsonNode value, Column column) throws Bad {
         if (!value.isTextual()) {
