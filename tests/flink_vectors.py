@@ -28,7 +28,7 @@ from featurestore.aggregates import (
 )
 from featurestore.aggregates.reductions import BY, First, Last, X
 from featurestore.errors import EventError
-from featurestore.evaluate.partials import By, reduce_events
+from featurestore.evaluate.partials import Array, By, reduce_events
 from featurestore.evaluate.ragged import buckets, hashes
 from featurestore.evaluate.ranges import GatheredRanges
 from featurestore.layout import Slot
@@ -98,7 +98,7 @@ def plain(value: Any) -> Any:
 def partial(reduction: Reduction, dtype: DType, values: list[Any]) -> dict[str, Any]:
     """The one partial of all values: of the `i`-th, which came at `i // 2`; what it goes by is `by_of`."""
     kind = {Int64: np.int64, Float64: np.float64, Bool: np.bool_, String: object}[dtype]  # type: ignore[index]
-    x = np.array(values, kind)
+    x: Array = np.array(values, kind)
     times = np.arange(len(x)) // 2
     by = np.array(by_of(len(x)), np.int64)
     ranges = GatheredRanges(np.array([0]), np.array([len(x)]), len(x))

@@ -16,6 +16,7 @@ from featurestore.compile.flink import FLINK, JAVA
 from featurestore.compile.flink_job import AGGREGATES, Job, files_wire, job_of, wire_of
 from featurestore.compile.programs import programs
 from featurestore.compile.sql import expr_sql
+from featurestore.declare import declarations_in
 from featurestore.errors import Unsupported
 from featurestore.expr import Expression, col, lit, when
 from featurestore.expr.functions import row_functions
@@ -25,7 +26,7 @@ from featurestore.time import days, hours, minutes
 from featurestore.types import Bool, Decimal, DType, Float64, Int64, List, String, Timestamp
 from tests import flink_vectors
 from tests.flink_cluster import STREAMING
-from tests.parity.engines import declarations_in, declared
+from tests.parity.engines import declared
 
 COLUMNS: dict[str, DType] = {
     "card": String, "id": String, "at": Timestamp, "amount": Decimal(12, 2), "shop": String, "x": Float64,
@@ -70,7 +71,8 @@ def said(expression: Expression, **schema: DType) -> str:
         (col("a").is_in([1, 2]), {"a": Int64}, "(`a` IN (CAST(1 AS BIGINT), CAST(2 AS BIGINT)))"),
         (col("t").year(), {"t": Timestamp}, "fs_year(fs_day_of(`t`))"),
         (col("s").cast(Int64), {"s": String}, "fs_read_int(`s`, '[+-]?[0-9]{1,30}')"),
-        (when(col("p")).then(1.5).otherwise(None), {"p": Bool}, "(CASE WHEN `p` THEN CAST(1.5E0 AS DOUBLE) ELSE CAST(NULL AS DOUBLE) END)"),
+        (when(col("p")).then("x").otherwise(None), {"p": Bool},
+         "(CASE WHEN `p` THEN CAST('x' AS STRING) ELSE CAST(NULL AS STRING) END)"),
         (lit("it's"), {}, "CAST('it''s' AS STRING)"),
         (col("a`b").is_null(), {"a`b": Int64}, "(`a``b` IS NULL)"),
     ],

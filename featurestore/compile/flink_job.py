@@ -119,7 +119,7 @@ class Query:
 class Job:
     """A view's job up to its queries: settings, what they read from, the queries, and what is not counted and why.
 
-    Jobs of several views may share a session: functions apart, all names begin with that of the view.
+    Functions apart, all names begin with that of the view: jobs of several views may share a session.
     """
 
     view: View
@@ -318,7 +318,10 @@ class _Events:
         keys = [
             f"{self.say(key.value)} AS `#{name}`" for key, name in zip(self.view.keys, self.keys, strict=True)
         ]
-        return f"SELECT *, {', '.join(keys)}, {at} AS `#t`, (CASE {self._verdicts(at, arrival)} END) AS `#verdict` FROM {self.name('decoded')}"
+        return (
+            f"SELECT *, {', '.join(keys)}, {at} AS `#t`, (CASE {self._verdicts(at, arrival)} END) AS `#verdict` "
+            f"FROM {self.name('decoded')}"
+        )
 
     def _verdicts(self, at: str, arrival: str) -> str:
         whens = ["WHEN `#problem` IS NOT NULL THEN 'unreadable'", f"WHEN {at} IS NULL THEN 'no event time'"]
@@ -400,7 +403,8 @@ def _tiles(events: _Events, level: Level) -> Query:
     }
     sql = (
         f"SELECT {', '.join([*keys, '`tile`', '`rows`', '`first_at`', '`last_at`', *shown])} FROM (SELECT "
-        f"{', '.join(inner)} FROM (SELECT *, fs_tile(`t`, {level.hop}) AS `tile` FROM {events.name('events')}) GROUP BY {grouped}, `tile`)"
+        f"{', '.join(inner)} FROM (SELECT *, fs_tile(`t`, {level.hop}) AS `tile` FROM {events.name('events')}) "
+        f"GROUP BY {grouped}, `tile`)"
     )
     hop = duration_text(level.hop)
     about = f"Partials of each entity and {hop}, whole at every change: what windows are merged from."

@@ -59,11 +59,14 @@ class Job:
 
 
 def compiled(told: Mapping[str, Any]) -> Job:
-    """The job of the programs that `fs compile` printed, of one view or several: each statement is of one of three kinds."""
+    """The job of the programs that `fs compile` printed of one view: each statement is of one of three kinds."""
     if told["engine"] != "flink":
         raise ValueError(f"it was compiled for {told['engine']}: add --engine flink")
+    views = sorted({program["view"] for program in told["programs"]})
+    if len(views) != 1:
+        raise ValueError(f"it is of {', '.join(views) or 'no view'}: a job is of one view, compile each on its own")
     settings: dict[str, str] = {}
-    statements: dict[str, None] = {}  # several views name some functions twice
+    statements: list[str] = []
     inserts: list[str] = []
     for program in told["programs"]:
         listed = program["name"] in ("settings", "functions")
@@ -74,8 +77,8 @@ def compiled(told: Mapping[str, Any]) -> Job:
             elif said.startswith("INSERT "):
                 inserts.append(said)
             else:
-                statements[said] = None
-    return Job(settings, list(statements), inserts, explain=told.get("explain"))
+                statements.append(said)
+    return Job(settings, statements, inserts, explain=told.get("explain"))
 
 
 def expanded(text: str) -> str:
