@@ -87,6 +87,12 @@ class Flink:
         # Not splitlines(): text may hold a line separator of Unicode's.
         return [[json.loads(line) for line in out.read_text().split("\n") if line] for out in outs]
 
+    def submit(self, job: Mapping[str, Any]) -> None:
+        """Has a job run, `wait` in it says to its end, else until the driver ends."""
+        file = self.path(".json")
+        file.write_text(json.dumps(job))
+        self._ask(file)
+
     def plan(self, compiled: Mapping[str, Any]) -> str:
         """What Flink would do for the programs that `fs compile` prints."""
         file, out = self.path(".json"), self.path(".out")

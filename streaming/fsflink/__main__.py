@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from fsflink.flink import NotBuilt, run
@@ -19,7 +20,7 @@ def main(arguments: list[str]) -> int:
     match arguments:
         case ["run" | "submit" as verb, path]:
             try:
-                print(json.dumps(run(Job.read(Path(path)), wait=verb == "run")))
+                print(json.dumps(run(replace(Job.read(Path(path)), wait=verb == "run"))))
             except (NotBuilt, ValueError, OSError) as error:
                 print(error, file=sys.stderr)
                 return 1

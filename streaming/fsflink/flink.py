@@ -16,8 +16,8 @@ class NotBuilt(RuntimeError):
     """The jars are not there."""
 
 
-def run(job: Job, *, wait: bool = False) -> dict[str, object]:
-    """Runs a job: to its end where it collects or is to `wait`, else until it is submitted. Gives the id of what was.
+def run(job: Job) -> dict[str, object]:
+    """Runs a job: to its end where it collects or is to wait, else until it is submitted. Gives the id of what was.
 
     Without `execution.target` among the settings it runs in this very process, and ends with it: then wait.
 
@@ -49,7 +49,7 @@ def run(job: Job, *, wait: bool = False) -> dict[str, object]:
         client = together.execute().get_job_client()
         assert client is not None, "a set of INSERTs is a job"
         done["job"] = str(client.get_job_id())
-        if wait:
+        if job.wait:
             client.get_job_execution_result().result()
     changes = []
     for query in job.collect:

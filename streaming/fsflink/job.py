@@ -30,6 +30,7 @@ class Job:
     """`statements` are run one by one (CREATE …), `inserts` together as one job, each of `collect` as a job of its own.
 
     `settings` are Flink's own, by name. With `explain` the plan of the inserts is written to that file, and nothing runs.
+    With `wait` they are run to their end.
     """
 
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -37,6 +38,7 @@ class Job:
     inserts: Sequence[str] = ()
     collect: Sequence[Collect] = ()
     explain: str | None = None
+    wait: bool = False
 
     @property
     def batch(self) -> bool:
