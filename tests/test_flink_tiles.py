@@ -6,7 +6,9 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from featurestore import declare as d
 from featurestore.aggregates import Moments, Sum
 from featurestore.compile import rowwise
 from featurestore.compile.events import EventColumns
@@ -24,12 +27,13 @@ from featurestore.compile.tiles import tile_events_sql, tiles_sql
 from featurestore.evaluate.arrow import to_physical
 from featurestore.evaluate.inputs import Inputs, carried
 from featurestore.evaluate.ragged import by_tile
+from featurestore.expr import col
 from featurestore.layout import Level, Slot, layout_of
 from featurestore.online_records import _slot_fields
-from featurestore.time import duration_text
+from featurestore.time import DAY, HOUR, Duration, duration_text
 from featurestore.types import Date, DecimalType, DType, Float32, Int64, Timestamp, is_float
 from tests.flink_cluster import Flink
-from tests.generators import cases
+from tests.generators import COLUMNS, FITS, cases
 from tests.parity.cases import Case
 from tests.parity.engines import EPOCH, World, pythonic, world_of
 
@@ -284,3 +288,71 @@ def check_world(con: Connection, world: World, cells: dict[str, Cells]) -> int:
     got = {k: {f: narrowed(v, types.get(f)) for f, v in cell.items()} for k, cell in cells["newest"].items()}
     assert got == newest
     return checked + sum(map(len, newest.values()))
+
+
+SLOTS = 20
+"""So many aggregates in one job: Flink compiles each wide row into one class, slower and slower."""
+
+CELLS = 50_000
+
+POOLS: Mapping[str, list[Any]] = {
+    "x": [None, *range(-5, 6), 2**53, 2**53 + 1, 2**62, -(2**62), 2**63 - 1, -(2**63)],
+    "small": [None, *range(-5, 6), 2**31 - 1, -(2**31)],
+    "f": [
+        None,
+        math.nan,
+        math.inf,
+        -0.0,
+        0.1,
+        1e9,
+        1e9 + 1e-3,
+        1e9 - 1e-3,
+        1e15,
+        *(n / 8 for n in range(-9, 9)),
+    ],
+    "g": [None, math.inf, *(n / 8 for n in range(-9, 9))],
+    "flag": [None, True, False],
+    "text": [None, "", "a", "b", "Z", "é", "\uffff", "\U00010000", "long " * 30],
+    "price": [None, *(Decimal(n).scaleb(-2) for n in (0, 1, -1, 250, -250, 10**12 - 1, 1 - 10**12))],
+    "seen": [None, -1, 0, 1, 10**15, -(10**15)],
+    "day": [None, *(date(1970, 1, 1) + timedelta(n) for n in (-1000, -1, 0, 30000))],
+    "version": [None, 0, 1, 2],
+    "id": [None, *(f"e{i}" for i in range(40))],
+}
+
+
+@pytest.mark.parametrize("event_id", [None, "id"])
+def test_many_cells_of_every_aggregate_are_those_of_duckdb(
+    flink: Flink, con: Connection, tmp_path: Path, event_id: str | None
+) -> None:
+    """Every aggregate of every column it takes, over a month before and after 1970: some 10^5 cells."""
+    random = np.random.default_rng(7)
+    features = []
+    for name, fits in sorted(FITS.items()):
+        some = (
+            fits
+            if len(fits) <= len(COLUMNS)
+            else [fits[i] for i in random.choice(len(fits), 8, replace=False)]
+        )
+        for columns in some:
+            params = {"count_distinct": (("k", 16),), "quantile": (("p", 0.5),), "histogram": (("bound", 3),)}
+            params |= {"most_frequent": (("k", 2), ("bound", 3))}
+            given = (("k", 2),) if name.endswith("_k") else params.get(name, ())
+            spec = d.Aggregation(name, columns, params=given).over(Duration(DAY), hop=Duration(6 * HOUR))
+            if random.random() < 0.3:
+                spec = spec.where(col("flag"))
+            features.append(spec.named(f"w{len(features)}"))
+    rows = [
+        {"k": f"k{random.integers(6)}", "at": int(random.integers(-15 * DAY, 15 * DAY) // HOUR * HOUR)}
+        | {name: pool[random.integers(len(pool))] for name, pool in POOLS.items()}
+        for _ in range(500)
+    ]
+    more = {n: t for n, t in COLUMNS.items() if n != "x"}
+    checked = 0
+    for part in range(0, len(features), SLOTS):
+        first, *beside = features[part : part + SLOTS]
+        case = Case("many", rows, "13:00", first, None, beside=beside, more=more, event_id=event_id)
+        world = world_of(copied(case, more=100), tmp_path)
+        (found,) = in_flink(flink, [world], "streaming")
+        checked += check_world(con, world, found)
+    assert checked > CELLS
