@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -237,3 +239,53 @@ def test_flink_plans_the_whole_job_and_reads_everything_once(flink: Any, tmp_pat
         == 1
     )
     assert executed.count("Sink(") == 4
+
+
+# ── the driver's reading of a job file, which needs no Flink ────────────────────────────────────────────────
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[dict[str, Any]], Any]:
+    """`fsflink.job.Job.read` of a file of this content."""
+    monkeypatch.syspath_prepend(STREAMING)
+    job = importlib.import_module("fsflink.job")
+
+    def file(content: dict[str, Any]) -> Any:
+        path = tmp_path / "job.json"
+        path.write_text(json.dumps(content))
+        return job.Job.read(path)
+
+    return file
+
+
+def compiled(view: View, root: Path) -> dict[str, Any]:
+    with duckdb.connect() as con:
+        return {"engine": "flink", "programs": [asdict(p) for p in programs(con, view, root, "flink")]}
+
+
+def test_the_driver_tells_settings_statements_and_inserts_apart(
+    read: Callable[[dict[str, Any]], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", "a:1,b's:2")
+    job = read(compiled(view_of(d.count().over(hours(1))), tmp_path))
+    assert job.settings["execution.runtime-mode"] == "streaming"
+    assert not job.batch
+    assert all(s.startswith("CREATE TEMPORARY ") for s in job.statements)
+    assert len(job.inserts) == 3
+    assert any("'properties.bootstrap.servers' = 'a:1,b''s:2'" in s for s in job.statements)
+
+
+def test_the_driver_refuses_what_is_no_job(
+    read: Callable[[dict[str, Any]], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KAFKA_BOOTSTRAP", raising=False)
+    one = compiled(view_of(d.count().over(hours(1))), tmp_path)
+    with pytest.raises(ValueError, match=r"\$\{KAFKA_BOOTSTRAP\} is not set"):
+        read(one)
+    two = {**one, "programs": [*one["programs"], {**one["programs"][0], "view": "other"}]}
+    with pytest.raises(ValueError, match="it is of other, spend: a job is of one view"):
+        read(two)
+    with pytest.raises(ValueError, match="it was compiled for duckdb: add --engine flink"):
+        read({"engine": "duckdb", "programs": []})
+    with pytest.raises(ValueError, match="is no job file"):
+        read({"no": "job"})

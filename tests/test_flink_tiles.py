@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from featurestore import declare as d
-from featurestore.aggregates import Moments, Sum
+from featurestore.aggregates import Moments, Params, Sum
 from featurestore.compile import rowwise
 from featurestore.compile.events import EventColumns
 from featurestore.compile.flink_job import Mode, Query, files_wire, job_of
@@ -327,7 +327,7 @@ def test_many_cells_of_every_aggregate_are_those_of_duckdb(
 ) -> None:
     """Every aggregate of every column it takes, over a month before and after 1970: some 10^5 cells."""
     random = np.random.default_rng(7)
-    features = []
+    features: list[d.Aggregation] = []
     for name, fits in sorted(FITS.items()):
         some = (
             fits
@@ -335,9 +335,13 @@ def test_many_cells_of_every_aggregate_are_those_of_duckdb(
             else [fits[i] for i in random.choice(len(fits), 8, replace=False)]
         )
         for columns in some:
-            params = {"count_distinct": (("k", 16),), "quantile": (("p", 0.5),), "histogram": (("bound", 3),)}
-            params |= {"most_frequent": (("k", 2), ("bound", 3))}
-            given = (("k", 2),) if name.endswith("_k") else params.get(name, ())
+            params: dict[str, Params] = {
+                "count_distinct": (("k", 16),),
+                "quantile": (("p", 0.5),),
+                "histogram": (("bound", 3),),
+                "most_frequent": (("k", 2), ("bound", 3)),
+            }
+            given: Params = (("k", 2),) if name.endswith("_k") else params.get(name, ())
             spec = d.Aggregation(name, columns, params=given).over(Duration(DAY), hop=Duration(6 * HOUR))
             if random.random() < 0.3:
                 spec = spec.where(col("flag"))
