@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import settings
 
+from tests.flink_cluster import flink
 from tests.services import (
     MISSING,
     fresh_postgres,
@@ -20,6 +21,7 @@ from tests.services import (
 )
 
 __all__ = [
+    "flink",
     "fresh_postgres",
     "fresh_redis",
     "postgres_server",

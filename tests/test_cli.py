@@ -432,7 +432,7 @@ def test_compile_lays_the_statement_out(running: Path) -> None:
 def test_flink_is_refused_with_what_works(running: Path) -> None:
     error = fs_json(running, "compile", "card_spend", "--engine", "flink", status=1)["error"]
     assert error["type"] == "Unsupported"
-    assert "--engine duckdb" in error["message"]
+    assert "a StreamSource with stream=Kafka(topic, …)" in error["message"]
 
 
 # ---------------------------------------------------------------------------------------------------- materialize and get

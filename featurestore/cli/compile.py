@@ -18,14 +18,15 @@ from featurestore.cli.project import Settings, command
     type=click.Choice(["duckdb", "flink"]),
     default="duckdb",
     show_default=True,
-    help="The engine to compile for. Flink is not built yet, and says so.",
+    help="The engine to compile for. Flink reads a topic of JSON events.",
 )
 @click.option("--definitions", is_flag=True, help="The definitions, whatever is applied.")
 def compile_command(settings: Settings, name: str, engine: str, definitions: bool) -> None:
     """The SQL that a view becomes.
 
     NAME is a view, or a service: then each of its views. Prints the tiles of each level, the newest row of each
-    entity, and the events of a training join. `$start` and `$end` stand for event time in microseconds.
+    entity, and the events of a training join. `$start` and `$end` stand for event time in microseconds. For Flink it
+    prints the statements of a whole job; with --json the driver in `streaming/` submits it.
     """
     with settings.store() as store:
         applied = not definitions and store.registry.current().number > 0

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from featurestore.aggregates import inputs_of
 from featurestore.compile.events import EventColumns
+from featurestore.compile.flink_job import job_of, kafka_steps, wire_of
 from featurestore.compile.newest import newest_sql
 from featurestore.compile.point_in_time import sorted_events_sql
 from featurestore.compile.sources import Connection
 from featurestore.compile.tiles import tile_events_sql, tiles_sql
-from featurestore.errors import NotFound, Unsupported
+from featurestore.errors import NotFound
 from featurestore.ir import View
 from featurestore.layout import Layout, layout_of
 from featurestore.time import duration_text
@@ -34,12 +35,17 @@ class Program:
 def programs(con: Connection, view: View, root: Path, engine: str = "duckdb") -> list[Program]:
     """The programs of a view: tiles for each level, the newest row of each entity, the events of a training join.
 
-    Raises Unsupported for an engine that is not built, SourceError when the source cannot be read as the plan says.
+    For Flink the statements of one job, in the order in which they are run; `settings` and `functions` are several each.
+    Raises Unsupported for what Flink cannot do alike, SourceError when the source cannot be read as the plan says.
     """
     if engine not in ENGINES:
         raise NotFound("engine", engine, ENGINES)
-    if engine != "duckdb":
-        raise Unsupported("this version", f"compile view '{view.name}' for {engine}", "--engine duckdb")
+    if engine == "flink":
+        steps = kafka_steps(job_of(view, wire_of(view)))
+        listed = ("settings", "functions")  # a statement a line already
+        return [
+            Program(view.name, s.name, s.about, s.sql if s.name in listed else lay_out(s.sql)) for s in steps
+        ]
     return [Program(view.name, *named) for named in _programs(con, view, root)]
 
 
@@ -96,8 +102,10 @@ def _text(sql: str) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- layout
 
-_TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|[A-Za-z_$][\w$]*|\s+|[(),]|[^\s'"(),A-Za-z_$]+""")
-_CLAUSES = frozenset({"WITH", "SELECT", "FROM", "WHERE", "GROUP", "ORDER", "QUALIFY", "JOIN"})
+_TOKEN = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|[A-Za-z_$][\w$]*|\s+|[(),]|[^\s'"`(),A-Za-z_$]+"""
+)
+_CLAUSES = frozenset({"WITH", "UNION", "SELECT", "FROM", "WHERE", "GROUP", "ORDER", "QUALIFY", "JOIN"})
 _LONG = 100
 
 

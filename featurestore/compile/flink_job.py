@@ -1,0 +1,553 @@
+"""A view as a Flink job: raw events in, tiles out, in one text of SQL statements.
+
+Tiles are an updating GROUP BY of key and tile, never a window function: those drop late events and cannot fire early. Whether
+an event is late is a predicate on its own record, so every replay agrees. What SQL lacks (order by event time, moments,
+distinct, buckets, frequencies) is a Java function of `streaming/java`, whose states are those of `evaluate/`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, assert_never
+
+from featurestore.aggregates import (
+    Buckets,
+    Count,
+    Distinct,
+    First,
+    FirstK,
+    Frequencies,
+    Largest,
+    Last,
+    LastK,
+    MaxBy,
+    Maximum,
+    MinBy,
+    Minimum,
+    Moments,
+    Smallest,
+    Sum,
+    inputs_of,
+    ordered,
+)
+from featurestore.compile.flink import FLINK, JAVA, type_name
+from featurestore.compile.sql import clean_sql, expr_sql, ident, quoted
+from featurestore.errors import Unsupported
+from featurestore.expr import Expr, infer
+from featurestore.ir import View
+from featurestore.layout import Layout, Level, Slot, layout_of, storage_fingerprint
+from featurestore.time import DAY, MINUTE, duration_text
+from featurestore.types import (
+    Bool,
+    DecimalType,
+    DType,
+    ListType,
+    MapType,
+    Scalar,
+    VectorType,
+    is_float,
+    type_to_json,
+)
+
+AGGREGATES = {
+    f"fs_{name}": f"featurestore.flink.{java}"
+    for name, java in {
+        "json_event": "Events$JsonEvent",
+        "order_key": "Items$OrderKey",
+        "hash": "Items$Hash",
+        "bucket": "Items$Bucket",
+        "sum_int": "Sums$SumInt",
+        "sum_double": "Sums$SumDouble",
+        "moments2": "Moments$Moments2",
+        "moments3": "Moments$Moments3",
+        "moments4": "Moments$Moments4",
+        "first": "Ordered$First",
+        "last": "Ordered$Last",
+        "min_by": "Ordered$MinBy",
+        "max_by": "Ordered$MaxBy",
+        "first_k": "Ordered$FirstK",
+        "last_k": "Ordered$LastK",
+        "largest": "Ordered$Largest",
+        "smallest": "Ordered$Smallest",
+        "distinct": "Ordered$Distinct",
+        "frequencies": "Ordered$Frequencies",
+    }.items()
+}
+"""The functions of a job besides those of its expressions."""
+
+SKEW = 5 * MINUTE
+"""How far after its arrival an event may be stamped, in microseconds; beyond, it is a dead letter: no future closes a tile."""
+
+OUTAGE = DAY
+"""The longest outage, in microseconds, after which a job still holds the state that a tile needs."""
+
+Mode = Literal["streaming", "batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """Where raw events come from: options of a Flink table of payloads; `stamped`: a record has Kafka's timestamp."""
+
+    options: Mapping[str, str]
+    stamped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One statement of a job, and what it is for."""
+
+    name: str
+    about: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Rows of a job: `keys` first columns say which row one is, later rows replace earlier ones."""
+
+    name: str
+    about: str
+    sql: str
+    keys: int
+    columns: Mapping[str, str]
+    """Names and SQL types, in order."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A view's job up to its queries: settings, what they read from, the queries, and what is not counted and why.
+
+    Functions apart, all names begin with that of the view: jobs of several views may share a session.
+    """
+
+    view: View
+    settings: Mapping[str, str]
+    functions: tuple[str, ...]
+    statements: tuple[Step, ...]
+    queries: tuple[Query, ...]
+    dead_letters: str
+    """SELECT of `reason`, `detail`, `event_time` (microseconds or NULL) and `payload`."""
+
+
+def wire_of(view: View, *, since: int | None = None) -> Wire:
+    """The topic of a view's source, from its beginning or from the records of a moment on, in microseconds.
+
+    Raises Unsupported for a source without a topic, and for formats that are not there.
+    """
+    stream = view.source.stream
+    where = f"a Flink job for view '{view.name}'"
+    if stream is None or stream.kind != "kafka":
+        raise Unsupported(
+            where, f"read source '{view.source.name}'", "a StreamSource with stream=Kafka(topic, …)"
+        )
+    options = dict(stream.options)
+    if options["format"] != "json":
+        raise Unsupported(where, f"read events in the format '{options['format']}'", 'format="json"')
+    start = (
+        {"scan.startup.mode": "earliest-offset"}
+        if since is None
+        else {
+            "scan.startup.mode": "timestamp",
+            "scan.startup.timestamp-millis": str(since // 1000),
+        }
+    )
+    given = {
+        k.replace("property.", "properties.", 1): v for k, v in options.items() if k.startswith("property.")
+    }
+    return Wire(
+        {
+            "connector": "kafka",
+            "topic": stream.path,
+            "properties.bootstrap.servers": options["bootstrap"],
+            "properties.group.id": f"fs.{view.name}.{storage_fingerprint(view)[:12]}",
+            **start,
+            **given,
+            "format": "raw",
+        },
+        stamped=True,
+    )
+
+
+def files_wire(uri: str) -> Wire:
+    """Files of one JSON event a line: a job over them ends."""
+    return Wire({"connector": "filesystem", "path": uri, "format": "raw"})
+
+
+def job_of(view: View, wire: Wire, *, mode: Mode = "streaming", outage: int = OUTAGE) -> Job:
+    """The job of a view. In batch mode nothing is late, as in batch: that is what repairs a stream's late events.
+
+    `outage` in microseconds is part of how long state is kept. Raises Unsupported for what a job cannot hold.
+    """
+    source = view.source
+    if source.event_time is None:
+        raise Unsupported(f"a Flink job for view '{view.name}'", "read a static source", "fs materialize")
+    reserved = [name for name in source.schema if name.startswith("#")]
+    if reserved:
+        raise Unsupported(
+            f"a Flink job for view '{view.name}'",
+            f"read a column called '{reserved[0]}'",
+            "names that do not begin with #",
+        )
+    layout = layout_of(view)
+    events = _Events(view, layout, wire, mode)
+    queries = [_tiles(events, level) for level in layout.levels]
+    queries.append(_newest(events, layout))
+    functions = _functions([*events.views(), *(query.sql for query in queries)])
+    steps = [
+        Step("payloads", "Raw events, as bytes.", events.raw_ddl()),
+        *(
+            Step(name, about, f"CREATE TEMPORARY VIEW {events.name(name)} AS {sql}")
+            for (name, about), sql in zip(_VIEWS, events.views(), strict=True)
+        ),
+    ]
+    settings = _settings(view, layout, mode, outage)
+    return Job(view, settings, tuple(functions), tuple(steps), tuple(queries), events.dead_letters())
+
+
+def _functions(texts: Iterable[str]) -> list[str]:
+    """The DDL of the functions of `streaming/java` that some SQL calls."""
+    said = "\n".join(texts)
+    return [
+        f"CREATE TEMPORARY SYSTEM FUNCTION {name} AS {quoted(java)}"
+        for name, java in sorted({**JAVA, **AGGREGATES}.items())
+        if f"{name}(" in said
+    ]
+
+
+def _settings(view: View, layout: Layout, mode: Mode, outage: int) -> dict[str, str]:
+    settings = {"execution.runtime-mode": mode, "table.local-time-zone": "UTC"}
+    if mode == "batch":
+        return settings
+    hop = max((level.hop for level in layout.levels), default=0)
+    kept = hop + (view.source.lateness or 0) + outage
+    streamed = {
+        # State that went before a late event comes would make a partial tile of it.
+        "table.exec.state.ttl": f"{kept // 1000} ms",
+        "execution.checkpointing.interval": "10 s",
+        # What several statements read is planned, read and kept once.
+        "table.optimizer.reuse-optimize-block-with-digest-enabled": "true",
+    }
+    if view.source.event_id is None:
+        # With both, Flink 2.2 holds that the first of several copies may change, and asks of every aggregate to retract it.
+        streamed |= {
+            "table.exec.mini-batch.enabled": "true",
+            "table.exec.mini-batch.allow-latency": "200 ms",
+            "table.exec.mini-batch.size": "20000",
+        }
+    return settings | streamed
+
+
+# ── events ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+_VIEWS = (
+    ("decoded", "Payloads as columns, or what is wrong with them; times and floats cleaned."),
+    ("judged", "Keys, event time, and why an event does not count (NULL: it does)."),
+    ("events", "The events that count, once each, with all that partials are made of."),
+)
+
+
+@dataclass
+class _Events:
+    """The events of a view, with a column for each expression that its partials read."""
+
+    view: View
+    layout: Layout
+    wire: Wire
+    mode: Mode
+    names: dict[Expr, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        slots = [slot for level in self.layout.levels for slot in level.slots]
+        for slot in slots:
+            for node in (*inputs_of(slot.reduction), *([slot.where] if slot.where is not None else [])):
+                self.names.setdefault(node, f"x{len(self.names)}")
+        for latest in self.layout.latest:
+            self.names.setdefault(latest.value, f"x{len(self.names)}")
+        self.ties = any(ordered(slot.reduction) for slot in slots) or bool(self.layout.latest)
+
+    @property
+    def keys(self) -> list[str]:
+        return [f"k{i}" for i in range(len(self.view.keys))]
+
+    def name(self, part: str) -> str:
+        """The name of a table or view: jobs of several views may live in one session."""
+        return ident(f"{self.view.name} {part}", FLINK)
+
+    def say(self, node: Expr) -> str:
+        return expr_sql(node, self.view.source.schema, FLINK)
+
+    def dtype(self, node: Expr) -> DType:
+        return infer(node, self.view.source.schema)
+
+    def raw_ddl(self) -> str:
+        columns = ["`payload` BYTES", "`proctime` AS PROCTIME()"]
+        columns += (
+            ["`stamped` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL"] if self.wire.stamped else []
+        )
+        return f"CREATE TEMPORARY TABLE {self.name('payloads')} ({', '.join(columns)}) WITH ({_options(self.wire.options)})"
+
+    def views(self) -> list[str]:
+        return [self.decoded(), self.judged(), self.events()]
+
+    def decoded(self) -> str:
+        schema = self.view.source.schema
+        spec = json.dumps([[name, type_to_json(dtype)] for name, dtype in schema.items()], ensure_ascii=False)
+        columns = []
+        for name, dtype in schema.items():
+            if isinstance(dtype, ListType | VectorType | MapType):
+                continue  # its presence is all that is asked: what is read of an event is a scalar
+            column = ident(name, FLINK)
+            columns.append(f"{clean_sql(f'`#event`.{column}', dtype, FLINK)} AS {column}")
+        stamp = ", fs_arrival(`stamped`) AS `#stamped`" if self.wire.stamped else ""
+        return (
+            f"SELECT {', '.join(columns)}, `#event`.`#problem` AS `#problem`, `payload` AS `#payload`, "
+            f"`proctime` AS `#proctime`{stamp} FROM (SELECT *, fs_json_event(`payload`, {quoted(spec)}) AS `#event` "
+            f"FROM {self.name('payloads')})"
+        )
+
+    def judged(self) -> str:
+        source = self.view.source
+        assert source.event_time is not None
+        at = ident(source.event_time, FLINK)
+        if source.arrival_time is not None:
+            arrival = ident(source.arrival_time, FLINK)
+        else:
+            arrival = "`#stamped`" if self.wire.stamped else at
+        keys = [
+            f"{self.say(key.value)} AS `#{name}`" for key, name in zip(self.view.keys, self.keys, strict=True)
+        ]
+        return (
+            f"SELECT *, {', '.join(keys)}, {at} AS `#t`, (CASE {self._verdicts(at, arrival)} END) AS `#verdict` "
+            f"FROM {self.name('decoded')}"
+        )
+
+    def _verdicts(self, at: str, arrival: str) -> str:
+        whens = ["WHEN `#problem` IS NOT NULL THEN 'unreadable'", f"WHEN {at} IS NULL THEN 'no event time'"]
+        whens += [f"WHEN {self.say(key.value)} IS NULL THEN 'no key'" for key in self.view.keys]
+        if self.mode == "streaming":
+            whens.append(f"WHEN {at} - {arrival} > {SKEW} THEN 'of the future'")
+            if self.view.source.lateness is not None:
+                whens.append(f"WHEN {arrival} - {at} > {self.view.source.lateness} THEN 'late'")
+        return " ".join(whens)
+
+    def events(self) -> str:
+        source = self.view.source
+        columns = [*(f"`#{name}` AS {name}" for name in self.keys), "`#t` AS `t`"]
+        columns += [f"{self.say(node)} AS {name}" for node, name in self.names.items()]
+        if self.ties:
+            order = ", ".join(ident(c, FLINK) for c in self.view.order)
+            columns.append(
+                f"{f'fs_order_key({order})' if order else 'CAST(X{0}{0} AS BYTES)'.format(chr(39))} AS `o`"
+            )
+        where = ["`#verdict` IS NULL"]
+        where += [f"({self.say(self.view.filter)})"] if self.view.filter is not None else []
+        select, kept = ", ".join(columns), " AND ".join(where)
+        if source.event_id is None:
+            return f"SELECT {select} FROM {self.name('judged')} WHERE {kept}"
+        # An event without an id is nobody's copy. Two branches, one for these, would read and parse everything twice.
+        event_id = ident(source.event_id, FLINK)
+        own = f"(CASE WHEN {event_id} IS NULL THEN UUID() END)"
+        same = ", ".join([*(f"`#{name}`" for name in self.keys), "`#t`", event_id, own])
+        return (
+            f"SELECT {select} FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY {same} ORDER BY {self._first()}) AS `#copy` "
+            f"FROM {self.name('judged')} WHERE {kept}) WHERE `#copy` = 1"
+        )
+
+    def _first(self) -> str:
+        """Which copy of an event stays: in a stream the first that came, for copies are equal; in batch as everywhere."""
+        if self.mode == "streaming":
+            return "`#proctime` ASC"
+        return ", ".join(f"{ident(c, FLINK)} ASC NULLS FIRST" for c in self.view.copy_order)
+
+    def dead_letters(self) -> str:
+        return (
+            "SELECT `#verdict` AS `reason`, `#problem` AS `detail`, `#t` AS `event_time`, `#payload` AS `payload` "
+            f"FROM {self.name('judged')} WHERE `#verdict` IS NOT NULL"
+        )
+
+
+def _options(options: Mapping[str, str]) -> str:
+    return ", ".join(f"{quoted(name)} = {quoted(value)}" for name, value in options.items())
+
+
+# ── tiles ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _tiles(events: _Events, level: Level) -> Query:
+    """Key, `tile` (its start in microseconds), `rows`, and the fields of each slot as `slot_field`, of a list an array."""
+    keys = events.keys
+    made, shown, types = [], [], {}
+    for slot in level.slots:
+        sql, fields = _slot(slot, events)
+        whole = f"`{slot.name}`"
+        made.append(f"{sql} AS {whole}")
+        for name, kind, part in fields:
+            column = f"{slot.name}_{name}"
+            shown.append(f"{whole}{part} AS `{column}`")
+            types[column] = kind
+    grouped = ", ".join(keys)
+    inner = [
+        *keys,
+        "`tile`",
+        "COUNT(*) AS `rows`",
+        "MIN(`t`) AS `first_at`",
+        "MAX(`t`) AS `last_at`",
+        *made,
+    ]
+    columns = {
+        **_key_types(events),
+        **dict.fromkeys(("tile", "rows", "first_at", "last_at"), "BIGINT"),
+        **types,
+    }
+    sql = (
+        f"SELECT {', '.join([*keys, '`tile`', '`rows`', '`first_at`', '`last_at`', *shown])} FROM (SELECT "
+        f"{', '.join(inner)} FROM (SELECT *, fs_tile(`t`, {level.hop}) AS `tile` FROM {events.name('events')}) "
+        f"GROUP BY {grouped}, `tile`)"
+    )
+    hop = duration_text(level.hop)
+    about = f"Partials of each entity and {hop}, whole at every change: what windows are merged from."
+    return Query(f"tiles {hop}", about, sql, len(keys) + 1, columns)
+
+
+def _key_types(events: _Events) -> dict[str, str]:
+    return {
+        name: type_name(events.dtype(key.value))
+        for key, name in zip(events.view.keys, events.keys, strict=True)
+    }
+
+
+Part = tuple[str, str, str]
+"""The name of a field, its SQL type, and how it is taken out of the aggregate's result."""
+
+
+def _fields(**types: str) -> list[Part]:
+    return [(name, kind, f".`{name}`") for name, kind in types.items()]
+
+
+def _slot(slot: Slot, events: _Events) -> tuple[str, list[Part]]:
+    """One aggregate for a slot, and the fields of what it gives."""
+    reduction, dtype = slot.reduction, slot.dtype
+    x = "" if reduction.arg is None else events.names[reduction.arg]
+    only = f" FILTER (WHERE {events.names[slot.where]})" if slot.where is not None else ""
+    own = "" if dtype is None else type_name(dtype)
+    match reduction:
+        case Count():
+            return f"COUNT({x or '*'}){only}", [("n", "BIGINT", "")]
+        case Sum():
+            assert dtype is not None
+            if is_float(dtype):
+                return f"fs_sum_double(CAST({x} AS DOUBLE)){only}", _fields(s="DOUBLE", c="DOUBLE")
+            return f"fs_sum_int(CAST({x} AS BIGINT)){only}", _fields(lo="BIGINT", hi="BIGINT")
+        case Minimum() | Maximum():
+            name = "MIN" if isinstance(reduction, Minimum) else "MAX"
+            if dtype == Bool:  # Flink has no least truth
+                number = f"(CASE WHEN {x} THEN 1 WHEN NOT {x} THEN 0 END)"
+                return f"({name}({number}){only} = 1)", [("v", own, "")]
+            return f"{name}({x}){only}", [("v", own, "")]
+        case Moments(order=order):
+            central = {f"m{k}": "DOUBLE" for k in range(2, order + 1)}
+            fields = _fields(n="BIGINT", mean="DOUBLE", low="DOUBLE", **central)
+            return f"fs_moments{order}({_double(x, dtype)}){only}", fields
+        case First() | Last():
+            name = "first" if isinstance(reduction, First) else "last"
+            return f"fs_{name}({x}, `t`, `o`){only}", _fields(at="BIGINT", v=own)
+        case MinBy() | MaxBy():
+            name = "min_by" if isinstance(reduction, MinBy) else "max_by"
+            assert slot.by is not None
+            by = events.names[reduction.by]
+            fields = _fields(by=type_name(slot.by), at="BIGINT", known="BOOLEAN", v=own)
+            return f"fs_{name}({x}, {by}, `t`, `o`){only}", fields
+        case FirstK(k=k) | LastK(k=k):
+            name = "first_k" if isinstance(reduction, FirstK) else "last_k"
+            return f"fs_{name}({x}, `t`, `o`, {k}){only}", _fields(at="ARRAY<BIGINT>", v=f"ARRAY<{own}>")
+        case Largest(k=k) | Smallest(k=k):
+            name = "largest" if isinstance(reduction, Largest) else "smallest"
+            return f"fs_{name}({x}, {k}){only}", _fields(v=f"ARRAY<{own}>")
+        case Distinct(k=k):
+            return f"fs_distinct(fs_hash({x}), {k + 1}){only}", _fields(v="ARRAY<BIGINT>")
+        case Buckets():
+            counted = f"fs_frequencies(fs_bucket({_double(x, dtype)}), {2**31 - 1}){only}"
+            return counted, _fields(v="ARRAY<BIGINT>", n="ARRAY<BIGINT>")
+        case Frequencies(bound=bound):
+            return f"fs_frequencies({x}, {bound + 1}){only}", _fields(v=f"ARRAY<{own}>", n="ARRAY<BIGINT>")
+        case _:
+            assert_never(reduction)
+
+
+def _double(x: str, dtype: DType | None) -> str:
+    """The double that a moment or a bucket is made of: a decimal by one division of its digits, as everywhere."""
+    if isinstance(dtype, DecimalType):
+        return f"fs_decimal_to_double({x}, {dtype.scale})"
+    assert isinstance(dtype, Scalar)
+    return f"CAST({x} AS DOUBLE)"
+
+
+def _newest(events: _Events, layout: Layout) -> Query:
+    """Key, `first_at`, `last_at`, and the latest values, of the events that state remembers."""
+    keys = events.keys
+    times = {"first_at": "BIGINT", "last_at": "BIGINT"}
+    values = {latest.name: type_name(latest.dtype) for latest in layout.latest}
+    bounds = [*keys, "MIN(`t`) AS `first_at`", "MAX(`t`) AS `last_at`"]
+    grouped = f"FROM {events.name('events')} GROUP BY {', '.join(keys)}"
+    if values:
+        row = ", ".join(events.names[latest.value] for latest in layout.latest)
+        kinds = ", ".join(f"`{name}` {kind}" for name, kind in values.items())
+        last = f"fs_last(CAST(ROW({row}) AS ROW<{kinds}>), `t`, `o`) AS `last`"
+        shown = [*keys, "`first_at`", "`last_at`", *(f"`last`.`v`.`{name}` AS `{name}`" for name in values)]
+        sql = f"SELECT {', '.join(shown)} FROM (SELECT {', '.join([*bounds, last])} {grouped})"
+    else:
+        sql = f"SELECT {', '.join(bounds)} {grouped}"
+    about = "Each entity's first and last event, of those that state remembers, and the latest values."
+    return Query("newest", about, sql, len(keys), {**_key_types(events), **times, **values})
+
+
+# ── the whole job ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def kafka_steps(job: Job) -> Iterator[Step]:
+    """Everything to submit, tiles and dead letters to topics of the source's own brokers, in order.
+
+    `settings` and `functions` are several statements each, a line each.
+    """
+    view = job.view
+    assert view.source.stream is not None
+    bootstrap = dict(view.source.stream.options)["bootstrap"]
+    settings = [f"SET {quoted(name)} = {quoted(value)}" for name, value in job.settings.items()]
+    yield Step("settings", "How the job runs, and for how long it keeps state.", ";\n".join(settings))
+    yield Step("functions", "What Flink SQL lacks: classes of streaming/java.", ";\n".join(job.functions))
+    yield from job.statements
+    prefix = f"fs.{view.name}.{storage_fingerprint(view)[:12]}"
+    inserts: list[Step] = []
+    for query in job.queries:
+        keys = list(query.columns)[: query.keys]
+        columns = [f"{ident(name, FLINK)} {kind}" for name, kind in query.columns.items()]
+        columns.append(f"PRIMARY KEY ({', '.join(ident(k, FLINK) for k in keys)}) NOT ENFORCED")
+        table = ident(f"{view.name} {query.name} out", FLINK)
+        options = {
+            "connector": "upsert-kafka",
+            "topic": f"{prefix}.{query.name.replace(' ', '.')}",
+            "properties.bootstrap.servers": bootstrap,
+            "key.format": "json",
+            "value.format": "json",
+        }
+        ddl = f"CREATE TEMPORARY TABLE {table} ({', '.join(columns)}) WITH ({_options(options)})"
+        yield Step(f"{query.name} out", "The topic of whole tiles, by entity and tile.", ddl)
+        inserts.append(Step(query.name, query.about, f"INSERT INTO {table} {query.sql}"))
+    options = {
+        "connector": "kafka",
+        "topic": f"{prefix}.dead-letters",
+        "properties.bootstrap.servers": bootstrap,
+        "format": "json",
+    }
+    letters = "`reason` STRING, `detail` STRING, `event_time` BIGINT, `payload` BYTES"
+    table = ident(f"{view.name} dead letters out", FLINK)
+    ddl = f"CREATE TEMPORARY TABLE {table} ({letters}) WITH ({_options(options)})"
+    yield Step("dead letters out", "The topic of what does not count, and why.", ddl)
+    yield from inserts
+    yield Step(
+        "dead letters",
+        "Events that do not count: unreadable, without key or time, of the future, late.",
+        f"INSERT INTO {table} {job.dead_letters}",
+    )

@@ -1,0 +1,291 @@
+"""What a Flink job looks like, a small piece for each idea, and what is refused. That it is right is the parity tests' matter."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from featurestore import declare as d
+from featurestore.aggregates import AGGREGATES as KNOWN
+from featurestore.compile.flink import FLINK, JAVA
+from featurestore.compile.flink_job import AGGREGATES, Job, files_wire, job_of, wire_of
+from featurestore.compile.programs import programs
+from featurestore.compile.sql import expr_sql
+from featurestore.declare import declarations_in
+from featurestore.errors import Unsupported
+from featurestore.expr import Expression, col, lit, when
+from featurestore.expr.functions import row_functions
+from featurestore.ir import View
+from featurestore.lower import lower
+from featurestore.time import days, hours, minutes
+from featurestore.types import Bool, Decimal, DType, Float64, Int64, List, String, Timestamp
+from tests import flink_vectors
+from tests.flink_cluster import STREAMING
+from tests.parity.engines import declared
+
+COLUMNS: dict[str, DType] = {
+    "card": String, "id": String, "at": Timestamp, "amount": Decimal(12, 2), "shop": String, "x": Float64,
+}  # fmt: skip
+
+
+def view_of(*features: d.Aggregation, **source: Any) -> View:
+    given = {
+        "event_id": "id",
+        "lateness": minutes(10),
+        "stream": d.Kafka("purchases"),
+        "columns": COLUMNS,
+        **source,
+    }
+    events = d.StreamSource("purchases", batch=d.Parquet("x.parquet"), event_time="at", **given)
+    view = d.FeatureView(
+        "spend", d.Entity("card", key="card"), events.where(col("amount") > 0), list(features)
+    )
+    return lower(declarations_in([d.FeatureService("svc", [view])]), declared).view("spend")
+
+
+def job(*features: d.Aggregation, **source: Any) -> Job:
+    view = view_of(*features, **source)
+    return job_of(view, wire_of(view))
+
+
+def step(job: Job, name: str) -> str:
+    return next(s.sql for s in job.statements if s.name == name)
+
+
+def said(expression: Expression, **schema: DType) -> str:
+    return expr_sql(expression.node, schema, FLINK)
+
+
+@pytest.mark.parametrize(
+    ("expression", "schema", "want"),
+    [
+        (col("a") + 1, {"a": Int64}, "fs_add_int(`a`, CAST(1 AS BIGINT))"),
+        (col("a") / 2, {"a": Int64}, "fs_div(CAST(`a` AS DOUBLE), CAST(2.0E0 AS DOUBLE))"),
+        (col("m") * col("m"), {"m": Decimal(12, 2)}, "fs_mul_decimal(fs_widen(`m`, 0), fs_widen(`m`, 0), 18)"),
+        (col("s") < "b", {"s": String}, "(fs_compare(`s`, CAST('b' AS STRING)) < 0)"),
+        (col("a").is_in([1, 2]), {"a": Int64}, "(`a` IN (CAST(1 AS BIGINT), CAST(2 AS BIGINT)))"),
+        (col("t").year(), {"t": Timestamp}, "fs_year(fs_day_of(`t`))"),
+        (col("s").cast(Int64), {"s": String}, "fs_read_int(`s`, '[+-]?[0-9]{1,30}')"),
+        (when(col("p")).then("x").otherwise(None), {"p": Bool},
+         "(CASE WHEN `p` THEN CAST('x' AS STRING) ELSE CAST(NULL AS STRING) END)"),
+        (lit("it's"), {}, "CAST('it''s' AS STRING)"),
+        (col("a`b").is_null(), {"a`b": Int64}, "(`a``b` IS NULL)"),
+    ],
+)  # fmt: skip
+def test_an_expression_in_flink(expression: Expression, schema: dict[str, DType], want: str) -> None:
+    assert said(expression, **schema) == want
+
+
+def test_every_row_function_has_a_leaf() -> None:
+    assert set(FLINK.functions) == set(row_functions())
+
+
+def test_every_function_of_a_job_is_a_class_of_the_project() -> None:
+    java = STREAMING / "java" / "src" / "main" / "java" / "featurestore" / "flink"
+    for name in (*JAVA.values(), *AGGREGATES.values()):
+        file, _, inner = name.removeprefix("featurestore.flink.").partition("$")
+        assert f"public static class {inner} extends" in (java / f"{file}.java").read_text(), name
+
+
+def test_a_tile_is_an_updating_group_by_of_key_and_tile() -> None:
+    (tiles, newest) = job(d.count().over(hours(1))).queries
+    assert (tiles.name, tiles.keys) == ("tiles 5m", 2)
+    assert tiles.sql == (
+        "SELECT k0, `tile`, `rows`, `first_at`, `last_at`, `p0` AS `p0_n` FROM (SELECT k0, `tile`, COUNT(*) AS `rows`, "
+        "MIN(`t`) AS `first_at`, MAX(`t`) AS `last_at`, COUNT(*) AS `p0` FROM "
+        "(SELECT *, fs_tile(`t`, 300000000) AS `tile` FROM `spend events`) GROUP BY k0, `tile`)"
+    )
+    assert list(tiles.columns) == ["k0", "tile", "rows", "first_at", "last_at", "p0_n"]
+    assert newest.sql.endswith("GROUP BY k0")
+
+
+@pytest.mark.parametrize(
+    ("feature", "want"),
+    [
+        (d.sum("amount"), "fs_sum_int(CAST(x0 AS BIGINT)) AS `p0`"),
+        (d.sum("x"), "fs_sum_double(CAST(x0 AS DOUBLE)) AS `p0`"),
+        (d.max("x").where(col("shop") == "a"), "MAX(x0) FILTER (WHERE x1) AS `p0`"),
+        (d.var_pop("amount"), "fs_moments2(fs_decimal_to_double(x0, 2)) AS `p0`"),
+        (d.last("shop"), "fs_last(x0, `t`, `o`) AS `p0`"),
+        (d.max_by("shop", "amount"), "fs_max_by(x0, x1, `t`, `o`) AS `p0`"),
+        (d.count_distinct("shop"), "fs_distinct(fs_hash(x0), "),
+        (d.quantile("x", 0.5), "fs_frequencies(fs_bucket(CAST(x0 AS DOUBLE)), 2147483647) AS `p0`"),
+    ],
+)
+def test_a_partial_in_flink(feature: d.Aggregation, want: str) -> None:
+    assert want in job(feature.over(hours(1))).queries[0].sql
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_every_aggregate_has_its_functions(name: str) -> None:
+    feature = getattr(d, name)
+    given = {"min_by": ("shop", "x"), "max_by": ("shop", "x"), "quantile": ("x", 0.5)}.get(name, ("x",))
+    given = (*given, 2) if name.endswith("_k") or name == "most_frequent" else given
+    made = job(feature(*given).over(hours(1)))
+    called = {name for name in (*JAVA, *AGGREGATES) if any(f"{name}(" in q.sql for q in made.queries)}
+    assert called <= {ddl.split()[4] for ddl in made.functions}
+
+
+def test_an_event_is_judged_by_its_own_record() -> None:
+    judged = step(job(d.count().over(hours(1))), "judged")
+    assert "WHEN `#stamped` - `at` > 600000000 THEN 'late'" in judged
+    assert "WHEN `at` - `#stamped` > 300000000 THEN 'of the future'" in judged
+    arrived = job(d.count().over(hours(1)), columns={**COLUMNS, "came": Timestamp}, arrival_time="came")
+    assert "WHEN `came` - `at` > 600000000 THEN 'late'" in step(arrived, "judged")
+
+
+def test_in_batch_nothing_is_late_and_the_first_copy_is_that_of_every_engine() -> None:
+    batch = job_of(view_of(d.count().over(hours(1))), files_wire("file:///events"), mode="batch")
+    assert "'late'" not in step(batch, "judged")
+    assert "ORDER BY `amount` ASC NULLS FIRST, `card` ASC NULLS FIRST)" in step(batch, "events")
+    assert batch.settings["execution.runtime-mode"] == "batch"
+
+
+def test_copies_are_dropped_by_key_time_and_id_the_first_that_came_stays() -> None:
+    events = step(job(d.count().over(hours(1))), "events")
+    assert (
+        "PARTITION BY `#k0`, `#t`, `id`, (CASE WHEN `id` IS NULL THEN UUID() END) ORDER BY `#proctime` ASC"
+        in events
+    )
+    assert "ROW_NUMBER" not in step(job(d.count().over(hours(1)), event_id=None), "events")
+
+
+def test_batches_are_left_to_jobs_without_copies() -> None:
+    assert "table.exec.mini-batch.enabled" not in job(d.count().over(hours(1))).settings
+    assert job(d.count().over(hours(1)), event_id=None).settings["table.exec.mini-batch.enabled"] == "true"
+
+
+def test_state_is_kept_for_hop_lateness_and_outage() -> None:
+    view = view_of(d.count().over(days(10)))
+    kept = days(1).microseconds + minutes(10).microseconds + hours(2).microseconds
+    settings = job_of(view, wire_of(view), outage=hours(2).microseconds).settings
+    assert settings["table.exec.state.ttl"] == f"{kept // 1000} ms"
+
+
+def test_properties_and_variables_reach_the_topic_as_they_are() -> None:
+    topic = d.Kafka("t", bootstrap="${BROKERS}", properties={"security.protocol": "SSL"})
+    payloads = step(job(d.count().over(hours(1)), stream=topic), "payloads")
+    assert "'properties.bootstrap.servers' = '${BROKERS}'" in payloads
+    assert "'properties.security.protocol' = 'SSL'" in payloads
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"stream": d.Kafka("t", format="avro")}, "read events in the format 'avro'"),
+        ({"stream": d.Files("events")}, "read source 'purchases'"),
+        ({"columns": {**COLUMNS, "#x": Int64}}, "read a column called '#x'"),
+    ],
+)
+def test_what_a_job_cannot_do_is_refused(source: dict[str, Any], message: str) -> None:
+    with pytest.raises(Unsupported, match=message):
+        job(d.count().over(hours(1)), **source)
+
+
+def test_a_list_that_nobody_reads_may_come_along() -> None:
+    assert "List(Float64)" in step(
+        job(d.count().over(hours(1)), columns={**COLUMNS, "more": List(Float64)}), "decoded"
+    )
+
+
+def test_a_static_source_has_no_job() -> None:
+    view = view_of(d.count().over(hours(1)))
+    static = replace(view, source=replace(view.source, event_time=None))
+    with pytest.raises(Unsupported, match="static source"):
+        job_of(static, files_wire("file:///events"))
+
+
+def test_programs_are_the_statements_of_a_job_in_order(tmp_path: Path) -> None:
+    with duckdb.connect() as con:
+        found = programs(con, view_of(d.count().over(hours(1))), tmp_path, "flink")
+    names = [program.name for program in found]
+    assert names[:5] == ["settings", "functions", "payloads", "decoded", "judged"]
+    assert names[-3:] == ["tiles 5m", "newest", "dead letters"]
+    assert all(p.sql.startswith("INSERT INTO `spend ") for p in found[-3:])
+
+
+def test_vectors_are_what_python_makes() -> None:
+    """What JUnit holds Java to. `python -m tests.flink_vectors` writes it anew."""
+    assert json.loads(flink_vectors.FILE.read_text()) == json.loads(flink_vectors.text())
+
+
+@pytest.mark.flink
+@pytest.mark.slow
+def test_flink_plans_the_whole_job_and_reads_everything_once(flink: Any, tmp_path: Path) -> None:
+    """As `fs compile --json` prints it and as the driver reads it; no broker is asked."""
+    features = [
+        d.count().over(hours(1)),
+        d.sum("amount").over(days(7)),
+        d.last("shop").over(days(7)),
+        d.latest("shop"),
+    ]
+    with duckdb.connect() as con:
+        found = programs(
+            con, view_of(*features, stream=d.Kafka("t", bootstrap="localhost:1")), tmp_path, "flink"
+        )
+    plan = flink.plan({"engine": "flink", "programs": [asdict(p) for p in found]})
+    executed = plan[plan.index("== Optimized Execution Plan ==") :]
+    assert (
+        executed.count("fs_json_event(")
+        == executed.count("Deduplicate(")
+        == executed.count("TableSourceScan(")
+        == 1
+    )
+    assert executed.count("Sink(") == 4
+
+
+# ── the driver's reading of a job file, which needs no Flink ────────────────────────────────────────────────
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[dict[str, Any]], Any]:
+    """`fsflink.job.Job.read` of a file of this content."""
+    monkeypatch.syspath_prepend(STREAMING)
+    job = importlib.import_module("fsflink.job")
+
+    def file(content: dict[str, Any]) -> Any:
+        path = tmp_path / "job.json"
+        path.write_text(json.dumps(content))
+        return job.Job.read(path)
+
+    return file
+
+
+def compiled(view: View, root: Path) -> dict[str, Any]:
+    with duckdb.connect() as con:
+        return {"engine": "flink", "programs": [asdict(p) for p in programs(con, view, root, "flink")]}
+
+
+def test_the_driver_tells_settings_statements_and_inserts_apart(
+    read: Callable[[dict[str, Any]], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", "a:1,b's:2")
+    job = read(compiled(view_of(d.count().over(hours(1))), tmp_path))
+    assert job.settings["execution.runtime-mode"] == "streaming"
+    assert not job.batch
+    assert all(s.startswith("CREATE TEMPORARY ") for s in job.statements)
+    assert len(job.inserts) == 3
+    assert any("'properties.bootstrap.servers' = 'a:1,b''s:2'" in s for s in job.statements)
+
+
+def test_the_driver_refuses_what_is_no_job(
+    read: Callable[[dict[str, Any]], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KAFKA_BOOTSTRAP", raising=False)
+    one = compiled(view_of(d.count().over(hours(1))), tmp_path)
+    with pytest.raises(ValueError, match=r"\$\{KAFKA_BOOTSTRAP\} is not set"):
+        read(one)
+    two = {**one, "programs": [*one["programs"], {**one["programs"][0], "view": "other"}]}
+    with pytest.raises(ValueError, match="it is of other, spend: a job is of one view"):
+        read(two)
+    with pytest.raises(ValueError, match="it was compiled for duckdb: add --engine flink"):
+        read({"engine": "duckdb", "programs": []})
+    with pytest.raises(ValueError, match="is no job file"):
+        read({"no": "job"})
