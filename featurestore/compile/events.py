@@ -100,10 +100,9 @@ def _value_text(x: str, dtype: DType) -> str:
         case DecimalType(scale=scale):
             return _number_text(f"CAST(CAST({x} AS DECIMAL(38, {scale})) * {10**scale} AS HUGEINT)")
         case ListType(item=item):
-            items = f"list_transform({x}, lambda i: {_sorting_text('i', item)})"
-            return f"concat(array_to_string(list_transform({items}, lambda j: '1' || j), ''), '0')"
+            return _list_text(x, item)
         case VectorType():
-            return f"array_to_string(list_transform({x}::DOUBLE[], lambda i: {_double_text('i')}), '')"
+            return _list_text(f"{x}::FLOAT[]", Float32)
         case _ if dtype == Bool:
             return f"CAST({x} AS TINYINT)::VARCHAR"
         case _ if dtype == String:
@@ -118,6 +117,13 @@ def _value_text(x: str, dtype: DType) -> str:
             return _double_text(f"CAST({x} AS DOUBLE)")
         case _:
             return _number_text(f"CAST({x} AS HUGEINT)")
+
+
+def _list_text(x: str, item: DType) -> str:
+    """A shorter list is less than one that goes on; among items NaN is more than any number, and NULL more still."""
+    nan = "WHEN isnan(i) THEN '12' " if item in (Float64, Float32) else ""
+    one = f"CASE WHEN i IS NULL THEN '13' {nan}ELSE '11' || {_value_text('i', item)} END"
+    return f"concat(array_to_string(list_transform({x}, lambda i: {one}), ''), '0')"
 
 
 def _number_text(x: str) -> str:
