@@ -20,6 +20,7 @@ _KNOWN: dict[str, dict[str, str]] = {
     "registry": {"url": _TEXT},
     "online": {"url": _TEXT},
     "offline": {"path": _TEXT, "memory_limit": _TEXT, "threads": _WHOLE},
+    "stream": {"engine": _TEXT},
     "server": {
         "host": _TEXT,
         "port": _WHOLE,
@@ -41,6 +42,9 @@ _KNOWN: dict[str, dict[str, str]] = {
         "tls_client_ca": _TEXT,
     },
 }
+ENGINES = ("embedded", "flink")
+"""What may run a stream: DuckDB in a process of its own, or a Flink cluster."""
+
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -49,7 +53,7 @@ class Config:
     """The settings of one project. Paths in URLs are relative to `root`, the folder of `fs.toml`.
 
     `definitions` are globs below `root` of the files to load. `memory_limit` bounds DuckDB (`"2GB"`; None is DuckDB's own
-    bound, 80 % of the machine); `threads` its cores (None is all).
+    bound, 80 % of the machine); `threads` its cores (None is all); `stream_engine` is one of `ENGINES`.
     """
 
     root: Path
@@ -60,6 +64,7 @@ class Config:
     offline_path: str = ".fs/offline"
     memory_limit: str | None = None
     threads: int | None = None
+    stream_engine: str = "embedded"
     environment: str | None = None
     server: Mapping[str, str | int] = field(default_factory=dict)
     """What `[server]` says, by name; `featurestore.server.settings` has the meaning of each."""
@@ -102,6 +107,11 @@ def load_config(
     settings = {
         f"{s}.{k}": _expand(v, variables, path, problems) for s, kv in merged.items() for k, v in kv.items()
     }
+    engine = settings.get("stream.engine", ENGINES[0])
+    if engine not in ENGINES:
+        line = Where(str(path), _line_of(text, r"engine\s*="))
+        help = tuple(nearest(str(engine), ENGINES))
+        problems.append(Problem(f"no stream engine '{engine}'", line, help))
     if problems:
         raise ConfigError("\n\n".join(map(str, problems)))
     defaults = Config(root, root.resolve().name)
@@ -114,6 +124,7 @@ def load_config(
         offline_path=settings.get("offline.path", defaults.offline_path),
         memory_limit=settings.get("offline.memory_limit"),
         threads=settings.get("offline.threads"),
+        stream_engine=settings.get("stream.engine", defaults.stream_engine),
         environment=environment,
         server={k.removeprefix("server."): v for k, v in settings.items() if k.startswith("server.")},
     )

@@ -274,6 +274,7 @@ class FeatureStore:
         self,
         select: str | Sequence[str] | None = None,
         *,
+        engine: str | None = None,
         once: bool = False,
         stop: threading.Event | None = None,
         reset: bool = False,
@@ -286,6 +287,12 @@ class FeatureStore:
         starts from what the log holds; `take_over` owns views that another stream, gone for good, had owned. Raises NotFound,
         StreamConflict, OutageTooLong and LogCorrupt.
         """
+        if (engine or self.config.stream_engine) != "embedded":
+            raise Unsupported(
+                "this version",
+                "run a stream on Flink by itself",
+                "the embedded engine, or the job of `fs compile VIEW --engine flink --json`, submitted by hand",
+            )
         with (
             engine_errors(),
             stream.Stream(

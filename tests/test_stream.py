@@ -18,7 +18,15 @@ import redis
 import featurestore as fs
 from featurestore.config import Config
 from featurestore.declare import declarations_in
-from featurestore.errors import EventError, LogCorrupt, NotFound, OutageTooLong, StreamConflict, Unsupported
+from featurestore.errors import (
+    ConfigError,
+    EventError,
+    LogCorrupt,
+    NotFound,
+    OutageTooLong,
+    StreamConflict,
+    Unsupported,
+)
 from featurestore.evaluate.arrow import arrow_type
 from featurestore.ir import Plan, View
 from featurestore.ledger import Hole
@@ -660,3 +668,14 @@ def test_without_ids_what_batch_holds_counts_once(store: FeatureStore, tmp_path:
     store.run_stream(once=True)
     assert told(store)["batched"] == 2
     assert both(store, "a", "b")[0]["x_sum_1d"] == [7, 3]
+
+
+def test_an_engine_that_is_not_there_is_refused(store: FeatureStore, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="embedded engine"):
+        store.run_stream(engine="flink", once=True)
+    (tmp_path / "fs.toml").write_text('[stream]\nengine = "embeded"\n')
+    with pytest.raises(ConfigError, match="did you mean 'embedded'"):
+        FeatureStore(tmp_path)
+    (tmp_path / "fs.toml").write_text('[stream]\nengine = "flink"\n')
+    with FeatureStore(tmp_path) as other, pytest.raises(Unsupported):
+        other.run_stream(once=True)

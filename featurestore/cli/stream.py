@@ -25,6 +25,9 @@ def stream_command() -> None:
 
 
 @command("run")
+@click.option(
+    "--engine", type=click.Choice(["embedded", "flink"]), help="Default: [stream] engine in fs.toml."
+)
 @click.option("--once", is_flag=True, help="Take what is there, then end.")
 @click.option(
     "--select",
@@ -36,7 +39,7 @@ def stream_command() -> None:
 @click.option("--reset", is_flag=True, help="Forget the stream's state: start from what the log holds.")
 @click.option("--take-over", is_flag=True, help="Own views that another stream, gone for good, had owned.")
 def run_command(
-    settings: Settings, once: bool, select: tuple[str, ...], reset: bool, take_over: bool
+    settings: Settings, engine: str | None, once: bool, select: tuple[str, ...], reset: bool, take_over: bool
 ) -> None:
     """Turn pushed events into online values, until interrupted.
 
@@ -52,7 +55,7 @@ def run_command(
         if not once:
             settings.note("streaming; Ctrl-C ends it")
         came = store.run_stream(
-            names, once=once, stop=stop, reset=reset, take_over=take_over, say=settings.note
+            names, engine=engine, once=once, stop=stop, reset=reset, take_over=take_over, say=settings.note
         )
         told = store.stream_status()
     if settings.json:
