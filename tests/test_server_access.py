@@ -116,6 +116,10 @@ def test_roles_and_scopes(server: Server, keys: dict[str, str]) -> None:
     whole = {"feature_service": "buy", "entities": {"user_id": [1], "shop": ["s1"], "price_now": [1.0]}}
     assert server.post("/get-online-features", ASKED, bearer(keys["reader"])).status == 200
     assert server.post("/get-online-features", whole, {"X-API-Key": keys["boss"]}).status == 200
+    row = json.dumps([{"k": 1}]).encode()
+    assert server.post("/events/any", row).status == 401
+    assert server.post("/events/any", row, bearer(keys["reader"])).status == 403
+    assert server.post("/events/any", row, bearer(keys["boss"])).status == 404
     mine = bearer(keys["plain"])
     assert server.post("/get-online-features", ASKED, mine).status == 200
     assert server.ask("GET", "/v2/models/plain", headers=mine).status == 200
