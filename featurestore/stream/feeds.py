@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.config import Config, expand
-from featurestore.errors import LogCorrupt, LogPruned, OutageTooLong, Unsupported
+from featurestore.errors import EventError, LogCorrupt, LogPruned, OutageTooLong, Unsupported
 from featurestore.evaluate.partials import Array
 from featurestore.ir import Source
 from featurestore.log.eventlog import APPENDED_AT, OFFSET, EventLog
@@ -127,6 +127,10 @@ class _Offsets(Sequence[str]):
         return f"offset {self._offsets[index].as_py()}"
 
 
+MOVE = "move the file out of its directory: the stream goes on without it"
+"""The way out where an event file cannot be read at all."""
+
+
 class DirectoryFeed:
     """Event files in a directory, each read once."""
 
@@ -139,8 +143,9 @@ class DirectoryFeed:
         try:
             batch = self.files.read(position, now, rows)
         except LogCorrupt as error:
-            way = f"move {error.file.name} out of its directory: the stream goes on without it"
-            raise LogCorrupt(error.file, error.position, None, error.reason, way) from error
+            raise LogCorrupt(error.file, error.position, None, error.reason, MOVE) from error
+        except EventError as error:
+            raise EventError(f"{error}\n  {MOVE}", column=error.column) from error
         if batch.file is None:
             return None
         count = batch.table.num_rows
