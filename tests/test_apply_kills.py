@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import random
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -30,9 +29,9 @@ changing = fs.FeatureService("s{number}", [v])
 """
 
 APPLIER = """
-# Applies projects, on request: each line is a folder and what is to kill it: after so many statements of the commit and its
-# end, or, below 0, after so many microseconds from its begin on (0: nothing does). It answers `ended STATUS`.
-import json, os, signal, sys
+# Applies a project, and is killed: after so many statements of the commit and its end, or, below 0, so many microseconds after
+# it began (0: not at all).
+import os, signal, sys
 from featurestore.registry import Registry, connection
 from featurestore.store import FeatureStore
 
@@ -69,16 +68,7 @@ def work(root, kill):
     with FeatureStore(root) as store:
         store.apply()
 
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        try:
-            work(*json.loads(line))
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
-            os._exit(1)
-        os._exit(0)
-    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+work(sys.argv[1], int(sys.argv[2]))
 """
 
 
@@ -88,7 +78,6 @@ class Applied:
 
     root: Path
     url: str
-    applier: subprocess.Popen[str]
     plans: list[ir.Plan]
     number: int = 0
 
@@ -99,11 +88,8 @@ class Applied:
 
     def apply(self, kill: int) -> int:
         """Applies in a process that is killed; its exit status."""
-        assert self.applier.stdin is not None
-        assert self.applier.stdout is not None
-        self.applier.stdin.write(json.dumps([str(self.root), kill]) + "\n")
-        self.applier.stdin.flush()
-        return int(self.applier.stdout.readline().split()[1])
+        command = [sys.executable, "-c", APPLIER, str(self.root), str(kill)]
+        return subprocess.run(command, check=False, timeout=60).returncode
 
     def check(self) -> bool:
         """The registry is whole, at the old or the new revision; whether it is at the new one."""
@@ -135,18 +121,12 @@ class Applied:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def applied(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Applied]:
+def applied(request: pytest.FixtureRequest, tmp_path: Path) -> Applied:
     url = "sqlite:///.fs/registry.db"
     if request.param == "postgres":
         url = request.getfixturevalue("fresh_postgres")
     (tmp_path / "fs.toml").write_text(f'[offline]\nthreads = 1\n[registry]\nurl = "{url}"\n')
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", APPLIER], stdin=pipe, stdout=pipe, text=True) as applier:
-        try:
-            yield Applied(tmp_path, url, applier, [ir.Plan()])
-        finally:
-            assert applier.stdin is not None
-            applier.stdin.close()
+    return Applied(tmp_path, url, [ir.Plan()])
 
 
 def test_killed_at_every_step(applied: Applied) -> None:
@@ -164,7 +144,7 @@ def test_killed_at_every_step(applied: Applied) -> None:
         new = applied.check()
         if status == 0:
             break
-        assert status == -9
+        assert status == -signal.SIGKILL
         applied.go_on()
         applied.change()
         last = new
