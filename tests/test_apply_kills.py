@@ -164,7 +164,7 @@ def test_killed_at_every_step(applied: Applied) -> None:
         if applied.check():
             applied.change()
             break
-    first = step
+    first, last = step, False
     assert len(applied.plans) == 2
     for step in count(1):
         status = applied.apply(step)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -508,7 +509,7 @@ def test_a_materialisation_over_a_running_stream_changes_no_value(project: Proje
             events_file(project.root / "events" / "1.parquet", project.pushed)
             want = trained(store, at)
             assert read(store, at) == want, "before"
-            with looking(lambda at=at: read(store, at), want) as wrong:
+            with looking(partial(read, store, at), want) as wrong:
                 ended = subprocess.run(
                     [
                         sys.executable,
