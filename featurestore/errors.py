@@ -25,6 +25,7 @@ FeatureStoreError
 ├── LogError               an event log or a folder of event files that cannot go on
 │   ├── LogCorrupt         bytes that are not what was written, and the call that sets them aside
 │   ├── LogPruned          an offset whose events were removed
+│   ├── LogUnread          events that may not be removed yet: a stream has still to read them
 │   └── EventError         events of the wrong shape; none of them was kept
 ├── OnlineStoreError
 │   ├── StoreCorrupt       bytes that do not decode
@@ -208,6 +209,14 @@ class LogPruned(LogError):
         super().__init__(
             f"{file}: the events at offset {offset} were pruned\n  the log starts at {start}: go on from there, or rebuild"
         )
+
+
+class LogUnread(LogError):
+    """Events were not removed from a log, because streams have still to read them. `views` are those that these feed."""
+
+    def __init__(self, message: str, views: tuple[str, ...]) -> None:
+        self.views = views
+        super().__init__(message)
 
 
 class EventError(LogError):

@@ -30,7 +30,7 @@ from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
 from featurestore.ledger import HoleEntry, Ledger, Unit
-from featurestore.log.eventlog import Appended
+from featurestore.log.eventlog import Appended, Pruned, Skipped
 from featurestore.log.files import read_file
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
@@ -54,7 +54,7 @@ from featurestore.serving.scaled import scaled_features
 from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
-from featurestore.stream.feeds import open_log
+from featurestore.stream.feeds import naming_the_way_out, open_log
 from featurestore.time import Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.verify import Certificate, keep, must_be_verified, verify
@@ -267,7 +267,7 @@ class FeatureStore:
                     row=dead[0].row,
                     column=dead[0].column,
                 )
-        with open_log(self.config, found) as log:
+        with naming_the_way_out(source), open_log(self.config, found) as log:
             return log.append(rows, _now() if at is None else moment(at))
 
     def run_stream(
@@ -321,6 +321,42 @@ class FeatureStore:
         """Appends events that were set aside to their log again, as if they had arrived now; those that were."""
         (found,) = stream.streamed_views(self.registry.current().plan, view)
         return stream.replay(self.config, found, numbers, _now())
+
+    def event_logs(self, source: str | None = None, *, check: bool = False) -> list[stream.LogStatus]:
+        """The log of each stream source, or of one: what it holds, how far streams read it, and what of it is damaged.
+
+        `check` reads all events and compares their checksums. Raises NotFound.
+        """
+        plan = self.registry.current().plan
+        one = None if source is None else self._stream_source(source)
+        sources = [s for s in plan.sources if s.stream is not None] if one is None else [one]
+        return list(stream.log_statuses(self.config, sources, plan.views, check=check))
+
+    def skip_log(self, source: str, offset: int) -> Skipped:
+        """Sets damaged bytes of a source's log aside, at the offset where LogCorrupt says that reading stops.
+
+        The events in them are lost to streams, and stay counted; all others keep their offsets. Raises LogError where
+        nothing is damaged.
+        """
+        return stream.skip_damage(self.config, self._stream_source(source), offset)
+
+    def prune_log(
+        self,
+        source: str,
+        *,
+        before: int | None = None,
+        older_than: timedelta | Duration | None = None,
+        force: bool = False,
+    ) -> Pruned:
+        """Removes old events from the start of a source's log, in whole segments.
+
+        Events below offset `before` go, those pushed longer ago than `older_than`, or those of both. Raises LogUnread where
+        a stream has not read them, unless `force`.
+        """
+        found, views = self._stream_source(source), self.registry.current().plan.views
+        age = None if older_than is None else _microseconds(older_than)
+        least = None if age is None else _now() - age
+        return stream.prune_log(self.config, found, views, before=before, older_than=least, force=force)
 
     # ------------------------------------------------------------------------------------------------------------ reads
 
@@ -440,10 +476,7 @@ class FeatureStore:
         if name not in [e.name for e in plan.entities]:
             plan = self.definitions()
         instants = [None if m is None else moment(m) for m in (at, start, end)]
-        if isinstance(every, timedelta):
-            step: int | None = every // timedelta(microseconds=1)
-        else:
-            step = None if every is None else every.microseconds
+        step = None if every is None else _microseconds(every)
         moments = moments_of(instants[0], instants[1], instants[2], step)
         with self._duckdb() as con:
             rows = known_entities(con, plan, name, self.config.root, moments, timestamp)
@@ -645,6 +678,10 @@ def _must_hold_rows(con: Connection, view: ir.View, root: Path) -> None:
             f"source '{source.name}' is empty: {source.location.path} holds no rows\n"
             f"  view '{view.name}' keeps what it has; put rows there, or leave the view out with a selection"
         )
+
+
+def _microseconds(length: timedelta | Duration) -> int:
+    return length // timedelta(microseconds=1) if isinstance(length, timedelta) else length.microseconds
 
 
 def _now() -> int:

@@ -14,6 +14,7 @@ import click
 
 from featurestore.cli.complete import services
 from featurestore.cli.failures import ERROR, OK
+from featurestore.cli.length import length_of
 from featurestore.cli.output import print_json, size_text
 from featurestore.cli.project import Settings, command
 
@@ -149,7 +150,7 @@ def _parts(
     if asked["at"] is not None:
         options["at"] = asked["at"].split(",")
     if asked["gap"] is not None:
-        options["gap"] = _length("--gap", asked["gap"])
+        options["gap"] = length_of("--gap", asked["gap"])
     if asked["column"] is not None:
         options["column"] = asked["column"]
     return training.split(by, **options).to_parquet  # type: ignore[arg-type]
@@ -160,7 +161,7 @@ def _lags(given: tuple[str, ...]) -> timedelta | dict[str, timedelta] | None:
     if not given:
         return None
     if len(given) == 1 and "=" not in given[0]:
-        return _length("--lag", given[0])
+        return length_of("--lag", given[0])
     lags: dict[str, timedelta] = {}
     for text in given:
         name, _, length = text.rpartition("=")
@@ -168,16 +169,8 @@ def _lags(given: tuple[str, ...]) -> timedelta | dict[str, timedelta] | None:
             raise click.UsageError(
                 f"--lag {text}: give one length for all sources, or each source once: --lag purchases=1h"
             )
-        lags[name] = _length("--lag", length)
+        lags[name] = length_of("--lag", length)
     return lags
-
-
-def _length(option: str, text: str) -> timedelta:
-    units = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
-    try:
-        return timedelta(**{units[text[-1:]]: float(text[:-1])})
-    except (KeyError, ValueError, OverflowError) as error:
-        raise click.UsageError(f"{option} {text} is no length of time: write 7d, 12h, 30m or 10s") from error
 
 
 def _measured(folder: Path, files: list[Path]) -> dict[str, Any]:

@@ -26,4 +26,7 @@ def push_command(settings: Settings, source: str, file: str) -> None:
         said = {"source": source, "rows": done.rows, "first_offset": done.first_offset}
         print_json({**said, "last_offset": done.last_offset, "appended_at": moment_text(done.appended_at)})
         return
+    if not done.rows:
+        click.echo(f"{file} holds no event; nothing was pushed")
+        return
     click.echo(f"{done.rows:,} events at offsets {done.first_offset:,} to {done.last_offset:,} of '{source}'")

@@ -7,16 +7,18 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.cli.complete import readable_names
-from featurestore.cli.output import age_text, moment_text, print_json, print_table
+from featurestore.cli.complete import all_names, readable_names
+from featurestore.cli.failures import ERROR, OK
+from featurestore.cli.length import length_of
+from featurestore.cli.output import age_text, moment_text, print_json, print_table, size_text
 from featurestore.cli.project import Settings, command
 
 if TYPE_CHECKING:
-    from featurestore.stream import StreamStatus
+    from featurestore.stream import LogStatus, StreamStatus
 
 
 @click.group("stream", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -138,8 +140,109 @@ def replay_command(settings: Settings, view: str, numbers: tuple[int, ...]) -> N
     click.echo(f"{len(done):,} events appended again")
 
 
+@click.group("log")
+def log_group() -> None:
+    """The logs that pushed events lie in: what they hold, what is damaged, what may go."""
+
+
+@command("status")
+@click.argument("source", required=False, shell_complete=all_names)
+@click.option("--check", is_flag=True, help="Read every event, and compare checksums.")
+def log_status_command(settings: Settings, source: str | None, check: bool) -> int:
+    """What the log of each stream source holds, and how far each view's stream has read it.
+
+    Exit status 1 when something is damaged: it says the command that sets it aside.
+    """
+    with settings.store() as store:
+        logs = store.event_logs(source, check=check)
+    damaged = any(log.damage for log in logs)
+    if settings.json:
+        print_json({"logs": [_log_json(log) for log in logs]})
+        return ERROR if damaged else OK
+    print_table(_LOG_COLUMNS, map(_log_row, logs))
+    for error in (error for log in logs for error in log.damage):
+        click.echo(f"\n{error}")
+    return ERROR if damaged else OK
+
+
+_LOG_COLUMNS = (
+    *("source", "start", "end", "segments", "size", "appends", "clamped", "skipped", "bad files"),
+    *("last append", "read"),
+)
+
+
+def _log_row(log: LogStatus) -> tuple[object, ...]:
+    read = ", ".join(f"{name}: {'-' if at is None else f'{at:,}'}" for name, at in log.read.items())
+    s = log.stats
+    if s is None:
+        return log.source, *[None] * 9, read or None
+    figures = s.start, s.end, s.segments, size_text(s.bytes), s.appends, s.clamped, s.skipped
+    return log.source, *figures, len(s.bad_files), _moment(s.last_appended_at), read or None
+
+
+def _log_json(log: LogStatus) -> dict[str, Any]:
+    said: dict[str, Any] = {"source": log.source}
+    if log.stats is not None:
+        said |= asdict(log.stats) | {"last_appended_at": _moment(log.stats.last_appended_at)}
+    damage = [
+        {"file": e.file, "position": e.position, "offset": e.offset, "reason": e.reason} for e in log.damage
+    ]
+    return said | {"read": dict(log.read), "damage": damage}
+
+
+def _moment(at: int | None) -> str | None:
+    return None if at is None else moment_text(at)
+
+
+@command("skip")
+@click.argument("source", shell_complete=all_names)
+@click.argument("offset", type=click.IntRange(min=0))
+def log_skip_command(settings: Settings, source: str, offset: int) -> None:
+    """Set damaged bytes aside, so that streams go on after them.
+
+    OFFSET is where the error says that reading stopped. The bytes are kept in a .bad file beside the log, and the events in
+    them are counted as skipped; every other event keeps its offset.
+    """
+    with settings.store() as store:
+        done = store.skip_log(source, offset)
+    if settings.json:
+        print_json({"source": source, **asdict(done)})
+        return
+    click.echo(f"{done.rows:,} offsets from {done.first_offset:,} on of '{source}' set aside in {done.file}")
+
+
+@command("prune")
+@click.argument("source", shell_complete=all_names)
+@click.option(
+    "--older-than", metavar="LENGTH", help="Events pushed longer ago than this: 7d, 12h, 30m or 10s."
+)
+@click.option("--before", type=click.IntRange(min=0), metavar="OFFSET", help="Events below this offset.")
+@click.option(
+    "--force", is_flag=True, help="Even events that a stream has not read: it stops, and wants --reset."
+)
+def log_prune_command(
+    settings: Settings, source: str, older_than: str | None, before: int | None, force: bool
+) -> None:
+    """Remove old events from the start of a log. Whole segments go, those with no event that is to stay."""
+    if older_than is None and before is None:
+        raise click.UsageError("prune what? give --older-than LENGTH, --before OFFSET, or both")
+    age = None if older_than is None else length_of("--older-than", older_than)
+    with settings.store() as store:
+        done = store.prune_log(source, before=before, older_than=age, force=force)
+    if settings.json:
+        print_json({"source": source, **asdict(done)})
+        return
+    segments = f"{done.segments:,} segment{'' if done.segments == 1 else 's'}"
+    click.echo(
+        f"{segments} of '{source}' removed, {size_text(done.bytes)}; it starts at offset {done.start:,}"
+    )
+
+
 for part in (run_command, status_command):
     stream_command.add_command(part)
 for part in (list_command, replay_command):
     dead_letters_group.add_command(part)
+for part in (log_status_command, log_skip_command, log_prune_command):
+    log_group.add_command(part)
 stream_command.add_command(dead_letters_group)
+stream_command.add_command(log_group)

@@ -606,11 +606,14 @@ class EventLog:
 
     # ── keeping
 
-    def prune(self, *, before_offset: int | None = None, older_than: int | None = None) -> Pruned:
+    def prune(
+        self, *, before_offset: int | None = None, older_than: int | None = None, dry_run: bool = False
+    ) -> Pruned:
         """Removes whole segments from the start, those with nothing that is to stay.
 
         To stay are events at `before_offset` and later, and those appended at `older_than` (UTC microseconds) or later,
-        and the last segment. Readers may go on meanwhile; what they hold open they can read.
+        and the last segment. Readers may go on meanwhile; what they hold open they can read. `dry_run` only says what would
+        be removed.
         """
         if before_offset is None and older_than is None:
             raise LogError(f"{self.directory}: prune what?\n  give before_offset=, older_than=, or both")
@@ -624,7 +627,8 @@ class EventLog:
                     break
                 path = self.directory / file_name(first)
                 size += path.stat().st_size
-                path.unlink()
+                if not dry_run:
+                    path.unlink()
                 removed += 1
             sync_directory(self.directory)
             return Pruned(removed, size, names[removed] if names else 0)

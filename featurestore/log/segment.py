@@ -42,7 +42,7 @@ _FRAME = struct.Struct("<4sIIIqqqII")
 _END = struct.Struct("<4sI")
 _CHUNK = 1 << 20
 _COMPRESS_FROM = 16 << 10
-SKIP = "EventLog.skip({}) sets it aside in a .bad file, counts its rows, and lets reading go on"
+SKIP = "{} sets it aside in a .bad file, counts its rows, and lets reading go on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class Segment:
         except struct.error:
             whole, text, length = False, b"", 0
         if not whole or self.first_offset != named:
-            raise LogCorrupt(self.path, 0, named, "the header of the segment is damaged", SKIP.format(named))
+            raise LogCorrupt(self.path, 0, named, "the header of the segment is damaged", _skip(named))
         self.schema: dict[str, DType] = {n: type_from_json(t) for n, t in json.loads(text).items()}
         self.schema_crc = zlib.crc32(text)
         self.arrow_schema = arrow_schema(self.schema)
@@ -273,7 +273,11 @@ class Segment:
         return pa.ipc.read_record_batch(payload, self.arrow_schema)
 
     def corrupt(self, position: int, offset: int, bad: Bad) -> LogCorrupt:
-        return LogCorrupt(self.path, position, offset, bad.reason, SKIP.format(offset))
+        return LogCorrupt(self.path, position, offset, bad.reason, _skip(offset))
+
+
+def _skip(offset: int) -> str:
+    return SKIP.format(f"EventLog.skip({offset})")
 
 
 def _pad(length: int) -> int:

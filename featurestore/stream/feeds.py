@@ -7,8 +7,9 @@ feed is a class here and a line in `feeds_of`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.config import Config, expand
-from featurestore.errors import LogPruned, OutageTooLong, Unsupported
+from featurestore.errors import EventError, LogCorrupt, LogPruned, OutageTooLong, Unsupported
 from featurestore.evaluate.partials import Array
 from featurestore.ir import Source
 from featurestore.log.eventlog import APPENDED_AT, OFFSET, EventLog
 from featurestore.log.events import DeadLetter
 from featurestore.log.files import SUFFIXES, FilesFeed
+from featurestore.log.segment import SKIP
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Taken:
     """Events of a feed in its order: the source's columns, and for each when it was appended (µs; None: nobody knows).
 
     `places` says in words where each lies, `dead` are events of the wrong shape, `position` is where to read on. `batch`: they
-    are batch's own, of which none is late.
+    are batch's own, of which none is late. `skipped` counts events that somebody set aside as damaged before they were read.
     """
 
     table: pa.Table
@@ -38,6 +40,7 @@ class Taken:
     dead: Sequence[tuple[str, DeadLetter]]
     position: Any
     batch: bool = False
+    skipped: int = 0
 
 
 class Feed(Protocol):
@@ -69,29 +72,37 @@ class LogFeed:
 
     name = "log"
 
-    def __init__(self, log: EventLog) -> None:
-        self.log = log
+    def __init__(self, log: EventLog, source: str) -> None:
+        self.log, self.source = log, source
 
     def read(self, position: Any, now: int, rows: int) -> Taken | None:
         offset = self._offset(position)
-        if self.log.end() <= offset:
-            return None
-        try:
-            batch = self.log.read(offset, rows)
-        except LogPruned as error:
-            raise OutageTooLong(error) from error
+        with naming_the_way_out(self.source):
+            if self.log.end() <= offset:
+                return None
+            try:
+                batch = self.log.read(offset, rows)
+                if batch.skipped and not batch.table.num_rows:
+                    # Behind a gap more may be damaged: that is said now, and not taken for the end of the log.
+                    behind = self.log.read(batch.next_offset, rows)
+                    batch = replace(behind, skipped=batch.skipped + behind.skipped)
+            except LogPruned as error:
+                raise OutageTooLong(error) from error
         if batch.next_offset == offset:
             return None
         appended = batch.table.column(APPENDED_AT).cast(pa.int64()).to_numpy()
         offsets = batch.table.column(OFFSET)
         places = _Offsets(offsets)
-        return Taken(batch.table.drop([OFFSET, APPENDED_AT]), appended, places, (), batch.next_offset)
+        events = batch.table.drop([OFFSET, APPENDED_AT])
+        return Taken(events, appended, places, (), batch.next_offset, skipped=batch.skipped)
 
     def lag(self, position: Any) -> int | None:
-        return max(self.log.end() - self._offset(position), 0)
+        with naming_the_way_out(self.source):
+            return max(self.log.end() - self._offset(position), 0)
 
     def wait(self, position: Any, seconds: float) -> None:
-        self.log.wait(self._offset(position), seconds)
+        with naming_the_way_out(self.source):
+            self.log.wait(self._offset(position), seconds)
 
     def whole(self) -> bool:
         return self.log.start() == 0
@@ -116,6 +127,10 @@ class _Offsets(Sequence[str]):
         return f"offset {self._offsets[index].as_py()}"
 
 
+MOVE = "move the file out of its directory: the stream goes on without it"
+"""The way out where an event file cannot be read at all."""
+
+
 class DirectoryFeed:
     """Event files in a directory, each read once."""
 
@@ -125,7 +140,12 @@ class DirectoryFeed:
         self.files = files
 
     def read(self, position: Any, now: int, rows: int) -> Taken | None:
-        batch = self.files.read(position, now, rows)
+        try:
+            batch = self.files.read(position, now, rows)
+        except LogCorrupt as error:
+            raise LogCorrupt(error.file, error.position, None, error.reason, MOVE) from error
+        except EventError as error:
+            raise EventError(f"{error}\n  {MOVE}", column=error.column) from error
         if batch.file is None:
             return None
         count = batch.table.num_rows
@@ -146,6 +166,16 @@ class DirectoryFeed:
         self.files.close()
 
 
+@contextmanager
+def naming_the_way_out(source: str) -> Iterator[None]:
+    """Where bytes of a source's log are damaged, the error says the command that sets them aside."""
+    try:
+        yield
+    except LogCorrupt as error:
+        way = SKIP.format(f"`fs stream log skip {source} {error.offset}`")
+        raise LogCorrupt(error.file, error.position, error.offset, error.reason, way) from error
+
+
 def log_directory(config: Config, source: Source) -> Path:
     """Where the events lie that were pushed to a source."""
     return config.root / ".fs" / "log" / source.name
@@ -161,7 +191,7 @@ def feeds_of(config: Config, source: Source) -> list[Feed]:
 
     A topic stands for the log: under this engine what is pushed goes to the log and nobody reads the topic.
     """
-    feeds: list[Feed] = [LogFeed(open_log(config, source))]
+    feeds: list[Feed] = [LogFeed(open_log(config, source), source.name)]
     if source.stream is not None and source.stream.kind == "files":
         directory = config.root / expand(source.stream.path)
         feeds.append(DirectoryFeed(FilesFeed(directory, _kind(source), source.schema)))

@@ -154,6 +154,7 @@ class ViewStream:
         dead = self._dead(meta, taken, judged, now)
         meta.counts.update(judged.counts if feed is not None else {"from_batch": judged.counts["applied"]})
         meta.counts["malformed"] += len(taken.dead)
+        meta.counts["skipped"] += taken.skipped
         if judged.clock is not None:
             meta.clock = max(meta.clock, judged.clock)
         if judged.since is not None and feed is not None:
