@@ -642,7 +642,7 @@ def test_killed_while_it_begins_a_stream_begins_anew(store: FeatureStore) -> Non
     class Killed(BaseException):
         pass
 
-    for wanted in ("filling", "committed", "published", "filled"):
+    for wanted in ("filling", "committed", "filled", "published", "settled"):
 
         def kill(name: str, wanted: str = wanted) -> None:
             if name == wanted:

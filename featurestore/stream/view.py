@@ -131,6 +131,8 @@ class ViewStream:
                 came += self._apply(feed, taken)
         if not came:
             self._rest()
+        if not self.meta.settled and came < ROWS:
+            self._settle_heads()
         self._say(now=False)
         return came
 
@@ -155,7 +157,7 @@ class ViewStream:
         meta.counts.update(judged.counts if feed is not None else {"from_batch": judged.counts["applied"]})
         meta.counts["malformed"] += len(taken.dead)
         meta.counts["skipped"] += taken.skipped
-        if judged.clock is not None:
+        if judged.clock is not None and feed is not None:
             meta.clock = max(meta.clock, judged.clock)
         if judged.since is not None and feed is not None:
             meta.since = judged.since if meta.since is None else min(meta.since, judged.since)
@@ -169,9 +171,10 @@ class ViewStream:
             entities = list(zip(merged.keys, values, strict=True))
             self._state.commit(meta, entities, judged.seen, dead, judged.holes)
             self._step("committed")
-            self._publisher.publish(merged)
+            if meta.settled:
+                self._publisher.publish(merged)
+                self._step("published")
             self._unpublished = False
-            self._step("published")
         else:
             self._state.commit(meta, (), judged.seen, dead, judged.holes)
             self._step("committed")
@@ -229,7 +232,7 @@ class ViewStream:
         header["first_at"] = np.where(new, first, np.minimum(old["first_at"], first))
         header["last_at"] = np.where(new, last, np.maximum(old["last_at"], last))
         header["counter"], header["run"] = old["counter"] + 1, self._run
-        header["cut"], header["kept_from"] = meta.clock, NEVER
+        header["cut"], header["kept_from"] = max(meta.clock, meta.cut), NEVER
         there = self._publisher.records(decoded)
         sections = []
         for number, (level, sql) in enumerate(zip(self.layout.levels, self._tiles, strict=True)):
@@ -287,17 +290,33 @@ class ViewStream:
     def _publish_again(self) -> None:
         """Publishes what the last transaction touched, and everything if the online store lost what it held."""
         meta = self.meta
-        identity = self._online.identity()
-        if meta.identity != identity:
-            for page in self._state.entities(10_000):
-                self._publisher.again([k for k, _ in page], [v for _, v in page])
-            self._state.commit(replace(meta, identity=identity))
-            self._step("rebuilt")
-        else:
-            keys = self._state.touched()
-            self._publisher.again(keys, self._state.values(keys))
+        if meta.settled:
+            identity = self._online.identity()
+            if meta.identity != identity:
+                self._publish_all()
+                self._state.commit(replace(meta, identity=identity))
+                self._step("rebuilt")
+            else:
+                keys = self._state.touched()
+                self._publisher.again(keys, self._state.values(keys))
         self._tell_holes(self._state.holes)
         self._unpublished = False
+
+    def _publish_all(self) -> None:
+        for page in self._state.entities(10_000):
+            self._publisher.again([k for k, _ in page], [v for _, v in page])
+
+    def _settle_heads(self) -> None:
+        """The first publication, when the stream has caught up: until then what was there before is right as of its moment.
+
+        Heads that others wrote, and that this stream has no events for, go.
+        """
+        identity = self._online.identity()
+        self._publish_all()
+        self._step("published")
+        self._publisher.remove_others()
+        self._state.commit(replace(self.meta, settled=True, identity=identity))
+        self._step("settled")
 
     def _look(self) -> None:
         """Looks, once in a while, for a base that has taken over, and whether the online store is still the same."""
@@ -305,7 +324,7 @@ class ViewStream:
         if now - self._looked_at < LOOKED_SECONDS:
             return
         self._looked_at = now
-        if self._online.identity() != self.meta.identity:
+        if self.meta.settled and self._online.identity() != self.meta.identity:
             self._publish_again()
             self._said_at = -1e9
         base = load_states(self._online, {"": self._plain}).get("")
@@ -313,7 +332,6 @@ class ViewStream:
             # The first base: what batch holds behind its cut is in no head yet.
             self._state.commit(replace(self.meta, basis="filling"))
             self._begin()
-            self._publish_again()
         elif base is not None and base.cut > self.meta.cut:
             self._state.commit(replace(self.meta, cut=base.cut))
         seen_from = self.meta.clock - self._intake.retention
@@ -322,20 +340,15 @@ class ViewStream:
             self._state.forget_seen(seen_from)
 
     def _rest(self) -> None:
-        """Nothing came: everything that arrived until a moment ago was read; and heads that others wrote can go."""
+        """Nothing came: everything that arrived until a moment ago was read."""
         meta = self.meta
         source = self.view.source
         if source.arrival_time is None and (source.stream is None or source.stream.kind != "files"):
             meta = replace(meta, clock=max(meta.clock, self._clock() - SECOND))
-        if not meta.settled:
-            self._publisher.remove_others()
-            meta = replace(meta, settled=True)
-            self._state.commit(meta)
-            self._step("settled")
         self._state.meta = meta
 
     def _say(self, *, now: bool) -> None:
-        if not now and time.monotonic() - self._said_at < SAID_SECONDS:
+        if not self.meta.settled or (not now and time.monotonic() - self._said_at < SAID_SECONDS):
             return
         self._said_at = time.monotonic()
         meta = self.meta
@@ -364,8 +377,13 @@ class ViewStream:
                 "  stop it; or, if it is gone for good, run this one with --take-over"
             )
         at = self._clock()
+        # Until the stream has caught up, what is read is what was there before.
+        since = self._since(at)
+        if not self.meta.settled:
+            base = load_states(self._online, {"": self._plain})
+            since = found.since if found is not None else None if base else since
         clock = self.meta.clock if found is None else max(self.meta.clock, found.clock)
-        said = StreamState(self.meta.owner, clock, self._since(at), at)
+        said = StreamState(self.meta.owner, clock, since, at)
         self._online.set_metas({stream_name(self._plain): said.to_bytes()})
 
     def _since(self, now: int) -> int | None:
