@@ -76,7 +76,7 @@ def erase(
         receipt,
         done=not work.waits,
         deleted=tuple(work.deleted),
-        stays=tuple(_stays(config, receipt, views)),
+        stays=tuple(_stays(config, receipt, plans, views)),
         waits=tuple(work.waits),
     )
     keep(registry, done)
@@ -347,7 +347,9 @@ def _first_at(value: bytes) -> int:
     return int(np.frombuffer(value[: HEADER.itemsize], HEADER)["first_at"][0])
 
 
-def _stays(config: Config, receipt: Receipt, views: Sequence[_Kept]) -> Iterator[Stays]:
+def _stays(
+    config: Config, receipt: Receipt, plans: Sequence[Plan], views: Sequence[_Kept]
+) -> Iterator[Stays]:
     """What is not deleted: for how long it stays, or whose it is to delete."""
     sources = {kept.view.source.name: kept.view.source for kept in reversed(views)}
     for source in sources.values():
@@ -373,7 +375,11 @@ def _stays(config: Config, receipt: Receipt, views: Sequence[_Kept]) -> Iterator
         yield Stays(
             "online store", "copies: replicas until they follow, append-only and snapshot files", yours=True
         )
+    if any(s.on_unavailable == "last_known" for plan in plans for s in plan.services):
+        what = "the memory of processes that serve last known values, until they read the key again or end"
+        yield Stays("servers", what, yours=True)
     yield Stays("training sets", "written before: their rows, and the values in them", yours=True)
+    yield Stays("statistics", "made before: what was counted in them, until they are made again", yours=True)
     yield Stays("other entities", "values that its events are counted in")
 
 

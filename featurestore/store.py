@@ -355,8 +355,7 @@ class FeatureStore:
             patience=wait,
         )
         with self._lock:
-            for reader in self._readers.values():
-                reader.forget()
+            self._readers.clear()  # some remember values
         return done
 
     def join_keys(self, entity: str) -> dict[str, DType]:
