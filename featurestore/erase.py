@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +26,8 @@ from featurestore.ir import Entity, Plan, Source, View
 from featurestore.layout import layout_of
 from featurestore.ledger import Ledger
 from featurestore.log.eventlog import APPENDED_AT, BAD_SUFFIX, OFFSET
-from featurestore.online.codec import BASE, HEAD, HEADER, Codec, codec_of, entity_keys
-from featurestore.online.state import load_states, state_name
+from featurestore.online.codec import BASE, HEAD, Codec, codec_of, entity_keys
+from featurestore.online.state import load_states, load_stream, state_name
 from featurestore.online.store import OnlineStore
 from featurestore.registry import Registry
 from featurestore.stream.erasing import Forgotten, Order, carry_out_alone, held
@@ -71,7 +72,6 @@ def erase(
     for kept in views:
         work.values(kept)
     work.logs(registry.current().plan, views)
-    work.check(views)
     done = replace(
         receipt,
         done=not work.waits,
@@ -150,10 +150,17 @@ class _Work:
         told = []
         for kept in views:
             folder = directory_of(self.config.root, kept.view, kept.codec)
-            if (folder / "state").is_dir():
+            here = _owner(folder)
+            if here is not None:
                 order = Order(folder, self.receipt.number, kept.parts)
                 order.place()
                 told.append((kept, order))
+            said = load_stream(self.online, kept.codec)
+            if said is not None and said.owner != here:
+                self.waits.append(
+                    f"the stream of view '{kept.view.name}' keeps its state in another folder, or on another machine; "
+                    f"{_AGAIN} there"
+                )
         self.step("told")
         for kept, order in told:
             forgotten = self._forgotten(kept, order)
@@ -240,15 +247,6 @@ class _Work:
             if least is None or read < least:
                 least, slow, running = read, view.name, held(folder, view)
         return least, slow, running
-
-    def check(self, views: Sequence[_Kept]) -> None:
-        """Looks whether anything came back meanwhile: a stream elsewhere cannot be told from here."""
-        for kept in () if self.waits else views:
-            there = [value for value in self.online.read(kept.keys) if value is not None]
-            if any(_first_at(value) < self.receipt.erased_at for value in there):
-                self.waits.append(
-                    f"view '{kept.view.name}' was written again, by a stream of another folder; {_AGAIN} there"
-                )
 
     def _deleted(self, place: str, what: str, count: int) -> None:
         if not count:
@@ -342,9 +340,14 @@ def _by_source(views: Sequence[_Kept]) -> dict[Source, list[_Kept]]:
     return found
 
 
-def _first_at(value: bytes) -> int:
-    """The time of the first event that a stored value is made of."""
-    return int(np.frombuffer(value[: HEADER.itemsize], HEADER)["first_at"][0])
+def _owner(folder: Path) -> str | None:
+    """Who owns the state in a folder; None where no stream has been."""
+    shelf = Shelf.open(folder)
+    if shelf is None:
+        return None
+    with shelf:
+        meta = shelf.meta()
+        return "" if meta is None else meta.owner
 
 
 def _stays(

@@ -389,6 +389,20 @@ def test_what_a_stream_of_others_has_not_read_stays_until_it_has(local: Project)
     assert read["shop_sum"] == [3, 33, 63, 93]
 
 
+def test_a_stream_elsewhere_is_said_to_wait(local: Project) -> None:
+    store = local.store
+    store.push("purchases", local.events())
+    store.run_stream(once=True)
+    (local.root / ".fs/stream").rename(local.root / "elsewhere")
+    receipt = local.erase()
+    assert not receipt.done
+    assert receipt.waits[0].startswith("the stream of view 'spend' keeps its state in another folder")
+    (local.root / "elsewhere").rename(local.root / ".fs/stream")
+    assert local.erase().done
+    store.run_stream(once=True)
+    assert not any(key.endswith(b"secret-card-0001") for key in local.online())
+
+
 def test_dead_letters_go_too(local: Project) -> None:
     store = local.store
     rows = local.events().to_pylist()
