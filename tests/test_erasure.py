@@ -24,6 +24,7 @@ import featurestore as fs
 from featurestore import FeatureStore, erasures
 from featurestore.compile.erased import digest_sql, key_digest
 from featurestore.compile.sources import connect
+from featurestore.doctor import examine
 from featurestore.errors import NotFound, RequestError
 from featurestore.layout import layout_of
 from featurestore.log.eventlog import OFFSET, EventLog
@@ -397,8 +398,13 @@ def test_a_stream_elsewhere_is_said_to_wait(local: Project) -> None:
     receipt = local.erase()
     assert not receipt.done
     assert receipt.waits[0].startswith("the stream of view 'spend' keeps its state in another folder")
+    checks = {c.subject: c for c in examine(local.root, None, time.time_ns() // 1000, "1")}
+    assert checks[f"erasure {receipt.id}"].way_out[0] == receipt.waits[0]
     (local.root / "elsewhere").rename(local.root / ".fs/stream")
     assert local.erase().done
+    assert not any(
+        c.subject.startswith("erasure") for c in examine(local.root, None, time.time_ns() // 1000, "1")
+    )
     store.run_stream(once=True)
     assert not any(key.endswith(b"secret-card-0001") for key in local.online())
 
