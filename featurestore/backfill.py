@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featurestore.compile.sources import Connection
+from featurestore.erasures import erasures, unfinished
 from featurestore.errors import MaterializeError, WouldStepBack
 from featurestore.inputs import Inputs, look, noticed
 from featurestore.ir import View
@@ -90,6 +91,9 @@ def backfill(
     layout = layout_of(view)
     codec = codec_of(view, layout)
     with ledger.lease(view, asked.who) as lease:
+        # Read once the lease is held: who erases takes it too, so that nobody writes by older tombstones afterwards.
+        view = erasures(ledger.registry).honoured(view)
+        afresh = asked.replace or unfinished(ledger.registry, view.entity)
         last, done = ledger.latest(view), ledger.done(view)
         before = None if done is None else _inputs(ledger, done)
         inputs = look(con, view.source, root, seen or before)
@@ -97,12 +101,12 @@ def backfill(
         stream = load_stream(store, codec)
         target = asked_for = _target(view, layout.grid, asked, state, stream, inputs)
         place = _Place(store, ledger, lease, view, codec, stream, inputs, store.identity())
-        if done is not None and last == done and not asked.replace and _same(before, inputs):
+        if done is not None and last == done and not afresh and _same(before, inputs):
             kept = place.untouched(done, state, target)
             if kept is not None:
                 return kept, inputs
         checkpoint = None
-        if last is not None and last.status != DONE and not asked.replace:
+        if last is not None and last.status != DONE and not afresh:
             checkpoint, target = place.where_stopped(last, asked, target)
         wanted = Wanted(
             target.start,

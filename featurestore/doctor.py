@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 from featurestore import ir, planning
 from featurestore.compile.sources import Connection, connect, inspect, row_count, source_sql
 from featurestore.config import Config, load_config
+from featurestore.erasures import receipts
 from featurestore.errors import FeatureStoreError
 from featurestore.layout import layout_of
 from featurestore.lower import location_of
@@ -65,6 +66,7 @@ def examine(root: Path, environment: str | None, now: int, version: str) -> list
         applied = None if registry is None else registry.current().plan
         if registry is not None and desired is not None:
             checks.append(_in_step(registry, desired))
+        checks += [] if registry is None else _erasures(registry)
         plan = applied or desired
         checks += [] if plan is None else [_source(con, s, config.root) for s in plan.sources]
     checks += _online(config, applied, now)
@@ -138,6 +140,20 @@ def _revision_text(registry: Registry) -> str:
     if current.number == 0:
         return f"{registry.place}: nothing applied yet"
     return f"{registry.place}: revision {current.number}, {len(versions)} versions of services"
+
+
+def _erasures(registry: Registry) -> list[Check]:
+    """What was begun to be erased and is not done."""
+    return [
+        Check(
+            f"erasure {receipt.id}",
+            "wrong",
+            f"of an entity of '{receipt.entity}', begun by {receipt.who}, is not done",
+            (*receipt.waits, "run the same `fs erase` again; `fs erase --receipts` lists it"),
+        )
+        for receipt in receipts(registry)
+        if not receipt.done
+    ]
 
 
 def _in_step(registry: Registry, desired: ir.Plan) -> Check:

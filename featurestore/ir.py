@@ -119,6 +119,17 @@ class Feature:
 
 
 @dataclass(frozen=True, slots=True)
+class Erased:
+    """Entities that were erased: pairs of what stands for a key, made with `salt` (see `compile.erased`), and when (µs).
+
+    Their events of before that moment never count; of a static source, none do.
+    """
+
+    salt: str
+    keys: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """Features of one entity from one source. Features are in declared order; `ttl` in microseconds."""
 
@@ -130,6 +141,8 @@ class View:
     filter: Expr | None = None
     ttl: int | None = None
     about: About = About()
+    erased: Erased | None = field(default=None, compare=False, repr=False)
+    """What has to be left out of its events now. No part of what the view means, nor of the plan as JSON."""
 
     def feature(self, name: str) -> Feature:
         return next(f for f in self.features if f.name == name)

@@ -25,6 +25,8 @@ from featurestore.compile.sources import Connection, connect, engine_errors, ins
 from featurestore.config import load_config
 from featurestore.datasets.entities import known_entities, moments_of
 from featurestore.datasets.manifest import Reproduction, reproduce
+from featurestore.erase import entity_of, erase, plans_of
+from featurestore.erasures import Receipt, erasures, receipts
 from featurestore.errors import EventError, MaterializeError, NotFound, ScalerError, SourceError, Unsupported
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
@@ -57,6 +59,7 @@ from featurestore.statistics.scalers import Scaler
 from featurestore.stream.feeds import naming_the_way_out, open_log
 from featurestore.time import Duration, Moment, moment
 from featurestore.training import TrainingSet
+from featurestore.types import DType
 from featurestore.verify import Certificate, keep, must_be_verified, verify
 
 
@@ -358,6 +361,47 @@ class FeatureStore:
         least = None if age is None else _now() - age
         return stream.prune_log(self.config, found, views, before=before, older_than=least, force=force)
 
+    # ---------------------------------------------------------------------------------------------------------- erasure
+
+    def erase(
+        self,
+        entity: str | d.Entity,
+        key: Mapping[str, int | str],
+        *,
+        reason: str = "",
+        who: str | None = None,
+        wait: float = 30.0,
+    ) -> Receipt:
+        """Erases one entity: what came before now never counts again, and what is stored of it is deleted.
+
+        Waits up to `wait` seconds for streams and materialisations that run. A receipt that is not `done` says what waits:
+        the same again finishes it. Raises NotFound for an unknown entity or join key, RequestError for half a key.
+        """
+        name = entity if isinstance(entity, str) else entity.name
+        done = erase(
+            self.config,
+            self.registry,
+            self.ledger,
+            self._store(),
+            name,
+            key,
+            who=who or _user(),
+            reason=reason,
+            now=_now(),
+            patience=wait,
+        )
+        with self._lock:
+            self._readers.clear()  # some remember values
+        return done
+
+    def join_keys(self, entity: str) -> dict[str, DType]:
+        """The join keys of an entity that was ever applied, with their types. Raises NotFound."""
+        return dict(entity_of(plans_of(self.registry), entity).keys)
+
+    def receipts(self) -> list[Receipt]:
+        """What became of every erasure, the newest first. The keys themselves were not kept."""
+        return receipts(self.registry)
+
     # ------------------------------------------------------------------------------------------------------------ reads
 
     def get_online_features(
@@ -478,6 +522,8 @@ class FeatureStore:
         instants = [None if m is None else moment(m) for m in (at, start, end)]
         step = None if every is None else _microseconds(every)
         moments = moments_of(instants[0], instants[1], instants[2], step)
+        erased = erasures(self.registry)
+        plan = replace(plan, views=tuple(map(erased.honoured, plan.views)))
         with self._duckdb() as con:
             rows = known_entities(con, plan, name, self.config.root, moments, timestamp)
         return rows.to_arrow() if at is not None else rows

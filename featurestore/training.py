@@ -22,6 +22,7 @@ from featurestore.compile.events import EventColumns
 from featurestore.compile.point_in_time import numbered_keys_sql, sorted_events_sql
 from featurestore.compile.sources import Connection, connect, engine_errors
 from featurestore.config import Config
+from featurestore.erasures import Erasures, erasures
 from featurestore.errors import SpineError
 from featurestore.evaluate.arrow import arrow_type, from_physical
 from featurestore.evaluate.finish import Cells
@@ -32,6 +33,7 @@ from featurestore.expr import Column, infer
 from featurestore.ir import Feature, Read, Service, View
 from featurestore.knowledge import Knowledge
 from featurestore.layout import layout_of
+from featurestore.registry import open_registry
 from featurestore.spine import keys_of, request_of, spine_batches, times_of
 from featurestore.statistics import Keep, Statistics
 from featurestore.statistics.scalers import Scaler, as_doubles, scaled
@@ -61,6 +63,7 @@ class TrainingSet:
 
     NULLs stay NULL in Arrow, pandas and polars. With `statuses`, each feature has a column `<name>__status` besides.
     `reference` is the applied version of the service, if it is one; `full_names` says that its names were asked for in full.
+    Events of erased entities are left out: by `erased`, or by what the registry says when the set is read.
     With `knowledge="arrived"` an event counts from when it was known; `lag` has the microseconds from an event's arrival until
     then, by source, 0 for one that it does not name.
     """
@@ -76,6 +79,7 @@ class TrainingSet:
     lag: Mapping[str, int] = field(default_factory=dict)
     reference: str | None = None
     slice_rows: int | None = None
+    erased: Erasures | None = None
     scaler: Scaler | None = None
     """What the features are scaled by, if they are."""
 
@@ -92,14 +96,20 @@ class TrainingSet:
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows in order, as tables as large as one slice of the spine."""
+        erased = self.erasures_now() if self.erased is None else self.erased
+        views = {name: erased.honoured(view) for name, view in self.views.items()}
         with engine_errors(), ExitStack() as stack:
             self.config.offline.mkdir(parents=True, exist_ok=True)
             con = connect(self.config.memory_limit, self.config.threads, self.config.offline / "spill")
             stack.callback(con.close)
             done = 0
             for table in spine_batches(con, self.spine, self.rows_of_a_slice):
-                yield self._enriched(con, table, done)
+                yield self._enriched(con, table, done, views)
                 done += table.num_rows
+
+    def erasures_now(self) -> Erasures:
+        """Who is erased, by the project's registry."""
+        return erasures(open_registry(self.config.registry_url, self.config.root))
 
     @property
     def rows_of_a_slice(self) -> int:
@@ -186,7 +196,7 @@ class TrainingSet:
 
         return training_html(self)
 
-    def _enriched(self, con: Connection, spine: pa.Table, first: int) -> pa.Table:
+    def _enriched(self, con: Connection, spine: pa.Table, first: int, views: Mapping[str, View]) -> pa.Table:
         taken = set(spine.column_names)
         for name, _ in self.service.columns:
             if name in taken:
@@ -195,12 +205,12 @@ class TrainingSet:
                     '  rename the spine\'s column, or prefix the feature: view.on(…, prefix="…")'
                 )
         asked = times_of(spine, self.timestamp, first)
-        lags = {v.source.name: self.lag.get(v.source.name, 0) for v in self.views.values()}
+        lags = {v.source.name: self.lag.get(v.source.name, 0) for v in views.values()}
         cells = service_cells(
             con,
             self.config.root,
             self.service,
-            self.views,
+            views,
             spine,
             asked,
             statuses=self.statuses,

@@ -231,6 +231,34 @@ def test_the_page_on_statistics_runs_block_by_block(
     assert len(names["refit"].moves) == 6
 
 
+def test_the_page_on_erasure_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fs.toml").write_text('[project]\nname = "cards"\n', encoding="utf-8")
+    (tmp_path / "cards.py").write_text(
+        "import featurestore as fs\n"
+        "card = fs.Entity('card', key='card_id')\n"
+        "purchases = fs.BatchSource('purchases', fs.Parquet('purchases.parquet'), 'at')\n"
+        "spend = fs.FeatureView('spend', card, purchases, [fs.sum('amount').over(fs.days(1))])\n"
+        "spending = fs.FeatureService('spending', [spend])\n",
+        encoding="utf-8",
+    )
+    at = [datetime(2024, 3, 1, hour, tzinfo=UTC) for hour in (8, 9, 11)]
+    rows = {"card_id": [7, 8, 7], "at": at, "amount": [5.0, 10.0, 20.0]}
+    pq.write_table(pa.table(rows), tmp_path / "purchases.parquet")
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    names: dict[str, Any] = {"print": lambda *values: said.append(" ".join(map(str, values)))}
+    page = blocks("docs/erasure.md")
+    for block in page:
+        exec(compile(block, "erasure.md", "exec"), names)
+    names["store"].close()
+    wanted = [line.partition(")  # ")[2] for block in page for line in block.splitlines() if "print(" in line]
+    assert len(said) == len(wanted)
+    for got, want in zip(said, wanted, strict=True):
+        assert got.startswith(want.removesuffix("…"))
+
+
 def test_every_link_between_pages_leads_somewhere() -> None:
     pages = [
         ROOT / "README.md",

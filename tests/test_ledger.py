@@ -30,7 +30,7 @@ from featurestore.layout import layout_of
 from featurestore.ledger import DONE, FAILED, PENDING, Hole, Ledger
 from featurestore.online.codec import BASE, HEAD, HEADER, codec_of, encode
 from featurestore.online.state import StreamState, load_states, stream_name
-from featurestore.registry import open_registry
+from featurestore.registry import SCHEMA_VERSION, open_registry
 from featurestore.status import Status
 from featurestore.time import HOUR, MINUTE, moment
 from tests.services import RedisServer
@@ -833,7 +833,7 @@ def test_an_older_registry_reads_as_an_empty_ledger_and_is_brought_up(tmp_path: 
     with registry.writing():
         pass
     with sqlite3.connect(tmp_path / "r.db") as db:
-        for table in ("fs_units", "fs_holes", "fs_leases"):
+        for table in ("fs_units", "fs_holes", "fs_leases", "fs_tombstones", "fs_receipts"):
             db.execute(f"DROP TABLE {table}")
         db.execute("UPDATE fs_registry SET schema_version = 2")
     db.close()
@@ -841,7 +841,7 @@ def test_an_older_registry_reads_as_an_empty_ledger_and_is_brought_up(tmp_path: 
     assert kept.holes() == []
     assert kept.holes([]) == []
     with registry.writing() as transaction:
-        assert transaction.rows("SELECT schema_version FROM fs_registry") == [(3,)]
+        assert transaction.rows("SELECT schema_version FROM fs_registry") == [(SCHEMA_VERSION,)]
         assert transaction.rows("SELECT count(*) FROM fs_units") == [(0,)]
 
 

@@ -29,7 +29,15 @@ from featurestore.errors import (
     ServiceImmutable,
 )
 from featurestore.expr import Column
-from featurestore.registry import Registry, Revision, ServiceVersion, masked, open_registry, version_of
+from featurestore.registry import (
+    SCHEMA_VERSION,
+    Registry,
+    Revision,
+    ServiceVersion,
+    masked,
+    open_registry,
+    version_of,
+)
 from featurestore.types import Float64, String, Timestamp
 
 ROOT = Path(__file__).parent.parent
@@ -427,7 +435,7 @@ CORRUPT: dict[str, tuple[Callable[[Path], object], str]] = {
     "a database of somebody else": (something_else, "holds something else: accounts"),
     "a newer layout": (
         tampered("UPDATE fs_registry SET schema_version = 99"),
-        "has layout 99, and this .* knows 3",
+        f"has layout 99, and this .* knows {SCHEMA_VERSION}",
     ),
     "no current revision": (tampered("DELETE FROM fs_registry"), "does not hold one row"),
     "a pointer that is no number": (
@@ -507,13 +515,14 @@ def test_tables_of_others_in_a_postgres_database_are_left_alone(fresh_postgres: 
     assert put(registry).number == 1
     with psycopg.connect(fresh_postgres) as connection:
         connection.execute("DROP TABLE fs_audit")
-        connection.execute("UPDATE fs_registry SET schema_version = 4")
-    with pytest.raises(RegistryCorrupt, match="has layout 4"):
+        connection.execute("UPDATE fs_registry SET schema_version = 99")
+    with pytest.raises(RegistryCorrupt, match="has layout 99"):
         registry.current()
     with psycopg.connect(fresh_postgres) as connection:
         connection.execute("DROP TABLE fs_registry")
     with pytest.raises(
-        RegistryCorrupt, match="holds something else: fs_certificates, fs_holes, fs_leases, fs_revisions"
+        RegistryCorrupt,
+        match="holds something else: fs_certificates, fs_holes, fs_leases, fs_receipts, fs_revisions",
     ):
         registry.current()
 

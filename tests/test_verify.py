@@ -26,7 +26,9 @@ from featurestore import FeatureStore
 from featurestore.compile.reference import Answer, answers, answers_at
 from featurestore.errors import NotFound, SourceError, Unverified
 from featurestore.ir import view_fingerprint
-from featurestore.registry import CertificateEntry, open_registry
+from featurestore.registry import SCHEMA_VERSION, CertificateEntry, open_registry
+from featurestore.registry.erasure_tables import ERASURES
+from featurestore.registry.ledger_tables import LEDGER
 from featurestore.status import Status
 from featurestore.templates import write_data, write_files
 from featurestore.time import moment
@@ -493,7 +495,8 @@ def test_a_registry_of_the_layout_before_is_read_and_brought_up(shop: Path) -> N
         store.apply()
         file = shop / ".fs/registry.db"
         with sqlite3.connect(file) as connection:
-            connection.execute("DROP TABLE fs_certificates")
+            for table in ("fs_certificates", *LEDGER, *ERASURES):
+                connection.execute(f"DROP TABLE {table}")
             connection.execute("UPDATE fs_registry SET schema_version = 1")
         registry = open_registry(f"sqlite:///{file}", shop)
         assert registry.current().number == 1
@@ -504,7 +507,9 @@ def test_a_registry_of_the_layout_before_is_read_and_brought_up(shop: Path) -> N
         )
         assert registry.current().number == 1
         with sqlite3.connect(file) as connection:
-            assert connection.execute("SELECT schema_version FROM fs_registry").fetchall() == [(2,)]
+            assert connection.execute("SELECT schema_version FROM fs_registry").fetchall() == [
+                (SCHEMA_VERSION,)
+            ]
 
 
 def test_certificates_are_kept_in_postgres_too(fresh_postgres: str, tmp_path: Path) -> None:

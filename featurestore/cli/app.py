@@ -42,6 +42,7 @@ COMMANDS = {
     "holes": Entry("Values", "What is missing from the online store.", "materialize"),
     "push": Entry("Values", "Append the events of a file to the log of a source.", "push"),
     "stream": Entry("Values", "Keep online values fresh from pushed events.", "stream"),
+    "erase": Entry("Values", "Take one entity out of everything that is kept.", "erase"),
     "get": Entry("Values", "One feature vector, read online.", "get"),
     "dataset": Entry("Values", "A point-in-time training set, written as Parquet.", "dataset"),
     "stats": Entry("Values", "What the values of a service, a view or a training set look like.", "stats"),

@@ -63,11 +63,11 @@ def _entities(given: Sequence[str], service: ir.Service, views: Mapping[str, ir.
         if not equals:
             wanted = " ".join(f"{column}=…" for column in types)
             raise click.UsageError(f"'{text}' is not KEY=VALUE\n  fs get {service.name} {wanted}")
-        columns.setdefault(name, []).append(_parsed(value, types.get(name)))
+        columns.setdefault(name, []).append(parsed(value, types.get(name)))
     return {name: values if len(values) > 1 else values[0] for name, values in columns.items()}
 
 
-def _parsed(text: str, dtype: DType | None) -> Any:
+def parsed(text: str, dtype: DType | None) -> Any:
     """A value as its type wants it where the text can be read so; else the text, for the store to refuse."""
     from datetime import date, datetime
     from decimal import Decimal, InvalidOperation

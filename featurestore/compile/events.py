@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from featurestore.compile.duckdb import DUCKDB
+from featurestore.compile.erased import erased_sql
 from featurestore.compile.sources import Connection, source_sql
 from featurestore.compile.sql import expr_sql, ident
 from featurestore.expr import Expr, columns_of, infer
@@ -154,8 +155,8 @@ def events_sql(
 ) -> str:
     """SELECT of key columns `k0…`, event time `t` (absent for a static source), the wanted columns, and tie-breakers.
 
-    Events without a time of the years 1 to 9999, or with a NULL part of the key are left out, as are those the
-    view's filter does not keep, and (unless `copies`) all but one of the copies of an event. `start` and `end`
+    Events without a time of the years 1 to 9999, or with a NULL part of the key are left out, as are those the view's filter
+    does not keep, those of erased entities, and (unless `copies`) all but one of the copies of an event. `start` and `end`
     bound event time, end exclusive. `ordered` adds `o0…`.
     """
     source = view.source
@@ -178,6 +179,8 @@ def events_sql(
         where += [f"{at} < make_timestamp({end})"] if end is not None else []
     if view.filter is not None:
         where.append(expr_sql(view.filter, source.schema, DUCKDB))
+    if view.erased is not None:
+        where.append(f"NOT {erased_sql(con, view, view.erased)}")
     once = f" QUALIFY {_first_copy(view)}" if source.event_id is not None and not copies else ""
     select = ", ".join([*keys, *time, *columns.select(), *ties])
     return f"SELECT {select} FROM ({src}) WHERE {' AND '.join(f'({w})' for w in where)}{once}"

@@ -26,6 +26,7 @@ from featurestore.compile.sources import Connection, connect, location_sql
 from featurestore.config import Config, expand
 from featurestore.datasets.digests import RowsDigest, file_digest
 from featurestore.datasets.rows import Streamed
+from featurestore.erasures import Erasures
 from featurestore.errors import DatasetError, SourceError
 from featurestore.functions import bound
 from featurestore.repo import load_declarations
@@ -46,7 +47,9 @@ PARQUET: Mapping[str, Any] = {
 }
 """How parts are written: with one version of Arrow the same rows are the same bytes."""
 
-_NOT_PARAMETERS = frozenset({"config", "service", "views", "spine", "reference", "slice_rows", "scaler"})
+_NOT_PARAMETERS = frozenset(
+    {"config", "service", "views", "spine", "reference", "slice_rows", "scaler", "erased"}
+)
 _AGAIN = "`TrainingSet.to_parquet(dir)` and `fs dataset` write one"
 
 
@@ -94,7 +97,8 @@ def write(training: TrainingSet, directory: str | Path) -> list[Path]:
     if any(target.glob("*.parquet")) or (target / MANIFEST).exists():
         raise FileExistsError(f"{target} holds Parquet files already\n  give an empty folder")
     root = training.config.root
-    training = replace(training, slice_rows=training.rows_of_a_slice)
+    erased = training.erasures_now()
+    training = replace(training, slice_rows=training.rows_of_a_slice, erased=erased)
     before = inputs(training.views, root)
     spine_digest, parts, written, schema = RowsDigest(), [], [], pa.schema([])
     own = len(training.service.columns) * (2 if training.statuses else 1)
@@ -119,6 +123,8 @@ def write(training: TrainingSet, directory: str | Path) -> list[Path]:
         written.append(partial.rename(path))
     if _stamps(before, root) != _stamps(inputs(training.views, root, digests=False), root):
         raise SourceError("a source changed while it was read\n  make the set again in a new folder")
+    if training.erasures_now().number != erased.number:
+        raise SourceError("an entity was erased while the set was made\n  make it again in a new folder")
     spine_schema = pa.schema(list(schema)[: len(schema) - own])
     content = _content(training, before, spine_schema, spine_digest.hexdigest(), schema, parts)
     _write_last(target / MANIFEST, content)
@@ -154,6 +160,7 @@ def _content(
             "from": _said(training.spine),
             "schema": base64.b64encode(spine_schema.serialize().to_pybytes()).decode(),
         },
+        "erased": {} if training.erased is None else training.erased.said(v.entity for v in views.values()),
         "inputs": [{k: v for k, v in i.items() if k != "stamps"} for i in read],
         "work": {"slice_rows": training.rows_of_a_slice} | _constants(),
         "made_with": made_with(),
@@ -357,6 +364,7 @@ def reproduce(config: Config, path: str | Path, out: str | Path, spine: Any = No
     new = load(out)
     if new.content["spine"]["digest"] != content["spine"]["digest"]:
         notes.append("the rows of the spine are not those the set was made of")
+    notes += _erased_since(content, new.content, training.erasures_now())
     return Reproduction(
         Path(out),
         tuple(written),
@@ -364,6 +372,19 @@ def reproduce(config: Config, path: str | Path, out: str | Path, spine: Any = No
         _each(old, "rows_digest") == _each(new, "rows_digest"),
         (*notes, *changes(content, new.content)),
     )
+
+
+def _erased_since(old: Mapping[str, Any], new: Mapping[str, Any], erased: Erasures) -> list[str]:
+    """Who was erased after a set was made, a sentence for each entity: the one reason for a set not to come out the same."""
+    said = []
+    for entity, now in new["erased"].items():
+        count = erased.since(entity, old.get("erased", {}).get(entity, {}).get("number", 0))
+        if count:
+            many = "entity was" if count == 1 else "entities were"
+            said.append(
+                f"{count} {many} erased from '{entity}' since: the newest receipt is {now['receipt']}"
+            )
+    return said
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -29,9 +29,11 @@ import pyarrow as pa
 
 from featurestore.errors import EventError, LogCorrupt, LogError, LogPruned
 from featurestore.evaluate.arrow import arrow_type
+from featurestore.evaluate.partials import Mask
 from featurestore.log.events import arrow_schema, events_table
 from featurestore.log.segment import (
     CLAMPED,
+    ERASED,
     FRAME_MAGIC,
     GAP,
     SUFFIX,
@@ -112,7 +114,10 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class LogStats:
-    """A log in figures. `clamped` counts appends whose clock had stepped back, `skipped` rows set aside as corrupt."""
+    """A log in figures.
+
+    `clamped` counts appends whose clock had stepped back, `skipped` rows set aside as corrupt, `erased` those erased.
+    """
 
     start: int
     end: int
@@ -123,6 +128,7 @@ class LogStats:
     skipped: int
     bad_files: tuple[Path, ...]
     last_appended_at: int | None
+    erased: int = 0
 
 
 @dataclass(slots=True)
@@ -504,7 +510,8 @@ class EventLog:
                         low = position - frame.first_offset
                         high = min(frame.rows, low + limit_rows - rows)
                         if batch is None:
-                            skipped, high = skipped + frame.rows - low, frame.rows
+                            high = frame.rows
+                            skipped += 0 if frame.flags & ERASED else high - low
                         else:
                             parts.append((batch.slice(low, high - low), frame, low))
                             rows += high - low
@@ -643,7 +650,7 @@ class EventLog:
     def stats(self) -> LogStats:
         """Counts what is there, from the headers of all frames. Raises LogCorrupt."""
         names = segment_offsets(self.directory)
-        size = appends = clamped = skipped = 0
+        size = appends = clamped = skipped = erased = 0
         for name in names:
             segment = Segment(self.directory / file_name(name))
             try:
@@ -655,9 +662,10 @@ class EventLog:
                             raise segment.corrupt(position, offset, found)
                         case (frame, _):
                             offset, position = frame.next_offset, frame.end
-                            gap = bool(frame.flags & GAP)
-                            appends += not gap
-                            skipped += frame.rows if gap else 0
+                            gone = frame.rows if frame.flags & GAP else 0
+                            appends += not gone
+                            skipped += 0 if frame.flags & ERASED else gone
+                            erased += gone if frame.flags & ERASED else 0
                             clamped += bool(frame.flags & CLAMPED)
                         case Torn():
                             pass
@@ -665,7 +673,52 @@ class EventLog:
                 segment.close()
         end, last = self.end(), self._reader.appended_at
         bad = tuple(sorted(self.directory.glob(f"*{BAD_SUFFIX}")))
-        return LogStats(self.start(), end, len(names), size, appends, clamped, skipped, bad, last)
+        return LogStats(self.start(), end, len(names), size, appends, clamped, skipped, bad, last, erased)
+
+    def erase(self, which: Callable[[pa.Table], Mask]) -> int:
+        """Removes the rows that `which` says of each segment's events, a table as `read` gives it; how many there were.
+
+        Their offsets stay taken, and all others stay as they are. A segment is rewritten as a whole or not at all, and
+        readers may go on meanwhile; nobody appends while one is rewritten. Raises LogCorrupt at damaged bytes.
+        """
+        removed = 0
+        for first in segment_offsets(self.directory):
+            with self._writing, self._locked():
+                names = segment_offsets(self.directory)
+                if first in names:  # else it was pruned meanwhile
+                    following = names[names.index(first) + 1] if first != names[-1] else None
+                    removed += self._erase_in(first, following, which)
+        return removed
+
+    def _erase_in(self, first: int, following: int | None, which: Callable[[pa.Table], Mask]) -> int:
+        segment = Segment(self.directory / file_name(first))
+        try:
+            frames = [
+                (frame, None if frame.flags & GAP else segment.batch(payload))
+                for frame, payload in self._checked(segment, segment.start, segment.first_offset, following)
+            ]
+            parts = [
+                (self._conformed(segment, batch), frame, 0) for frame, batch in frames if batch is not None
+            ]
+            gone = which(self._table(parts))
+            if not gone.any():
+                return 0
+            data = os.pread(segment.fd, frames[-1][0].end, 0)
+        finally:
+            segment.close()
+        rewritten, at = [data[: segment.start]], 0
+        for frame, batch in frames:
+            mine = gone[at : at + frame.rows] if batch is not None else gone[:0]
+            at += len(mine)
+            if batch is None or not mine.any():
+                rewritten.append(data[frame.position : frame.end])
+            else:
+                rewritten += _without(frame, batch, mine)
+        try:
+            replace_file(segment.path, rewritten)
+        except OSError as error:
+            raise self._refused(error) from error
+        return int(gone.sum())
 
     def check(self) -> tuple[LogCorrupt, ...]:
         """Reads everything and compares all checksums: the first damage of each segment, none if the log is whole."""
@@ -784,6 +837,20 @@ def _resume(data: bytes, start: int, expected: int) -> Frame | None:
             return frame
         at = data.find(FRAME_MAGIC, at + 1)
     return None
+
+
+def _without(frame: Frame, batch: pa.RecordBatch, gone: Mask) -> Iterator[bytes]:
+    """An append as several, at the same offsets: what stays, and gaps where rows are gone."""
+    bounds = [0, *(np.flatnonzero(np.diff(gone)) + 1).tolist(), len(gone)]
+    for low, high in pairwise(bounds):
+        at, rows = frame.first_offset + low, high - low
+        if gone[low]:
+            yield frame_bytes(b"{}", at, frame.appended_at, rows, frame.schema_crc, GAP | ERASED)
+        else:
+            # Copied, not sliced: nothing of the other rows may be left in what is written.
+            payload = payload_of(batch.take(pa.array(range(low, high))))
+            flags = frame.flags if low == 0 else 0
+            yield frame_bytes(payload, at, frame.appended_at, rows, frame.schema_crc, flags)
 
 
 def _gap(offset: int, appended_at: int, rows: int, schema_crc: int, set_aside: Path, reason: str) -> bytes:

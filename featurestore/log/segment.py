@@ -34,6 +34,8 @@ GAP: Final = 1
 """Flag of a frame in place of one that was set aside: `rows` offsets without events."""
 CLAMPED: Final = 2
 """Flag of a frame whose append time was raised to that of the frame before."""
+ERASED: Final = 4
+"""Flag of a gap in place of rows that were erased: nothing was lost that was to be kept."""
 
 FRAME_MAGIC: Final = b"FRM1"
 _END_MAGIC = b"END1"

@@ -15,6 +15,7 @@ from typing import Any
 from featurestore import ir
 from featurestore.errors import NotFound, PlanConflict, RegistryCorrupt, RegistryError, ServiceImmutable
 from featurestore.registry.connection import Database, Transaction, database_at, way_out
+from featurestore.registry.erasure_tables import ERASURES
 from featurestore.registry.ledger_tables import LEDGER
 from featurestore.registry.records import (
     AuditEntry,
@@ -24,7 +25,7 @@ from featurestore.registry.records import (
     ServiceVersion,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _SCHEMA = {
     "fs_registry": "schema_version BIGINT NOT NULL, current_revision BIGINT NOT NULL",
@@ -39,8 +40,9 @@ _SCHEMA = {
     "made_at BIGINT NOT NULL, who TEXT NOT NULL, cells BIGINT NOT NULL, outcome TEXT NOT NULL, "
     "details TEXT NOT NULL, digest TEXT NOT NULL",
     **LEDGER,
+    **ERASURES,
 }
-_SINCE = {2: ("fs_certificates",), 3: tuple(LEDGER)}
+_SINCE = {2: ("fs_certificates",), 3: tuple(LEDGER), 4: tuple(ERASURES)}
 """The tables that a layout has and the one before it had not: the first write makes them."""
 
 _CERTIFICATES = (

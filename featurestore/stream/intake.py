@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.compile.duckdb import DUCKDB
+from featurestore.compile.erased import digest_sql
 from featurestore.compile.events import key_names
 from featurestore.compile.sources import Connection, source_sql
 from featurestore.compile.sql import expr_sql, ident
@@ -38,6 +40,12 @@ SKEW = 5 * MINUTE
 
 BUCKET = 10 * SECOND
 """Ids of events are remembered, and forgotten, by so much of event time."""
+
+
+def retention_of(view: View) -> int:
+    """For how long ids of events are remembered, in microseconds of event time behind the stream's clock."""
+    assert view.source.lateness is not None
+    return view.source.lateness + (10 * MINUTE if view.source.arrival_time is None else DAY)
 
 
 @dataclass
@@ -69,7 +77,7 @@ class Intake:
         self.lateness = source.lateness
         grid = layout_of(view).grid
         self._span = -(-HOUR // grid) * grid
-        self.retention = self.lateness + (10 * MINUTE if source.arrival_time is None else DAY)
+        self.retention = retention_of(view)
         self._identified = source.event_id is not None
         schema = source.schema
         compared = sorted({*view.reads, *source.tiebreak})
@@ -86,6 +94,8 @@ class Intake:
             columns = ", ".join(ident(c, DUCKDB) for c in compared)
             select.append(f"CAST({ident(source.event_id, DUCKDB)} AS VARCHAR) AS id")
             select.append(f"hash(ROW({columns})) AS content")
+        if view.erased is not None:
+            select.append(f"{digest_sql(view, view.erased.salt)} AS digest")
         events = source_sql(con, source, sorted(wanted), root)
         self._sql = f"SELECT {', '.join(select)} FROM ({events})"  # noqa: S608
 
@@ -114,17 +124,22 @@ class Intake:
         soonest = np.minimum(arrived if taken.appended_at is None else taken.appended_at, now)
         future = timed & ((times > arrived + SKEW) | (np.maximum(times, arrived) > soonest + SKEW))
 
+        erased = self._erased(table, times, timed)
+        timely = timed & ~future
+
         def out(which: Mask, name: str) -> Mask:
             hit = done.kept & which
             done.counts[name] += int(hit.sum())
             done.kept &= ~which
             return hit
 
+        if erased is not None:
+            out(erased, "erased")
         self._dead(done, taken, out(~timed, "untimed"), "there is no event time of the years 1 to 9999")
         ahead = f"it is stamped more than {SKEW // SECOND} seconds after it arrived"
         self._dead(done, taken, out(future, "future"), ahead)
-        if done.kept.any():
-            done.clock, done.since = int(arrived[done.kept].max()), int(arrived[done.kept].min())
+        if timely.any():
+            done.clock, done.since = int(arrived[timely].max()), int(arrived[timely].min())
         if view.filter is not None:
             kept, valid = to_physical(table.column("kept"), Bool)
             out(~(kept if valid is None else kept & valid), "filtered")
@@ -143,6 +158,17 @@ class Intake:
         self._left_out(done, times, out(times < cut, "behind"), "behind")
         done.counts["applied"] = int(done.kept.sum())
         return done
+
+    def _erased(self, table: pa.Table, times: Array, timed: Mask) -> Mask | None:
+        """Which events are of an erased entity and of before it was erased, or of no known time; see `compile.erased`."""
+        if self._view.erased is None:
+            return None
+        digests, moments = zip(*self._view.erased.keys, strict=True)
+        place = pc.index_in(table.column("digest"), value_set=pa.array(digests, pa.string()))
+        there = np.asarray(place.is_valid())
+        before = np.asarray(moments, np.int64)[place.fill_null(0).to_numpy()]
+        mask: Mask = there & (~timed | (times < before))
+        return mask
 
     def _left_out(self, done: Judged, times: Array, which: Mask, reason: str) -> None:
         if not which.any():

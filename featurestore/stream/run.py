@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from featurestore.config import Config
+from featurestore.erasures import erasures, newest
 from featurestore.errors import NotFound, StoreUnavailable
 from featurestore.ir import Plan, Source, View
 from featurestore.layout import layout_of
@@ -87,6 +88,7 @@ class Stream:
         self._looked_at = time.monotonic()
         revision = registry.current()
         self._revision = revision.number
+        self._erasures = erasures(registry)
         try:
             for view in streamed_views(revision.plan, select):
                 self._open(view, fresh=fresh)
@@ -151,15 +153,20 @@ class Stream:
             self._online,
             fresh=fresh,
             take_over=self._take_over,
+            erased=self._erasures,
             report=self._report,
             step=self._step,
         )
 
     def _reload(self) -> None:
-        """Takes up what was applied meanwhile: a changed view is built anew, beside the one that is read until then."""
+        """Takes up what was erased or applied meanwhile: a changed view is built anew, beside the one that is read until then."""
         if time.monotonic() - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = time.monotonic()
+        if newest(self._registry) != self._erasures.number:
+            self._erasures = erasures(self._registry)
+            for stream in self._streams.values():
+                stream.tell(self._erasures)
         revision = self._registry.current()
         if revision.number == self._revision:
             return

@@ -13,7 +13,7 @@ import json
 import os
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -161,6 +161,15 @@ class Shelf:
         """Forgets an event that was set aside."""
         self._store.delete([_dead_key(number)])
 
+    def erase(self, key: bytes, dead: Sequence[int]) -> int:
+        """Forgets an entity, and events that were set aside; how many entities there were. For whoever holds the state."""
+        raw = self._store.read([TOUCHED])[0]
+        if raw is not None and key in (touched := list(_parts(raw))):
+            self._store.write([(TOUCHED, _joined(k for k in touched if k != key))])
+        found = sum(value is not None for value in self._store.read([ENTITY + key]))
+        self._store.delete([ENTITY + key, *map(_dead_key, dead)])
+        return found
+
 
 def _dead_key(number: int) -> bytes:
     return DEAD + number.to_bytes(8, "big")
@@ -180,7 +189,7 @@ class State:
         """Raises StreamConflict when another process holds it. `fresh` forgets what there is, and so does another meaning."""
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(directory / "lock", view)
+        self._lock = lock_state(directory, view)
         self._store = LmdbStore(directory / "state", LIMIT)
         raw = self._store.get_meta("stream")
         found = None if raw is None else Meta.from_bytes(raw)
@@ -248,7 +257,7 @@ class State:
         more = {place: self.holes[place] + rows for place, rows in (holes or {}).items()}
         items = [(ENTITY + k, v) for k, v in entities]
         if entities:
-            items.append((TOUCHED, b"".join(len(k).to_bytes(2, "little") + k for k, _ in entities)))
+            items.append((TOUCHED, _joined(k for k, _ in entities)))
         items += [(SEEN + k, v) for k, v in seen]
         items += [(_dead_key(d.number), d.to_bytes()) for d in dead]
         items += [(_hole_key(start, reason), b"%d" % rows) for (start, reason), rows in more.items()]
@@ -274,8 +283,9 @@ def counter_of(value: bytes | None) -> int | None:
     return None if value is None else int.from_bytes(value[COUNTER_OFFSET:HEADER_SIZE], "little")
 
 
-def _lock(path: Path, view: View) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+def lock_state(directory: Path, view: View) -> int:
+    """The right to change a state, as a file to close. Raises StreamConflict when another has it."""
+    fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -288,6 +298,10 @@ def _lock(path: Path, view: View) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, str(os.getpid()).encode(), 0)
     return fd
+
+
+def _joined(keys: Iterable[bytes]) -> bytes:
+    return b"".join(len(k).to_bytes(2, "little") + k for k in keys)
 
 
 def _parts(raw: bytes) -> Iterator[bytes]:

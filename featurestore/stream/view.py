@@ -17,6 +17,7 @@ from featurestore.compile.sources import Connection, at_rest, connect, source_sq
 from featurestore.compile.sql import ident
 from featurestore.compile.tiles import tile_events_sql, tiles_sql
 from featurestore.config import Config
+from featurestore.erasures import Erasures
 from featurestore.errors import StreamConflict
 from featurestore.evaluate.partials import Array
 from featurestore.ir import Location, View
@@ -27,6 +28,7 @@ from featurestore.online.codec import HEADER, NEVER, Records, codec_of, decode, 
 from featurestore.online.state import StreamState, load_states, load_stream, stream_name
 from featurestore.online.store import OnlineStore
 from featurestore.online_records import key_columns, latest_records, owners, tile_items, tile_rows
+from featurestore.stream.erasing import carry_out, orders
 from featurestore.stream.feeds import Feed, Taken, feeds_of
 from featurestore.stream.intake import ARRIVED, Intake, Judged
 from featurestore.stream.merge import merge_latest, merge_tiles, take
@@ -61,16 +63,19 @@ class ViewStream:
         fresh: bool = False,
         take_over: bool = False,
         whole: bool = False,
+        erased: Erasures | None = None,
         report: Callable[[View, Sequence[Hole]], None] | None = None,
         step: Step = lambda _: None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         """Raises StreamConflict when another stream feeds the view; `take_over` says that it is gone for good.
 
-        `whole` says that the log holds all events that there ever were.
+        `whole` says that the log holds all events that there ever were. `erased` are the tombstones to begin with; `tell` says
+        which have come since.
         """
         self.view, self._online, self._clock, self._step, self._report = view, online, clock, step, report
         self._whole, self._root = whole, config.root
+        self._erasures = Erasures() if erased is None else erased
         self.layout = layout_of(view)
         self._codec = codec_of(view, self.layout, placed=True)
         self._plain = codec_of(view, self.layout)
@@ -84,7 +89,7 @@ class ViewStream:
             self._state.close()
             raise
         self._publisher = Publisher(online, self._codec, self._plain, self._run)
-        self._said_at = self._looked_at = -1e9
+        self._said_at = self._looked_at = self._ordered_at = -1e9
         self._unpublished = True
 
     @property
@@ -116,8 +121,14 @@ class ViewStream:
 
     # ── what happens
 
+    def tell(self, erased: Erasures) -> None:
+        """Says which entities are erased now: from here on what comes of them is left out."""
+        self._erasures = erased
+        self._judge_by(erased)
+
     def advance(self) -> int:
         """Takes what is there, at most one micro-batch of each feed; the number of events that came."""
+        self._forget_erased()
         if self.meta.basis in ("", "filling"):
             self._begin()
         if self._unpublished:
@@ -153,7 +164,7 @@ class ViewStream:
         judged = self._intake.judge(
             taken, now, meta.cut, meta.seen_from, meta.batch_until, self._state.remembered
         )
-        dead = self._dead(meta, taken, judged, now)
+        dead = self._dead(meta, taken, judged, now) if feed is not None else []
         meta.counts.update(judged.counts if feed is not None else {"from_batch": judged.counts["applied"]})
         meta.counts["malformed"] += len(taken.dead)
         meta.counts["skipped"] += taken.skipped
@@ -285,6 +296,18 @@ class ViewStream:
                 self._con.sql(sql).to_arrow_table()
         return time.perf_counter() - began
 
+    def _forget_erased(self) -> None:
+        """Carries out orders to erase, looked for once in a while: before anything is published, and after `tell`."""
+        now = time.monotonic()
+        if now - self._ordered_at < LOOKED_SECONDS:
+            return
+        found = orders(self._state.directory)
+        known = [order for order in found if order.number <= self._erasures.number]
+        for order in known:
+            carry_out(order, self.view, self._plain, self._online)
+            self._step("erased")
+        self._ordered_at = now if known == found else -1e9
+
     # ── publishing
 
     def _publish_again(self) -> None:
@@ -400,7 +423,7 @@ class ViewStream:
         none = arrow_schema(view.source.schema).empty_table()
         self._hold(ARRIVED, none)
         self._hold(ACCEPTED, none)
-        self._intake = Intake(self._con, _over(view, ARRIVED), root)
+        self._judge_by(self._erasures)
         accepted = _over(view, ACCEPTED)
         self._newest = newest_sql(self._con, accepted, self.layout.latest, root, settled=True)
         self._tiles = [
@@ -412,6 +435,9 @@ class ViewStream:
                 columns = EventColumns(accepted)
                 sql = tile_events_sql(self._con, accepted, level, root, columns, settled=True)
                 self._events[number] = sql, columns.names
+
+    def _judge_by(self, erased: Erasures) -> None:
+        self._intake = Intake(self._con, _over(erased.honoured(self.view), ARRIVED), self._root)
 
     def _hold(self, name: str, table: pa.Table) -> None:
         self._con.register(name, table)
