@@ -398,8 +398,8 @@ MISTAKES = [
     ),
     Mistake(
         "what this version cannot do",
-        'v = FeatureView("v", who, src, [week])\nx = FeatureService("x", [v], scale=1)  # here',
-        "feature service 'x' asks for scale, which this version cannot do yet",
+        'v = FeatureView("v", who, src, [week])\nx = FeatureService("x", [v], label=1)  # here',
+        "feature service 'x' asks for label, which this version cannot do yet",
         "leave it out",
     ),
     Mistake(

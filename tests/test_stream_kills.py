@@ -56,7 +56,7 @@ with FeatureStore(root) as store:
         stream.run(once=once)
 """
 
-STEPS = ("taken", "merged", "committed", "published", "said", "rebuilt", "settled")
+STEPS = ("taken", "merged", "committed", "published", "said", "settled")
 """The steps of `ViewStream`; those of its beginning are in `test_stream.py`."""
 
 SCHEMA = pa.schema(

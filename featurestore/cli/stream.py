@@ -15,15 +15,18 @@ from featurestore.cli.complete import all_names, readable_names
 from featurestore.cli.failures import ERROR, OK
 from featurestore.cli.length import length_of
 from featurestore.cli.output import age_text, moment_text, print_json, print_table, size_text
-from featurestore.cli.project import Settings, command
+from featurestore.cli.project import Settings, command, shared_options
 
 if TYPE_CHECKING:
     from featurestore.stream import LogStatus, StreamStatus
 
 
 @click.group("stream", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-def stream_command() -> None:
+@shared_options
+@click.pass_context
+def stream_command(ctx: click.Context, /, **options: Any) -> None:
     """Keep online values fresh from the events that are pushed."""
+    ctx.obj = Settings.of(options, ctx.find_object(Settings))
 
 
 @command("run")

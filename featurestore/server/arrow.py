@@ -37,7 +37,7 @@ def decode(body: bytes, served: Served, max_rows: int, max_bytes: int) -> Ask:
                 batches.append(batch)
         table = pa.Table.from_batches(batches, schema)
         columns = {name: _column(name, table[name], served) for name in schema.names}
-    except (pa.ArrowException, OSError, OverflowError) as error:
+    except (pa.ArrowException, OSError, OverflowError, ValueError) as error:  # of bytes that are no text, too
         raise RequestError(
             f"the body is no Arrow IPC stream of what is wanted: {str(error).splitlines()[0]}"
         ) from error

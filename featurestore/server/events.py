@@ -85,7 +85,7 @@ def _rows(body: bytes, kind: str) -> Any:
 
         try:
             return pa.ipc.open_stream(body).read_all()
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, OverflowError, ValueError) as error:
             raise RequestError(f"the body is no Arrow stream: {str(error).splitlines()[0]}") from error
     try:
         if kind == LINES:
