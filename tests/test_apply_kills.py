@@ -179,7 +179,7 @@ def test_killed_at_every_step(applied: Applied) -> None:
     assert 5 < step < first, "the tables are made once"
 
 
-@pytest.mark.parametrize("kills", [15, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [15, pytest.param(40, marks=pytest.mark.slow)])
 def test_killed_at_random(applied: Applied, kills: int) -> None:
     draw = random.Random(3)
     ended: list[tuple[int, bool]] = []
