@@ -27,6 +27,9 @@ FeatureStoreError
 │   ├── LogPruned          an offset whose events were removed
 │   ├── LogUnread          events that may not be removed yet: a stream has still to read them
 │   └── EventError         events of the wrong shape; none of them was kept
+├── StreamError            a stream that refused to start or to go on
+│   ├── StreamConflict     another one owns what it would write
+│   └── OutageTooLong      events were removed from the log before it read them
 ├── OnlineStoreError
 │   ├── StoreCorrupt       bytes that do not decode
 │   ├── StoreUnavailable   no answer
