@@ -604,16 +604,7 @@ class FeatureStore:
         plan = self.registry.current().plan
         if name not in [s.name for s in plan.sources]:
             plan = self.definitions()
-        known = {s.name: s for s in plan.sources}
-        if name not in known:
-            raise NotFound("source", name, known)
-        if known[name].stream is None:
-            raise Unsupported(
-                f"source '{name}'",
-                "take pushed events: it is a BatchSource",
-                "a StreamSource, or a new file of the batch",
-            )
-        return known[name]
+        return stream.stream_source(plan, name)
 
     def _applied(self, select: str | Sequence[str] | None) -> list[ir.View]:
         views = select_views(self.registry.current().plan, select)

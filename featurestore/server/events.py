@@ -15,10 +15,11 @@ import orjson
 from fastapi import FastAPI, Request, Response
 
 from featurestore.config import Config
-from featurestore.errors import NotFound, RequestError, TooLarge, Unsupported
+from featurestore.errors import RequestError, TooLarge
 from featurestore.ir import Plan, Source
 from featurestore.log.eventlog import Appended, EventLog
 from featurestore.server.arrow import CONTENT_TYPE
+from featurestore.stream import stream_source
 from featurestore.stream.feeds import open_log
 
 LINES = "application/x-ndjson"
@@ -34,12 +35,7 @@ class Events:
 
     def append(self, plan: Plan, name: str, rows: Any) -> Appended:
         """Appends events to the log of an applied stream source. Raises NotFound, Unsupported, EventError and LogError."""
-        known = {s.name: s for s in plan.sources}
-        if name not in known:
-            raise NotFound("source", name, known)
-        source = known[name]
-        if source.stream is None:
-            raise Unsupported(f"source '{name}'", "take events: it is a BatchSource", "a StreamSource")
+        source = stream_source(plan, name)
         with self._lock:
             if source not in self._logs:
                 self._logs[source] = open_log(self._config, source)

@@ -1,7 +1,15 @@
 """The embedded stream: events of a source, micro-batch by micro-batch, as the heads of the online store."""
 
 from featurestore.stream.logs import LogStatus, log_statuses, prune_log, skip_damage
-from featurestore.stream.run import Stream, StreamStatus, dead_events, replay, statuses, streamed_views
+from featurestore.stream.run import (
+    Stream,
+    StreamStatus,
+    dead_events,
+    replay,
+    statuses,
+    stream_source,
+    streamed_views,
+)
 from featurestore.stream.state import DeadEvent
 
 __all__ = [
@@ -15,5 +23,6 @@ __all__ = [
     "replay",
     "skip_damage",
     "statuses",
+    "stream_source",
     "streamed_views",
 ]

@@ -7,7 +7,7 @@ feed is a class here and a line in `feeds_of`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -215,7 +215,3 @@ def arrivals(declared: Array | None, known: Array | None, appended: Array | None
     if declared is None:
         return fallback
     return declared if known is None else np.where(known, declared, fallback)
-
-
-Positions = Mapping[str, Any]
-"""The position of each feed by its name."""

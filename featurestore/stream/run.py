@@ -12,7 +12,7 @@ from typing import Self
 
 from featurestore.config import Config
 from featurestore.erasures import erasures, newest
-from featurestore.errors import NotFound, StoreUnavailable
+from featurestore.errors import NotFound, StoreUnavailable, Unsupported
 from featurestore.ir import Plan, Source, View
 from featurestore.layout import layout_of
 from featurestore.ledger import Hole
@@ -63,6 +63,20 @@ def streamed_views(plan: Plan, select: str | Sequence[str] | None = None) -> lis
         what = select if isinstance(select, str) else ", ".join(select or ["*"])
         raise NotFound("view of a stream source", what, known, "what is applied")
     return views
+
+
+def stream_source(plan: Plan, name: str) -> Source:
+    """The source of a plan that events may be pushed to. Raises NotFound, and Unsupported for one that is at rest alone."""
+    known = {s.name: s for s in plan.sources}
+    if name not in known:
+        raise NotFound("source", name, known)
+    if known[name].stream is None:
+        raise Unsupported(
+            f"source '{name}'",
+            "take pushed events: it is a BatchSource",
+            "a StreamSource, or a new file of the batch",
+        )
+    return known[name]
 
 
 class Stream:

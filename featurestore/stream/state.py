@@ -34,9 +34,6 @@ ENTITY, SEEN, DEAD, HOLE, TOUCHED = b"e", b"s", b"d", b"h", b"t"
 LIMIT = 1 << 40
 """The size that the state may grow to, in bytes. It is a bound of the address space, and takes no room by itself."""
 
-Counters = Mapping[str, int]
-"""How many events came, and what became of them: see `stream.intake`."""
-
 
 @dataclass
 class Meta:
@@ -272,10 +269,6 @@ class State:
             if first is None or first[0][1:6] >= bucket_of(before):
                 return
             self._store.delete_prefix(first[0][:6])
-
-    def remove(self, keys: Sequence[bytes]) -> None:
-        """Forgets entities."""
-        self._store.delete([ENTITY + k for k in keys])
 
 
 def counter_of(value: bytes | None) -> int | None:
