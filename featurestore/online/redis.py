@@ -405,8 +405,8 @@ class _Lane:
         self, commands: Sequence[bytes], counts: Sequence[int], buffer: Buffer, timeout: float | None
     ) -> Replies | Values:
         """The replies to MGETs of `counts` keys: read from the socket, or by the redis package's parser if unexpected."""
-        if timeout is None and len(commands) == 1:
-            quick = self._quick(commands[0], counts, buffer)
+        if len(commands) == 1:
+            quick = self._quick(commands[0], counts, buffer, timeout)
             if quick is not None:
                 return quick
 
@@ -416,14 +416,7 @@ class _Lane:
                 sock, parser = found
                 replies = Replies(counts, buffer)
                 try:
-                    if len(commands) == 1 and _waits(sock):
-                        whole = at_once(sock, commands[0], counts[0], buffer)
-                        if isinstance(whole, Values):
-                            return whole
-                        replies = Replies(counts, buffer, whole)
-                        replies.receive(self._reading(sock, deadline))
-                    else:
-                        self._read_all(sock, commands, replies, deadline)
+                    self._read_all(sock, commands, replies, deadline)
                     return replies
                 except Unexpected as other:  # most likely an error: read as one, it is raised here
                     parser.feed(other.unread)
@@ -444,7 +437,7 @@ class _Lane:
         return self._talk(exchange, timeout)
 
     def _quick(
-        self, command: bytes, counts: Sequence[int], buffer: Buffer
+        self, command: bytes, counts: Sequence[int], buffer: Buffer, timeout: float | None
     ) -> Replies | Values | None:
         """`exchange` of one command over a connection that was used before; None where the general way has to ask (again)."""
         if self._process != os.getpid() or self._closed:
@@ -453,6 +446,7 @@ class _Lane:
             connection = self._idle.pop()
         except IndexError:
             return None
+        deadline = None if timeout is None else time.monotonic() + timeout
         found = socket_of(connection)
         whole: Replies | Values | None = None
         try:
@@ -462,7 +456,9 @@ class _Lane:
                     whole = came
                 else:
                     whole = Replies(counts, buffer, came)
-                    whole.receive(found[0].recv_into)
+                    whole.receive(self._reading(found[0], deadline))
+                    if deadline is not None:
+                        found[0].settimeout(connection.socket_timeout)
         except TimeoutError:
             connection.disconnect()
             raise _typed(exceptions.TimeoutError("Timeout reading from socket"), self._name) from None
