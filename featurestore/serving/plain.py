@@ -94,7 +94,7 @@ class Plain:
 
     def _one(self, data: Array, q: int) -> tuple[list[Block], Array] | None:
         """`blocks` of one entity, without arrays: each call of NumPy costs as much as all these comparisons."""
-        words = self._unpack(memoryview(data))
+        words = self._unpack(data.data)
         for word, mask, wanted in self._same:
             if words[word] & mask != wanted:
                 return None
