@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from featurestore import ir, profiles
+from featurestore.baselines import Baseline, Before, Training, parse_baseline
 from featurestore.compile.sources import Connection
 from featurestore.config import Config
 from featurestore.datasets.card import declared
@@ -17,7 +18,7 @@ from featurestore.datasets.manifest import load
 from featurestore.drift.compare import compare, compare_slices, schema_changes
 from featurestore.drift.rows import compare_rows
 from featurestore.drift.verdicts import DriftReport, Limits
-from featurestore.drift.windows import Baseline, Before, Chosen, Training, choose, parse_baseline
+from featurestore.drift.windows import Chosen, choose
 from featurestore.errors import DatasetError, NotFound, RequestError, StatisticsError
 from featurestore.monitor.observe import Observed, of_source
 from featurestore.statistics import Statistics
