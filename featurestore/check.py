@@ -19,6 +19,7 @@ class Drift:
     min_rows: int = 100
     usual: bool = True
     effects: Mapping[str, float] = field(default_factory=dict)
+    tests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +109,10 @@ def drift(
     min_rows: int = 100,
     usual: bool = True,
     effects: Mapping[str, float] | None = None,
+    tests: Sequence[str] = (),
 ) -> Drift:
-    """Whether features look like the monitor's baseline: all of them, or those named."""
-    return Drift(features, by, effect, alpha, min_rows, usual, dict(effects or {}))
+    """Whether features look like the monitor's baseline: all, or those named. `tests` decide in place of the default ones."""
+    return Drift(features, by, effect, alpha, min_rows, usual, dict(effects or {}), tuple(tests))
 
 
 def schema() -> Schema:

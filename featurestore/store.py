@@ -39,6 +39,7 @@ from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
 from featurestore.monitor import drifting, results
 from featurestore.monitor.alerts import AlertState, acknowledged, snoozed
+from featurestore.monitor.report import report_of
 from featurestore.monitor.run import Ran, alerts_of, change_alerts, evaluate_triggers
 from featurestore.monitor.run import run as run_monitors
 from featurestore.monitor.triggers import Evaluation
@@ -641,6 +642,11 @@ class FeatureStore:
     def monitoring(self, *, since: Moment | None = None) -> Any:
         """What monitors found, as an Arrow table, the oldest first. The files lie below `monitoring` in the offline folder."""
         return results.read(self.config, since=None if since is None else moment(since))
+
+    def monitoring_report(self, *, since: Moment | None = None) -> str:
+        """What monitors found as one HTML page, complete in itself."""
+        services = self.registry.current().plan.services
+        return report_of(self.config.name, services, self.monitoring(since=since), self.alerts(), _now())
 
     def alerts(self) -> list[AlertState]:
         """Every alert that is kept: what fires first, then what is pending, then what is over."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,10 +115,8 @@ def _show(settings: Settings, ran: Ran) -> None:
 @click.option("--since", metavar="TIME", help="From when on findings are drawn. Default: all that is kept.")
 def report_command(settings: Settings, out: str, since: str | None) -> None:
     """One HTML file, complete in itself, of what monitors found: for a colleague."""
-    from featurestore.monitor.report import report_of
-
     with settings.store() as store, settings.progress("drawing"):
-        text = report_of(store, since=since, at=time.time_ns() // 1000)
+        text = store.monitoring_report(since=since)
     Path(out).write_text(text, encoding="utf-8")
     if settings.json:
         print_json({"report": out, "bytes": len(text)})

@@ -89,12 +89,14 @@ def drift_of_observed(
         window=picked.window_said,
         baseline=picked.baseline_said,
         notes=(*notes, *report.notes),
+        span=picked.span,
     )
 
 
 def _report(picked: Chosen, limits: Limits | None, notes: tuple[str, ...]) -> DriftReport:
     report = compare(picked.baseline, picked.window, limits, windows=picked.windows)
-    return replace(report, window=picked.window_said, baseline=picked.baseline_said, notes=notes)
+    said = picked.window_said, picked.baseline_said
+    return replace(report, window=said[0], baseline=said[1], notes=notes, span=picked.span)
 
 
 def source_named(plan: ir.Plan, name: str) -> ir.Source:

@@ -11,12 +11,12 @@ import pyarrow as pa
 
 from featurestore import check as c
 from featurestore import ir, profiles
-from featurestore.baselines import parse_length
+from featurestore.baselines import Previous, Season, parse_baseline, parse_length
 from featurestore.compile.duckdb import DUCKDB
 from featurestore.compile.sources import Connection, engine_errors, source_sql
 from featurestore.compile.sql import ident
 from featurestore.config import Config
-from featurestore.drift.verdicts import DriftReport, FeatureDrift, Limits
+from featurestore.drift.verdicts import JUDGING, DriftReport, FeatureDrift, Limits
 from featurestore.errors import FeatureStoreError, StatisticsError
 from featurestore.layout import layout_of
 from featurestore.monitor import objectives
@@ -39,18 +39,16 @@ class Surroundings:
     con: Connection
     now: int
     results: pa.Table
-    _read: dict[tuple[str, int, str | None, str | None], Observed] = field(default_factory=dict)
+    _read: dict[tuple[str, int, str | None, int | None], Observed] = field(default_factory=dict)
     _metrics: list[Any] | None = None
     _online: OnlineStore | None = None
 
-    def observed(self, source: ir.Source, every: int, by: str | None, baseline: str | None) -> Observed:
-        """The rows of a source, read once in a run for all monitors that ask alike."""
-        key = (source.name, every, by, baseline)
+    def observed(self, source: ir.Source, every: int, by: str | None, back: int | None) -> Observed:
+        """The rows of a source from `back` before now on (None: all), read once in a run for all that ask alike."""
+        key = (source.name, every, by, back)
         if key not in self._read:
             end = floor(self.now, every)
-            start = None
-            if baseline is not None and ".." in baseline:
-                start = None  # a range may lie anywhere
+            start = None if back is None else floor(end - back, every)
             with engine_errors():
                 self._read[key] = of_source(
                     self.con, source, self.config.root, start=start, end=end, every=Duration(every), by=by
@@ -134,7 +132,12 @@ def _findings(around: Surroundings, monitor: Monitor, check: c.Check, finding: M
     match check:
         case c.Drift():
             limits = Limits(
-                check.effect, check.alpha, check.min_rows, check.usual, effects=dict(check.effects)
+                check.effect,
+                check.alpha,
+                check.min_rows,
+                check.usual,
+                effects=dict(check.effects),
+                tests=check.tests or JUDGING,
             )
             report = _report(around, monitor, limits, check.by)
             yield from drift_findings(report, check.features, finding)
@@ -152,7 +155,7 @@ def _findings(around: Surroundings, monitor: Monitor, check: c.Check, finding: M
                 "rows": float(volume.rows),
                 "ratio": volume.rows / volume.median if volume.median else 0.0,
             }
-            yield finding("row-count", "", "bad" if volume.odd else "ok", volume.said, figures)
+            yield finding("row-count", "", "bad" if volume.odd else "ok", volume.said, figures, report.span)
         case c.Fresh():
             yield from _fresh(around, monitor, check, finding)
         case c.Objective():
@@ -179,10 +182,22 @@ def _report(around: Surroundings, monitor: Monitor, limits: Limits, by: str | No
             around.config, name, baseline=monitor.baseline, window=window, at=at, limits=limits
         )
     source = _source(around.plan, name)
-    observed = around.observed(source, every, by, monitor.baseline)
+    back = None if window is not None and ".." in window else _back(monitor.baseline, length)
+    observed = around.observed(source, every, by, back)
     return drift_of_observed(
         observed, baseline=monitor.baseline, window=window, at=floor(around.now, every), limits=limits
     )
+
+
+def _back(baseline: str | None, length: int) -> int | None:
+    """How far back a window of this length and its baseline reach; None is as far as there is anything."""
+    match parse_baseline(baseline or "before"):
+        case Previous() as previous:
+            return length + (previous.length or length)
+        case Season() as season:
+            return length + season.periods * season.period
+        case _:
+            return None
 
 
 def _end(around: Surroundings, name: str, every: int) -> int | None:
@@ -215,9 +230,9 @@ def drift_findings(
         raise StatisticsError(f"no feature could be judged: {'; '.join(reasons[:3])}")
     share = report.share or 0.0
     for f in chosen:
-        yield finding(
-            condition, _subject(f), _state(f), f.said or "as usual", _figures(f, share, len(report.drifted))
-        )
+        said = f.said or ("as usual" if f.worst is None else f"as usual: {f.worst.said}")
+        figures = _figures(f, share, len(report.drifted))
+        yield finding(condition, _subject(f), _state(f), said, figures, report.span)
 
 
 def _subject(f: FeatureDrift) -> str:
@@ -239,7 +254,7 @@ def _figures(f: FeatureDrift, share: float, drifted: int) -> dict[str, float]:
 def schema_findings(report: DriftReport, finding: Make) -> Iterator[Finding]:
     """One for each column that changed; one for the whole when none did."""
     for change in report.schema:
-        yield finding("schema", change.column, "bad", change.said)
+        yield finding("schema", change.column, "bad", change.said, None, report.span)
     for f in report.features:
         if "could not be read" in f.why or "could be read" in f.why:
             yield finding("schema", f.feature, "bad", f.why)

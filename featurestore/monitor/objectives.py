@@ -90,11 +90,15 @@ def counted(families: Iterable[Any], service: str, objective: Objective) -> Coun
     return Counted(answered, failed, in_time)
 
 
-def increases(history: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """How much a counter grew up to each moment, since the one before; a counter that fell had begun anew."""
+def increases(
+    total: Sequence[tuple[int, float]], bad: Sequence[tuple[int, float]]
+) -> list[tuple[int, float, float]]:
+    """How much both counters grew up to each moment, since the one before. Where either fell, both began anew."""
     out = []
-    for (_, before), (at, now) in pairwise(history):
-        out.append((at, now - before if now >= before else now))
+    for (a, b), (c, d) in zip(pairwise(total), pairwise(bad), strict=False):
+        (_, before), (at, now), (_, wrong), (_, failed) = a, b, c, d
+        anew = now < before or failed < wrong
+        out.append((at, now if anew else now - before, failed if anew else failed - wrong))
     return out
 
 
@@ -102,13 +106,13 @@ def budget(
     total: Sequence[tuple[int, float]], bad: Sequence[tuple[int, float]], target: float, since: int
 ) -> Budget | None:
     """The error budget from the counters of runs; None before two runs, or of no reads."""
-    grown = [(at, n) for at, n in increases(total) if at > since]
-    wrong = [(at, n) for at, n in increases(bad) if at > since]
-    reads, errors = sum(n for _, n in grown), sum(n for _, n in wrong)
+    grown = [step for step in increases(total, bad) if step[0] > since]
+    reads, errors = sum(n for _, n, _ in grown), sum(n for _, _, n in grown)
     if not reads:
         return None
     allowed = 1 - target
-    newest = wrong[-1][1] / grown[-1][1] / allowed if grown[-1][1] else 0.0
+    _, newest_reads, newest_errors = grown[-1]
+    newest = newest_errors / newest_reads / allowed if newest_reads else 0.0
     return Budget(reads, errors, 1 - errors / reads / allowed, newest)
 
 

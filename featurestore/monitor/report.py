@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from featurestore import ir
 from featurestore.monitor.alerts import AlertState
 from featurestore.monitor.health import health
 from featurestore.monitor.results import finding_of
-from featurestore.time import Moment, moment_text
-
-if TYPE_CHECKING:
-    from featurestore.store import FeatureStore
+from featurestore.time import moment_text
 
 COLOURS = {"bad": "#c62828", "ok": "#2e7d32", "unknown": "#9e9e9e"}
 _WORDS = {"healthy": "#2e7d32", "needs a look": "#b26a00", "failing": "#c62828", "not watched": "#757575"}
@@ -32,14 +30,13 @@ WIDTH, HEIGHT, LEFT = 1000, 14, 230
 MOST_SUBJECTS = 40
 
 
-def report_of(store: FeatureStore, *, since: Moment | None = None, at: int) -> str:
-    """The report of a project: health, alerts, and of each monitor what it found over time."""
-    table = store.monitoring(since=since)
-    rows = table.to_pylist()
+def report_of(
+    project: str, services: Sequence[ir.Service], findings: Any, alerts: Sequence[AlertState], at: int
+) -> str:
+    """The report of a project: health, alerts, and of each monitor what it found over time, as `results.read` has it."""
+    rows = findings.to_pylist()
     last = {row["monitor"]: row["run_at"] for row in rows}
     newest = [finding_of(r) for r in rows if r["run_at"] == last[r["monitor"]]]
-    alerts = store.alerts()
-    services = store.registry.current().plan.services
     runs = sorted({r["run_at"] for r in rows})
     spans = (
         f"{len(runs):,} runs from {_day(runs[0])} to {_day(runs[-1])}"
@@ -47,7 +44,7 @@ def report_of(store: FeatureStore, *, since: Moment | None = None, at: int) -> s
         else "no runs yet: <code>fs monitor run</code>"
     )
     parts = [
-        f"<h1>{escape(store.config.name)}: what monitors found</h1>",
+        f"<h1>{escape(project)}: what monitors found</h1>",
         f'<p class="aside">{spans}. Made {moment_text(at)}.</p>',
         "<h2>Services</h2>",
         *(_health_line(str(h), h.word) for h in health(services, newest, alerts)),
@@ -55,7 +52,7 @@ def report_of(store: FeatureStore, *, since: Moment | None = None, at: int) -> s
         _alerts(alerts),
         *(_monitor(name, [r for r in rows if r["monitor"] == name]) for name in sorted(last)),
     ]
-    title = escape(f"{store.config.name}: monitoring")
+    title = escape(f"{project}: monitoring")
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head = f"{meta}<title>{title}</title><style>{_STYLE}</style>"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
