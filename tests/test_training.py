@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import featurestore.declare as fs
-from featurestore import training
+from featurestore import joining, training
 from featurestore.aggregates import AGGREGATES
 from featurestore.compile.reference import Value, answers
 from featurestore.config import Config
@@ -496,11 +496,11 @@ def test_chunks_of_events_and_pieces_of_rows_change_nothing(
 ) -> None:
     spine = many(tmp_path)
     whole = training_set(tmp_path, spine, MANY).to_arrow()
-    monkeypatch.setattr(training, "BATCH_EVENTS", 2048)
-    monkeypatch.setattr(training, "CHUNK_EVENTS", 1000)
+    monkeypatch.setattr(joining, "BATCH_EVENTS", 2048)
+    monkeypatch.setattr(joining, "CHUNK_EVENTS", 1000)
     monkeypatch.setattr(point_in_time, "PIECE", 77)
     chunks: list[int] = []
-    monkeypatch.setattr(training, "cells_of", partial(_seen, chunks))
+    monkeypatch.setattr(joining, "cells_of", partial(_seen, chunks))
     assert same(training_set(tmp_path, spine, MANY).to_arrow(), whole)
     assert 39_900 < sum(chunks) <= 40_000  # those after the last row of the spine are not read
     assert len(chunks) > 10

@@ -173,12 +173,12 @@ def _content(
 
 def _constants() -> dict[str, Any]:
     """What decides in which order floats are added up, besides the plan."""
-    from featurestore import training
+    from featurestore import joining
     from featurestore.evaluate import point_in_time, ranges
 
     return {
-        "batch_events": training.BATCH_EVENTS,
-        "chunk_events": training.CHUNK_EVENTS,
+        "batch_events": joining.BATCH_EVENTS,
+        "chunk_events": joining.CHUNK_EVENTS,
         "piece_rows": point_in_time.PIECE,
         "block_rows": ranges.BLOCK,
         "parquet": dict(PARQUET),
