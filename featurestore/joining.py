@@ -108,9 +108,14 @@ def view_cells(
     keys: Keys,
     asked: Array,
     *,
-    statuses: bool,
-    lag: int | None,
+    statuses: bool = False,
+    lag: int | None = None,
+    known: int | None = None,
 ) -> dict[str, Cells]:
+    """The cells of some features of a view, by name, for keys and moments (microseconds).
+
+    Of what was known at each moment with `lag`; of what had arrived by one moment for all rows with `known`.
+    """
     if view.source.event_time is None:
         asked = np.ones(len(asked), np.int64)  # a static source is visible always: its rows are at 0
     spine = _numbered(con, keys, asked)
@@ -119,8 +124,9 @@ def view_cells(
     outputs = {f.name: _spread(empty[f.name], len(asked)) for f in features}
     if len(spine.rid):
         start = None if statuses or view.source.event_time is None else _reach(view, features, spine)
+        end = int(spine.q.max())
         events = sorted_events_sql(
-            con, view, columns, "spine_keys", root, settled=settled, start=start, end=int(spine.q.max())
+            con, view, columns, "spine_keys", root, settled=settled, start=start, end=end, known=known
         )
         ((threads,),) = con.execute("SELECT current_setting('threads')").fetchall()
         chunks = _chunks(_even(con.sql(events).to_arrow_reader(BATCH_EVENTS)))

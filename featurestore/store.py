@@ -31,6 +31,8 @@ from featurestore.errors import EventError, MaterializeError, NotFound, ScalerEr
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
+from featurestore.labels import Immature
+from featurestore.labels import check as check_labels
 from featurestore.ledger import HoleEntry, Ledger, Unit
 from featurestore.log.eventlog import Appended, Pruned, Skipped
 from featurestore.log.files import read_file
@@ -461,17 +463,26 @@ class FeatureStore:
         scaled: bool = False,
         statuses: bool = False,
         full_names: bool = False,
+        labelled: bool = True,
+        as_of: Moment | None = None,
+        immature: Immature = "drop",
     ) -> TrainingSet:
         """A point-in-time training set: for each spine row the values as of its `timestamp`, in the spine's order.
 
         `spine` is Arrow, pandas, polars, a DuckDB relation or a path, with the service's keys. `full_names` names every
         feature `view__feature`. Nothing is computed before the set is read.
 
+        A service with labels has them after its features, by what is known `as_of` a moment, now by default: `NAME`,
+        `NAME__state` (MATURE, IMMATURE or CENSORED), and `is_mature`. Rows whose label is not mature are left out;
+        `immature="keep"` keeps them, without a value. With `labelled=False` it is as if the service had none.
+
         With `knowledge="arrived"` an event counts only from its arrival on (its time, where the source names no arrival), or a
         `lag` later: one for all sources, or by source. Static sources are visible always. Raises RequestError for a lag that is
         negative or without `"arrived"`, NotFound for that of a source the service does not read.
         """
         found, views, version = self._resolve(service)
+        labels = self._labels_of(service, found) if labelled else ()
+        check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
         lags = lags_of(knowledge, lag, {views[r.view].source.name for r in found.reads})
         scaler = self._scaler_of(service, version) if scaled else None
         if full_names:
@@ -491,6 +502,9 @@ class FeatureStore:
             lag=lags,
             reference=None if version is None else version.reference,
             scaler=scaler,
+            labels=labels,
+            as_of=(_now() if as_of is None else moment(as_of)) if labels else None,
+            immature=immature,
         )
 
     def reproduce(self, manifest: str | Path, out: str | Path, *, spine: Any = None) -> Reproduction:
@@ -692,6 +706,18 @@ class FeatureStore:
         wanted, declarations = declarations_of(asked, lambda: load_declarations(self.config))
         plan = self._lower(declarations)
         return plan.service(wanted.name), {v.name: v for v in plan.views}, None
+
+    def _labels_of(self, asked: Asked, service: ir.Service) -> tuple[ir.Label, ...]:
+        """The labels of what is asked for: of an applied service, whatever its version, as they are in force."""
+        if isinstance(asked, str) and ":" not in asked:
+            plan = self.registry.current().plan
+            if service.name not in {s.name for s in plan.services}:
+                plan = self.definitions() if "@" not in asked else plan
+            return plan.labels_of(service.name)
+        if not service.labels:
+            return ()
+        _, declarations = declarations_of(asked, lambda: load_declarations(self.config))
+        return self._lower(declarations).labels_of(service.name)
 
 
 def _fully_named(service: ir.Service) -> ir.Service:

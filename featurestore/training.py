@@ -5,9 +5,10 @@ The spine is worked on in slices, and each is joined by `joining`, so neither it
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,12 +19,13 @@ import pyarrow as pa
 from featurestore.compile.sources import Connection, connect, engine_errors
 from featurestore.config import Config
 from featurestore.erasures import Erasures, erasures
-from featurestore.errors import SpineError
+from featurestore.errors import RequestError, SpineError
 from featurestore.evaluate.arrow import from_physical
 from featurestore.evaluate.finish import Cells
-from featurestore.ir import Service, View
+from featurestore.ir import Label, Service, View
 from featurestore.joining import service_cells
 from featurestore.knowledge import Knowledge
+from featurestore.labels import Immature, Labelling, column_names, labelled, told
 from featurestore.registry import open_registry
 from featurestore.spine import spine_batches, times_of
 from featurestore.statistics import Keep, Statistics
@@ -46,6 +48,8 @@ class TrainingSet:
     NULLs stay NULL in Arrow, pandas and polars. With `statuses`, each feature has a column `<name>__status` besides.
     `reference` is the applied version of the service, if it is one; `full_names` says that its names were asked for in full.
     Events of erased entities are left out: by `erased`, or by what the registry says when the set is read.
+    With `labels` (known as of `as_of`, in microseconds) each has columns `NAME`, NULL unless it is mature, and `NAME__state`, and
+    `is_mature` says whether all are; rows where one is not are left out unless `immature="keep"`.
     With `knowledge="arrived"` an event counts from when it was known; `lag` has the microseconds from an event's arrival until
     then, by source, 0 for one that it does not name.
     """
@@ -64,6 +68,9 @@ class TrainingSet:
     erased: Erasures | None = None
     scaler: Scaler | None = None
     """What the features are scaled by, if they are."""
+    labels: tuple[Label, ...] = ()
+    as_of: int | None = None
+    immature: Immature = "drop"
 
     @property
     def columns(self) -> tuple[tuple[str, DType], ...]:
@@ -71,23 +78,62 @@ class TrainingSet:
         by = {} if self.scaler is None else self.scaler.by_feature
         return tuple((name, Float64 if name in by else dtype) for name, dtype in self.service.columns)
 
+    @property
+    def label_columns(self) -> list[str]:
+        """What comes after the features: of each label its value and its state, then whether all are mature."""
+        return column_names(self.labels)
+
     def batches(self, size: int = 65_536) -> Iterator[pa.RecordBatch]:
         """The rows in order, at most `size` at a time."""
         for table in self.tables():
             yield from table.to_batches(max_chunksize=size)
 
-    def tables(self) -> Iterator[pa.Table]:
-        """The rows in order, as tables as large as one slice of the spine."""
+    def tables(self, left_out: Counter[str] | None = None) -> Iterator[pa.Table]:
+        """The rows in order, as tables as large as one slice of the spine. `left_out` counts those that are not mature."""
         erased = self.erasures_now() if self.erased is None else self.erased
         views = {name: erased.honoured(view) for name, view in self.views.items()}
+        labelling = self._labelling(erased, Counter() if left_out is None else left_out)
         with engine_errors(), ExitStack() as stack:
             self.config.offline.mkdir(parents=True, exist_ok=True)
             con = connect(self.config.memory_limit, self.config.threads, self.config.offline / "spill")
             stack.callback(con.close)
             done = 0
-            for table in spine_batches(con, self.spine, self.rows_of_a_slice):
-                yield self._enriched(con, table, done, views)
+            rows = spine_batches(con, self.spine, self.rows_of_a_slice)
+            if labelling is not None:
+                rows = told(
+                    con,
+                    self.config.root,
+                    labelling,
+                    map(self._named_apart, rows),
+                    self.timestamp,
+                    self.rows_of_a_slice,
+                )
+            for table in rows:
+                yield self._enriched(con, table, done, views, labelling)
                 done += table.num_rows
+
+    def _labelling(self, erased: Erasures, left_out: Counter[str]) -> Labelling | None:
+        if not self.labels:
+            return None
+        if self.as_of is None:
+            raise RequestError(
+                f"'{self.service.name}' has labels, and it is not said as of when\n  as_of=…, a moment"
+            )
+        labels = [replace(x, view=erased.honoured(x.view)) for x in self.labels]
+        return Labelling(labels, self.as_of, self.immature, left_out)
+
+    def _named_apart(self, spine: pa.Table) -> pa.Table:
+        """The rows, none of whose columns has the name of one that is made. Raises SpineError."""
+        taken = set(spine.column_names)
+        labels = {n: f"label '{x.name}'" for x in self.labels for n in (x.name, f"{x.name}__state")}
+        for name in (*(n for n, _ in self.service.columns), *self.label_columns):
+            if name in taken:
+                whose = labels.get(name, f"service '{self.service.name}'")
+                raise SpineError(
+                    f"the spine has a column '{name}', and so has {whose}\n"
+                    '  rename the spine\'s column, or prefix the feature: view.on(…, prefix="…")'
+                )
+        return spine
 
     def erasures_now(self) -> Erasures:
         """Who is erased, by the project's registry."""
@@ -178,14 +224,16 @@ class TrainingSet:
 
         return training_html(self)
 
-    def _enriched(self, con: Connection, spine: pa.Table, first: int, views: Mapping[str, View]) -> pa.Table:
-        taken = set(spine.column_names)
-        for name, _ in self.service.columns:
-            if name in taken:
-                raise SpineError(
-                    f"the spine has a column '{name}', and so has service '{self.service.name}'\n"
-                    '  rename the spine\'s column, or prefix the feature: view.on(…, prefix="…")'
-                )
+    def _enriched(
+        self,
+        con: Connection,
+        spine: pa.Table,
+        first: int,
+        views: Mapping[str, View],
+        labelling: Labelling | None,
+    ) -> pa.Table:
+        if labelling is None:
+            self._named_apart(spine)
         asked = times_of(spine, self.timestamp, first)
         lags = {v.source.name: self.lag.get(v.source.name, 0) for v in views.values()}
         cells = service_cells(
@@ -200,7 +248,8 @@ class TrainingSet:
         )
         if self.scaler is not None:
             cells |= scaled_cells(cells, dict(self.service.columns), self.scaler)
-        columns = {name: spine.column(name) for name in spine.column_names}
+        own = set(self.label_columns)
+        columns = {name: spine.column(name) for name in spine.column_names if name not in own}
         for name, dtype in self.columns:
             cell = cells[name]
             columns[name] = pa.chunked_array([from_physical(cell.values, cell.valid, dtype)])
@@ -209,6 +258,8 @@ class TrainingSet:
             for name, _ in self.service.columns:
                 codes = pa.array(cells[name].status.view(np.int8))
                 columns[f"{name}__status"] = pa.chunked_array([pa.DictionaryArray.from_arrays(codes, words)])
+        if labelling is not None:
+            columns |= labelled(con, self.config.root, labelling, spine, asked)
         return pa.table(columns)
 
 

@@ -359,7 +359,7 @@ def test_whole_keys_may_be_narrow_or_wide(stored: DType, asked: pa.DataType, tmp
         assert training_set(tmp_path, far, view).to_arrow()["count_lifetime"].to_pylist() == [0, 0, 0]
     if asked == pa.uint64():
         huge = pa.array([2**63] * 3, asked)
-        with pytest.raises(SpineError, match="does not fit the join key of view 'ids'"):
+        with pytest.raises(SpineError, match="does not fit the join key of feature view 'ids'"):
             training_set(tmp_path, spine.set_column(0, "id", huge), view).to_arrow()
 
 
@@ -390,7 +390,7 @@ BAD_SPINES: dict[str, tuple[Any, str]] = {
     "a time is a list": ({"city": ULM, "ts": [[1], [2]]}, "is not a time"),
     "a key is of another type": (
         {"city": [1, 2], "ts": NOW},
-        "int64, and the join key of view 'visits' is String",
+        "int64, and the join key of feature view 'visits' is String",
     ),
     "a column has a feature's name": (
         {"city": ULM, "ts": NOW, "tag": ULM},
