@@ -82,7 +82,7 @@ def enrich(
         view = views[name]
         columns = dict(keys)
         features = {r.feature: view.feature(r.feature) for r in group}
-        parts = [keys_of(spine, columns[k.name], k.dtype, name) for k in view.keys]
+        parts = [keys_of(spine, columns[k.name], k.dtype, f"feature view '{name}'") for k in view.keys]
         cells = view_cells(
             con,
             root,
@@ -142,6 +142,8 @@ def _numbered(con: Connection, keys: Keys, asked: Array) -> Asked:
         if valid is not None:
             known &= valid
     rows = np.flatnonzero(known)
+    if len(keys) == 1 and keys[0][0].dtype != object and (one := _by_code(con, keys[0][0], asked, rows)):
+        return one
     columns = {"rid": pa.array(rows), "q": pa.array(asked[rows])}
     for i, (values, _) in enumerate(keys):
         columns[f"k{i}"] = pa.array(values[rows], pa.string() if values.dtype == object else pa.int64())
@@ -151,6 +153,32 @@ def _numbered(con: Connection, keys: Keys, asked: Array) -> Asked:
     table = con.sql(rows_sql).to_arrow_table()
     con.unregister("spine_rows")
     return Asked(*(table.column(c).to_numpy() for c in ("rid", "k", "q")))
+
+
+def _by_code(con: Connection, key: Array, asked: Array, rows: Array) -> Asked | None:
+    """`_numbered` for one whole number as the key: with the moment as one number it sorts in half the time.
+
+    None where the two have no room in 63 bits.
+    """
+    if not len(rows):
+        return None
+    key, asked = key[rows].astype(np.int64, copy=False), asked[rows]
+    (low, high), (first, last) = ((int(a.min()), int(a.max())) for a in (key, asked))
+    bits = (last - first).bit_length()
+    if (high - low).bit_length() + bits > 63:
+        return None
+    code = (key - low) << bits
+    code |= asked - first
+    order = np.argsort(code)
+    code = code[order]
+    q = (code & ((1 << bits) - 1)) + first
+    code >>= bits
+    starts = np.concatenate([[True], code[1:] != code[:-1]])
+    numbers = {"k": np.arange(int(starts.sum()), dtype=np.int32), "k0": code[starts] + low}
+    con.register("spine_rows", pa.table(numbers))
+    con.execute("CREATE OR REPLACE TEMP TABLE spine_keys AS SELECT k, k0 FROM spine_rows")
+    con.unregister("spine_rows")
+    return Asked(rows[order], np.cumsum(starts, dtype=np.int32) - np.int32(1), q)
 
 
 def _work(view: View, features: Sequence[Feature], lag: int | None) -> tuple[Work, EventColumns, bool]:

@@ -46,9 +46,9 @@ _files = count()
 def plan_of(label: dict[str, Any]) -> ir.Plan:
     entity = fs.Entity("who", key="k")
     source = fs.BatchSource("events", fs.Parquet("events*.parquet"), "at", COLUMNS, arrival_time="arrived")
-    lengths = {n: fs.minutes(label[n]) for n in ("gap", "horizon", "lateness") if label[n]}
-    said = {n: label[n] for n in ("value", "matures", "observed")}
-    made = fs.Label("label", source, entity, **said, **lengths)
+    said: dict[str, Any] = {n: label[n] for n in ("value", "matures", "observed")}
+    said |= {n: fs.minutes(label[n]) for n in ("gap", "horizon", "lateness") if label[n]}
+    made = fs.Label("label", source, entity, **said)
     view = fs.FeatureView("view", entity, source, [fs.count().over(fs.hours(1))])
     return lower(declarations_in([fs.FeatureService("svc", [view], label=made)]), lambda _: COLUMNS)
 
@@ -370,11 +370,17 @@ def test_fs_dataset_writes_a_labelled_set(project: FeatureStore, tmp_path: Path)
 
 
 def test_fingerprints_change_with_the_meaning_alone() -> None:
-    base = {"value": fs.count() > 0, "gap": 1, "horizon": 5, "lateness": 2, "matures": "horizon"}
+    base: dict[str, Any] = {
+        "value": fs.count() > 0,
+        "gap": 1,
+        "horizon": 5,
+        "lateness": 2,
+        "matures": "horizon",
+    }
     base["observed"] = "as_of"
     known = ir.label_fingerprint(plan_of(base).labels[0])
     assert ir.label_fingerprint(plan_of({**base, "value": fs.count() > 0}).labels[0]) == known
-    others = [
+    others: list[dict[str, Any]] = [
         {"value": fs.count() > 1},
         {"value": fs.count("x") > 0},
         {"gap": 2},

@@ -36,7 +36,7 @@ def made_real(case: LabelCase, root: Path) -> tuple[ir.Plan, list[dict[str, Any]
     path = f"case{next(_numbers)}.parquet"
     schema = {"k": String, "at": Timestamp, "x": case.x, **case.more}
     rows: list[dict[str, Any]] = [
-        {"k": "a", **r} if isinstance(r, dict) else {"k": "a", "at": r[0], "x": r[1]} for r in case.rows
+        {"k": "a", "at": r[0], "x": r[1]} if isinstance(r, tuple) else {"k": "a", **r} for r in case.rows
     ]
     write(root / path, rows, schema, {})
     source: Any = d.BatchSource(
