@@ -41,7 +41,7 @@ test: $(DEV) services  ## every test, against a real Redis and a real PostgreSQL
 setup: $(DEV)  ## the environment of a developer, in .venv
 
 .PHONY: services
-services:  ## Redis and PostgreSQL for the tests, through apt-get when root
+services:  ## Redis, PostgreSQL and a Kafka broker for the tests, through apt-get when root
 	@scripts/services
 
 .PHONY: check

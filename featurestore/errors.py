@@ -29,7 +29,11 @@ FeatureStoreError
 │   └── EventError         events of the wrong shape; none of them was kept
 ├── StreamError            a stream that refused to start or to go on
 │   ├── StreamConflict     another one owns what it would write
-│   └── OutageTooLong      events were removed from the log before it read them
+│   ├── OutageTooLong      events were removed from the log or topic before it read them
+│   └── BrokerError        a Kafka cluster refused
+│       ├── BrokerUnavailable   no broker answered; trying again may help
+│       ├── BrokerDenied   the login, or what it may do
+│       └── TopicNotFound  no topic of that name, with the nearest one that exists
 ├── OnlineStoreError
 │   ├── StoreCorrupt       bytes that do not decode
 │   ├── StoreUnavailable   no answer
@@ -242,14 +246,43 @@ class StreamConflict(StreamError):
 
 
 class OutageTooLong(StreamError):
-    """Events that a stream has not read were removed from the log: its tiles can never be whole again."""
+    """Events that a stream has not read were removed from where they came from: its tiles can never be whole again.
 
-    def __init__(self, pruned: LogPruned) -> None:
-        self.offset, self.start = pruned.offset, pruned.start
+    It stopped at `offset`; the first that is left is at `start`, in `place`.
+    """
+
+    def __init__(self, offset: int, start: int, place: str = "the log") -> None:
+        self.offset, self.start, self.place = offset, start, place
         super().__init__(
-            f"the stream stopped at offset {pruned.offset}, and the log starts at {pruned.start}: events were lost to it\n"
-            "  `fs materialize` up to a moment after the gap, then `fs stream run --reset` starts from what the log holds"
+            f"the stream stopped at offset {offset}, and {place} starts at {start}: events were lost to it\n"
+            f"  `fs materialize` up to a moment after the gap, then `fs stream run --reset` starts from what {place} holds"
         )
+
+
+class BrokerError(StreamError):
+    """A Kafka cluster refused, or cannot be used as it is configured. Nothing of a login is in the message."""
+
+
+class BrokerUnavailable(BrokerError):
+    """No broker answered in time."""
+
+
+class BrokerDenied(BrokerError):
+    """A broker refused the login, or what it was to be used for."""
+
+
+class TopicNotFound(BrokerError):
+    """The cluster has no topic of this name. `known` are those that it has."""
+
+    def __init__(self, topic: str, bootstrap: str, known: Iterable[str]) -> None:
+        self.topic, self.known = topic, tuple(sorted(known))
+        way_out = nearest(topic, self.known) if self.known else ["it has none"]
+        lines = [
+            f"no topic '{topic}' at {bootstrap}",
+            *way_out,
+            "make it, or correct the source's Kafka(topic, …)",
+        ]
+        super().__init__("\n  ".join(lines))
 
 
 class OnlineStoreError(FeatureStoreError):

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import settings
 
+from tests.flink_broker import kafka_address, kafka_server, own_kafka
 from tests.flink_cluster import flink
 from tests.services import (
     MISSING,
@@ -24,6 +25,9 @@ __all__ = [
     "flink",
     "fresh_postgres",
     "fresh_redis",
+    "kafka_address",
+    "kafka_server",
+    "own_kafka",
     "postgres_server",
     "postgres_url",
     "redis_server",
@@ -39,11 +43,11 @@ settings.load_profile("shared")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever asks for a server's fixture is marked with the server: `-m "not redis and not postgres"`."""
+    """Whoever asks for a server's fixture is marked with the server: `-m "not redis and not postgres and not kafka"`."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        for server in ("redis", "postgres"):
-            if f"{server}_server" in fixtures:
+        for server in ("redis", "postgres", "kafka"):
+            if f"{server}_server" in fixtures or f"own_{server}" in fixtures:
                 item.add_marker(server)
 
 

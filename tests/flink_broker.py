@@ -1,64 +1,146 @@
-"""A real Kafka broker for tests: one process, KRaft, on free ports."""
+"""A real Kafka broker for tests: one process, KRaft, on free ports; one for the session, or one to kill and start again."""
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.flink_cluster import STREAMING
+from tests.services import MISSING, free_port, tied
 
 JARS = STREAMING / "build" / "broker"
 PATIENCE_SECONDS = 60.0
 
+JAVA = ["java", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS}/*"]
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+
+@dataclass
+class Broker:
+    """A broker in a folder. Topics come to be when they are written to, with two partitions."""
+
+    folder: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+    port: int = field(default_factory=free_port)
+    _server: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def prepare(self) -> None:
+        """Writes what a broker wants to have before it starts for the first time."""
+        controller = free_port()
+        told = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+            "log.dirs": f"{self.folder / 'kafka'}",
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "4",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "num.partitions": "2",
+            "group.initial.rebalance.delay.ms": "0",
+            "log.retention.check.interval.ms": "500",
+            **self.settings,
+        }
+        self._config.write_text("".join(f"{name}={value}\n" for name, value in told.items()))
+        name = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        made = [
+            *JAVA, "kafka.tools.StorageTool", "format", "-t", f"a{name[1:]}", "-c", str(self._config),
+        ]  # fmt: skip
+        with self._log.open("a") as log:
+            subprocess.run(made, check=True, stdout=log, stderr=log)
+
+    def start(self) -> None:
+        """Starts it, and waits until it answers."""
+        with self._log.open("a") as log:
+            self._server = subprocess.Popen(
+                [*tied(), *JAVA, "kafka.Kafka", str(self._config)], stdout=log, stderr=log
+            )
+        wait_for(self.port, self._server)
+
+    def kill(self) -> None:
+        """Ends it by SIGKILL."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+            self._server = None
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "server.properties"
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "broker.log"
+
+
+@contextmanager
+def brokers(folder: Path, **settings: str) -> Iterator[Broker]:
+    """A broker that runs; names of its settings have `_` for dots."""
+    one = Broker(folder, {name.replace("_", "."): value for name, value in settings.items()})
+    one.prepare()
+    try:
+        one.start()
+        yield one
+    finally:
+        one.kill()
 
 
 @contextmanager
 def broker(folder: Path) -> Iterator[str]:
     """The address of a broker whose topics come to be when they are written to."""
-    port, controller = free_port(), free_port()
-    config = folder / "server.properties"
-    config.write_text(
-        "\n".join(
-            [
-                "process.roles=broker,controller",
-                "node.id=1",
-                f"controller.quorum.voters=1@127.0.0.1:{controller}",
-                f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
-                f"advertised.listeners=PLAINTEXT://127.0.0.1:{port}",
-                "controller.listener.names=CONTROLLER",
-                "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-                f"log.dirs={folder / 'kafka'}",
-                "offsets.topic.replication.factor=1",
-                "transaction.state.log.replication.factor=1",
-                "transaction.state.log.min.isr=1",
-                "num.partitions=2",
-            ]
-        )
-    )
-    java = ["java", "-Xmx512m", "-cp", f"{JARS}/*"]
-    name = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    with (folder / "broker.log").open("w") as log:
-        made = [*java, "kafka.tools.StorageTool", "format", "-t", f"a{name[1:]}", "-c", str(config)]
-        subprocess.run(made, check=True, stdout=log, stderr=log)
-        server = subprocess.Popen([*java, "kafka.Kafka", str(config)], stdout=log, stderr=log)
-    try:
-        wait_for(port, server)
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.kill()
-        server.wait()
+    with brokers(folder) as one:
+        yield one.address
+
+
+@pytest.fixture(scope="session")
+def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One broker for the session: who shares it chooses topics of their own, and kills it never."""
+    built()
+    with brokers(tmp_path_factory.mktemp("kafka")) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def kafka_address(kafka_server: Broker) -> str:
+    """`127.0.0.1:PORT`."""
+    return kafka_server.address
+
+
+@pytest.fixture
+def own_kafka(tmp_path: Path) -> Iterator[Broker]:
+    """A broker of the test's own, to kill and start again."""
+    built()
+    folder = tmp_path / "kafka-broker"
+    folder.mkdir()
+    with brokers(folder) as one:
+        yield one
+
+
+def built() -> None:
+    """Skips where there is no broker; under CI=true that is a failure."""
+    if JARS.is_dir():
+        return
+    reason = f"{MISSING}Kafka broker (make -C streaming broker)"
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{reason}; under CI=true nothing may be missing", pytrace=False)
+    pytest.skip(reason)
 
 
 def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
@@ -67,5 +149,5 @@ def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
-        time.sleep(0.2)
+        time.sleep(0.1)
     raise RuntimeError("the broker did not start: see broker.log")

@@ -9,6 +9,7 @@ import orjson
 
 from featurestore.errors import (
     AccessDenied,
+    BrokerError,
     DeadlineExceeded,
     EventError,
     FeatureStoreError,
@@ -55,6 +56,7 @@ STATUS: Final[tuple[tuple[type[FeatureStoreError], int], ...]] = (
     (Overloaded, 503),
     (DeadlineExceeded, 504),
     (StoreUnavailable, 503),
+    (BrokerError, 503),
     (RegistryError, 503),
     (RequestError, 400),
     (EventError, 400),

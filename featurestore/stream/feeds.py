@@ -87,7 +87,7 @@ class LogFeed:
                     behind = self.log.read(batch.next_offset, rows)
                     batch = replace(behind, skipped=batch.skipped + behind.skipped)
             except LogPruned as error:
-                raise OutageTooLong(error) from error
+                raise OutageTooLong(error.offset, error.start) from error
         if batch.next_offset == offset:
             return None
         appended = batch.table.column(APPENDED_AT).cast(pa.int64()).to_numpy()
