@@ -304,7 +304,7 @@ MISTAKES = [
         'a = FeatureView("a", who, src, [week])\n'
         'b = FeatureView("b", who, src.with_columns(k=col("n").cast(Int64)), [week])  # here',
         "join key 'k' of entity 'who' has two types",
-        "feature view 'a' reads String, 'b' reads Int64",
+        "feature view 'a' reads String, feature view 'b' reads Int64",
     ),
     Mistake(
         "an entity without a key",
@@ -392,8 +392,8 @@ MISTAKES = [
     ),
     Mistake(
         "what this version cannot do",
-        'v = FeatureView("v", who, src, [week])\nx = FeatureService("x", [v], label=1)  # here',
-        "feature service 'x' asks for label, which this version cannot do yet",
+        'v = FeatureView("v", who, src, [week])\nx = FeatureService("x", [v], expectations=[1])  # here',
+        "feature service 'x' asks for expectations, which this version cannot do yet",
         "leave it out",
     ),
     Mistake(
