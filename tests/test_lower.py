@@ -156,12 +156,6 @@ MISTAKES = [
         "give a List(String), or no default",
     ),
     Mistake(
-        "the latest of a list",
-        view('latest("tags")  # here'),
-        "feature view 'v' keeps the latest of a List(String)",
-        "latest takes scalars and strings",
-    ),
-    Mistake(
         "an input that is neither column nor expression",
         view("sum(3).over(days(7))  # here"),
         "3 is neither a column name nor an expression",
@@ -449,6 +443,16 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_lines(tmp_path: Path)
         n for n, x in enumerate(lines, 1) if "# here" in x
     ]
     assert len(caught.value.problems) == len(alone) > 25
+
+
+def test_the_latest_of_lists_in_a_list_is_refused(tmp_path: Path) -> None:
+    deep = """
+deep = BatchSource("deep", Parquet("x"), event_time="at", columns={"at": Timestamp, "k": Int64, "x": List(List(Int64))})
+v = FeatureView("v", who, deep, [latest("x")])
+"""
+    with pytest.raises(DefinitionError, match="keeps the latest of a List") as caught:
+        load(deep, tmp_path / "views.py")
+    assert "latest takes scalars, strings, lists of these, and vectors" in str(caught.value)
 
 
 def test_a_message_reads_as_an_editor_wants_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
