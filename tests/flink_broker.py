@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import subprocess
@@ -80,7 +79,7 @@ class Broker:
         wait_for(self.port, self._server)
         if "SASL" in self.settings.get("listener.security.protocol.map", ""):
             return  # whoever has a login may ask
-        asked = AdminClient({"bootstrap.servers": self.address, "logger": logging.getLogger("broker")})
+        asked = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not _led(asked):
             if time.monotonic() > deadline:

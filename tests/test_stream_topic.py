@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from confluent_kafka.cimpl import NewPartitions
 
+from featurestore.doctor import examine
 from featurestore.errors import (
     BrokerUnavailable,
     ConfigError,
@@ -22,8 +24,10 @@ from featurestore.errors import (
     OutageTooLong,
     TopicNotFound,
 )
+from featurestore.server.events import Events
 from featurestore.store import FeatureStore
 from featurestore.stream import kafka
+from featurestore.stream.inbox import pushed_json
 from featurestore.stream.kafka import Cluster
 from featurestore.stream.topic import KafkaFeed, Sent
 from tests.flink_broker import Broker
@@ -308,6 +312,30 @@ def test_no_broker_at_start_is_said_and_asked_again(tmp_path: Path, monkeypatch:
 
     project.store.run_stream(stop=stop, say=say)
     assert said[0].startswith("Kafka does not answer; trying again in 0.1 s")
+
+
+def test_the_doctor_asks_the_broker_for_the_topic(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def topic() -> tuple[str, str]:
+        checks = examine(project.root, None, 0, "1")
+        return next((c.state, c.text) for c in checks if c.subject == f"topic {project.topic}")
+
+    assert topic() == ("ok", f"2 partitions at {os.environ['BROKERS']}, of source 'events'")
+    monkeypatch.setattr(kafka, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setenv("BROKERS", f"127.0.0.1:{free_port()}")
+    state, text = topic()
+    assert state == "wrong"
+    assert text.startswith("no Kafka broker answers at 127.0.0.1:")
+
+
+def test_events_over_http_go_to_the_topic_when_it_answers(project: Project) -> None:
+    plan, events = project.store.registry.current().plan, Events(project.store.config)
+    row = {**event(), "at": event()["at"].isoformat()}
+    with pytest.raises(EventError, match="row 0, column 'm': the column is missing"):
+        events.append(plan, "events", [{k: v for k, v in row.items() if k != "m"}])
+    assert pushed_json(events.append(plan, "events", [row]))["rows"] == 1
+    assert events.append(plan, "events", [row, row]).rows == 2
+    events.close()
+    assert project.run() == {"events": 3, "applied": 1, "duplicate": 2}
 
 
 def test_where_events_are_is_a_setting(tmp_path: Path) -> None:
