@@ -25,17 +25,21 @@ from featurestore.compile.sources import Connection, connect, engine_errors, ins
 from featurestore.config import load_config
 from featurestore.datasets.entities import known_entities, moments_of
 from featurestore.datasets.manifest import Reproduction, reproduce
+from featurestore.drift.verdicts import DriftReport, Limits
 from featurestore.erase import entity_of, erase, plans_of
 from featurestore.erasures import Receipt, erasures, receipts
 from featurestore.errors import EventError, MaterializeError, NotFound, ScalerError, SourceError, Unsupported
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
+from featurestore.labels import Immature
+from featurestore.labels import check as check_labels
 from featurestore.ledger import HoleEntry, Ledger, Unit
 from featurestore.log.eventlog import Pruned, Skipped
 from featurestore.log.files import read_file
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
+from featurestore.monitor import drifting
 from featurestore.online.store import StoreUrl, open_store
 from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
 from featurestore.registry.scalers import scaler as kept_scaler
@@ -57,7 +61,7 @@ from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
 from featurestore.stream.inbox import Pushed, open_inbox
-from featurestore.time import Duration, Moment, moment
+from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
 from featurestore.verify import Certificate, keep, must_be_verified, verify
@@ -461,17 +465,26 @@ class FeatureStore:
         scaled: bool = False,
         statuses: bool = False,
         full_names: bool = False,
+        labelled: bool = True,
+        as_of: Moment | None = None,
+        immature: Immature = "drop",
     ) -> TrainingSet:
         """A point-in-time training set: for each spine row the values as of its `timestamp`, in the spine's order.
 
         `spine` is Arrow, pandas, polars, a DuckDB relation or a path, with the service's keys. `full_names` names every
         feature `view__feature`. Nothing is computed before the set is read.
 
+        A service with labels has them after its features, by what is known `as_of` a moment, now by default: `NAME`,
+        `NAME__state` (MATURE, IMMATURE or CENSORED), and `is_mature`. Rows whose label is not mature are left out;
+        `immature="keep"` keeps them, without a value. With `labelled=False` it is as if the service had none.
+
         With `knowledge="arrived"` an event counts only from its arrival on (its time, where the source names no arrival), or a
         `lag` later: one for all sources, or by source. Static sources are visible always. Raises RequestError for a lag that is
         negative or without `"arrived"`, NotFound for that of a source the service does not read.
         """
         found, views, version = self._resolve(service)
+        labels = self._labels_of(service, found) if labelled else ()
+        check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
         lags = lags_of(knowledge, lag, {views[r.view].source.name for r in found.reads})
         scaler = self._scaler_of(service, version) if scaled else None
         if full_names:
@@ -491,6 +504,9 @@ class FeatureStore:
             lag=lags,
             reference=None if version is None else version.reference,
             scaler=scaler,
+            labels=labels,
+            as_of=(_now() if as_of is None else moment(as_of)) if labels else None,
+            immature=immature,
         )
 
     def reproduce(self, manifest: str | Path, out: str | Path, *, spine: Any = None) -> Reproduction:
@@ -556,6 +572,48 @@ class FeatureStore:
         keys = self.spine(found.entity, at=q).select([k.name for k in found.keys])
         columns = {f.name: f.dtype for f in found.features}
         return profiles.of_materialized(columns, keys, lambda k: self.get_online_features([view], k, at=q), q)
+
+    def drift(
+        self,
+        name: str,
+        baseline: str | None = None,
+        *,
+        window: str | None = None,
+        by: str | None = None,
+        at: Moment | None = None,
+        origin: str | None = None,
+        hourly: bool = False,
+        limits: Limits | None = None,
+    ) -> DriftReport:
+        """Whether a window of values looks like a baseline: of the kept statistics of a service or view, else of a source's rows.
+
+        `baseline` is `training` (where there is one), `before`, `previous 28d`, `season 8` or `A..B`; `window` is `7d`, `6h` or
+        `A..B`, by default one partition, up to `at` or the end of what there is. `by` is a column whose values are slices.
+        Raises StatisticsError, NotFound and SourceError; what could not be judged is in the report, with the reason.
+        """
+        if profiles.kept(self.config, name) and by is None:
+            return drifting.drift_of_statistics(
+                self.config, name, baseline=baseline, window=window, origin=origin, at=at, limits=limits
+            )
+        plan = self.registry.current().plan
+        if name not in {n.name for group in (plan.sources, plan.views, plan.services) for n in group}:
+            plan = self.definitions()
+        if name in [s.name for s in plan.services]:
+            profiles.load(self.config, name, origin)
+            raise drifting.no_slices(name)
+        source = drifting.source_named(plan, name)
+        with engine_errors(), self._duckdb() as con:
+            return drifting.drift_of_source(
+                con,
+                self.config.root,
+                source,
+                baseline=baseline,
+                window=window,
+                by=by,
+                every=Duration(HOUR) if hourly else None,
+                at=at,
+                limits=limits,
+            )
 
     def scaler(self, service: str, version: int | None = None) -> Scaler:
         """The scaler that a service (`"delay"` is its newest version) is pinned to, or its scaler `version`.
@@ -692,6 +750,18 @@ class FeatureStore:
         wanted, declarations = declarations_of(asked, lambda: load_declarations(self.config))
         plan = self._lower(declarations)
         return plan.service(wanted.name), {v.name: v for v in plan.views}, None
+
+    def _labels_of(self, asked: Asked, service: ir.Service) -> tuple[ir.Label, ...]:
+        """The labels of what is asked for: of an applied service, whatever its version, as they are in force."""
+        if isinstance(asked, str) and ":" not in asked:
+            plan = self.registry.current().plan
+            if service.name not in {s.name for s in plan.services}:
+                plan = self.definitions() if "@" not in asked else plan
+            return plan.labels_of(service.name)
+        if not service.labels:
+            return ()
+        _, declarations = declarations_of(asked, lambda: load_declarations(self.config))
+        return self._lower(declarations).labels_of(service.name)
 
 
 def _fully_named(service: ir.Service) -> ir.Service:

@@ -15,7 +15,15 @@ import pytest
 from featurestore import declare as d
 from featurestore.aggregates import AGGREGATES as KNOWN
 from featurestore.compile.flink import FLINK, JAVA
-from featurestore.compile.flink_job import AGGREGATES, Job, files_wire, job_of, wire_of
+from featurestore.compile.flink_job import (
+    AGGREGATES,
+    Job,
+    files_wire,
+    job_of,
+    kafka_steps,
+    topic_prefix,
+    wire_of,
+)
 from featurestore.compile.programs import programs
 from featurestore.compile.sql import expr_sql
 from featurestore.declare import declarations_in
@@ -26,7 +34,7 @@ from featurestore.ir import View
 from featurestore.lower import lower
 from featurestore.time import days, hours, minutes
 from featurestore.types import Bool, Decimal, DType, Float64, Int64, List, String, Timestamp
-from tests import flink_vectors
+from tests import flink_records, flink_vectors
 from tests.flink_cluster import STREAMING
 from tests.parity.engines import declared
 
@@ -95,15 +103,49 @@ def test_every_function_of_a_job_is_a_class_of_the_project() -> None:
 
 
 def test_a_tile_is_an_updating_group_by_of_key_and_tile() -> None:
-    (tiles, newest) = job(d.count().over(hours(1))).queries
-    assert (tiles.name, tiles.keys) == ("tiles 5m", 2)
+    (tiles,) = job(d.count().over(hours(1))).queries
+    assert (tiles.name, tiles.keys, tiles.level) == ("tiles 5m", 2, 0)
     assert tiles.sql == (
         "SELECT k0, `tile`, `rows`, `first_at`, `last_at`, `p0` AS `p0_n` FROM (SELECT k0, `tile`, COUNT(*) AS `rows`, "
         "MIN(`t`) AS `first_at`, MAX(`t`) AS `last_at`, COUNT(*) AS `p0` FROM "
         "(SELECT *, fs_tile(`t`, 300000000) AS `tile` FROM `spend events`) GROUP BY k0, `tile`)"
     )
     assert list(tiles.columns) == ["k0", "tile", "rows", "first_at", "last_at", "p0_n"]
-    assert newest.sql.endswith("GROUP BY k0")
+
+
+def test_newest_rows_are_made_where_latest_values_are_asked_for() -> None:
+    (newest,) = job(d.latest("shop")).queries
+    assert (newest.name, newest.keys, newest.level) == ("newest", 1, 255)
+    assert newest.sql.endswith("GROUP BY k0)")
+    assert list(newest.columns) == ["k0", "first_at", "last_at", "v0"]
+
+
+def test_all_tiles_of_a_view_go_into_one_topic() -> None:
+    view = view_of(d.count().over(hours(1), days(7)), d.latest("shop"))
+    steps = {s.name: s.sql for s in kafka_steps(job_of(view, wire_of(view)), epoch=3, partitions=8)}
+    outs = [sql for name, sql in steps.items() if name.endswith(" out") and name != "dead letters out"]
+    assert len(outs) == 3
+    for level, sql in zip(("0", "1", "255"), outs, strict=True):
+        assert f"'connector' = 'fs-tiles', 'topic' = '{topic_prefix(view)}.tiles'" in sql
+        assert f"'topic.partitions' = '8', 'level' = '{level}', 'keys' = '1', 'epoch' = '3')" in sql
+    assert "PRIMARY KEY (`k0`, `tile`) NOT ENFORCED" in outs[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "want"),
+    [
+        ({}, "'scan.startup.mode' = 'earliest-offset'"),
+        ({"since": 1_700_000_000_000_000},
+         "'scan.startup.mode' = 'timestamp', 'scan.startup.timestamp-millis' = '1700000000000'"),
+        ({"offsets": {1: 7, 0: 42}}, ("'scan.startup.mode' = 'specific-offsets', "
+         "'scan.startup.specific-offsets' = 'partition:0,offset:42;partition:1,offset:7'")),
+    ],
+)  # fmt: skip
+def test_a_job_begins_where_it_is_told(given: dict[str, Any], want: str) -> None:
+    view = view_of(d.count().over(hours(1)))
+    payloads = step(job_of(view, wire_of(view, **given)), "payloads")
+    assert want in payloads
+    assert f"'properties.group.id' = '{topic_prefix(view)}'" in payloads
 
 
 @pytest.mark.parametrize(
@@ -171,9 +213,12 @@ def test_state_is_kept_for_hop_lateness_and_outage() -> None:
 
 def test_properties_and_variables_reach_the_topic_as_they_are() -> None:
     topic = d.Kafka("t", bootstrap="${BROKERS}", properties={"security.protocol": "SSL"})
-    payloads = step(job(d.count().over(hours(1)), stream=topic), "payloads")
-    assert "'properties.bootstrap.servers' = '${BROKERS}'" in payloads
-    assert "'properties.security.protocol' = 'SSL'" in payloads
+    made = job(d.count().over(hours(1)), stream=topic)
+    outs = [s.sql for s in kafka_steps(made) if s.name.endswith(" out")]
+    assert len(outs) == 2
+    for sql in (step(made, "payloads"), *outs):
+        assert "'properties.bootstrap.servers' = '${BROKERS}'" in sql
+        assert "'properties.security.protocol' = 'SSL'" in sql
 
 
 @pytest.mark.parametrize(
@@ -207,13 +252,21 @@ def test_programs_are_the_statements_of_a_job_in_order(tmp_path: Path) -> None:
         found = programs(con, view_of(d.count().over(hours(1))), tmp_path, "flink")
     names = [program.name for program in found]
     assert names[:5] == ["settings", "functions", "payloads", "decoded", "judged"]
-    assert names[-3:] == ["tiles 5m", "newest", "dead letters"]
-    assert all(p.sql.startswith("INSERT INTO `spend ") for p in found[-3:])
+    assert names[-2:] == ["tiles 5m", "dead letters"]
+    assert all(p.sql.startswith("INSERT INTO `spend ") for p in found[-2:])
 
 
-def test_vectors_are_what_python_makes() -> None:
-    """What JUnit holds Java to. `python -m tests.flink_vectors` writes it anew."""
-    assert json.loads(flink_vectors.FILE.read_text()) == json.loads(flink_vectors.text())
+@pytest.mark.parametrize("vectors", [flink_vectors, flink_records], ids=["partials", "records"])
+def test_vectors_are_what_python_makes(vectors: Any) -> None:
+    """What JUnit holds Java to. `python -m tests.flink_vectors` and `tests.flink_records` write it anew."""
+    assert json.loads(vectors.FILE.read_text()) == json.loads(vectors.text())
+
+
+@pytest.mark.parametrize("record", flink_records.RECORDS, ids=lambda record: record[0])
+def test_a_record_is_read_as_it_was_written(record: Any) -> None:
+    _, columns, _, level, epoch, row = record
+    value = flink_records.value_of(columns, level, epoch, row)
+    assert list(flink_records.read(value, columns).values()) == row
 
 
 @pytest.mark.flink
@@ -271,7 +324,7 @@ def test_the_driver_tells_settings_statements_and_inserts_apart(
     assert job.settings["execution.runtime-mode"] == "streaming"
     assert not job.batch
     assert all(s.startswith("CREATE TEMPORARY ") for s in job.statements)
-    assert len(job.inserts) == 3
+    assert len(job.inserts) == 2
     assert any("'properties.bootstrap.servers' = 'a:1,b''s:2'" in s for s in job.statements)
 
 

@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 
 from featurestore import declare as d
-from featurestore.compile.flink import FLINK
-from featurestore.compile.flink_job import job_of, kafka_steps, wire_of
+from featurestore.compile.flink_job import Query, job_of, topic_prefix, wire_of
 from featurestore.compile.programs import programs
 from featurestore.compile.sources import Connection, connect
-from featurestore.compile.sql import ident
 from featurestore.declare import declarations_in
 from featurestore.layout import layout_of
 from featurestore.lower import lower
@@ -23,6 +21,7 @@ from featurestore.time import HOUR, SECOND, hours, minutes
 from featurestore.types import DType, Float64, Int64, String, Timestamp
 from tests.flink_broker import JARS, broker
 from tests.flink_cluster import BUILT, Flink, with_options
+from tests.flink_records import key_of, partition_of, read
 from tests.parity.cases import Case
 from tests.parity.engines import World, declared, physical, write
 from tests.services import MISSING
@@ -69,11 +68,35 @@ class Topics:
             }
         )
 
-    def read(self, ddl: str, table: str, keys: int) -> list[dict[str, Any]]:
-        """What a topic holds now; of one key the last record."""
-        bounded = ddl.removesuffix(")") + ", 'scan.bounded.mode' = 'latest-offset'"
-        bounded += "" if keys else ", 'scan.startup.mode' = 'earliest-offset'"
-        (rows,) = self.flink.run([(f"SELECT * FROM {table}", keys)], [f"{bounded})"])
+    def _bounded(self, topic: str, **more: str) -> str:
+        options = {
+            "connector": "kafka",
+            "topic": topic,
+            "properties.bootstrap.servers": self.address,
+            "scan.startup.mode": "earliest-offset",
+            "scan.bounded.mode": "latest-offset",
+            **more,
+        }
+        return f"WITH ({with_options(options)})"
+
+    def records(self, topic: str) -> list[tuple[int, bytes, bytes]]:
+        """The partition, key and value of each record of a topic, in the order of its partition."""
+        columns = (
+            "`key` BYTES, `value` BYTES, `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL"
+        )
+        formats = {
+            "key.format": "raw", "key.fields": "key", "value.format": "raw", "value.fields-include": "EXCEPT_KEY",
+        }  # fmt: skip
+        table = f"CREATE TEMPORARY TABLE `records` ({columns}) {self._bounded(topic, **formats)}"
+        (rows,) = self.flink.run([("SELECT * FROM `records`", 0)], [table])
+        rows.sort(key=lambda row: row["offset"])
+        return [(row["partition"], octets(row["key"]), octets(row["value"])) for row in rows]
+
+    def letters(self, topic: str) -> list[dict[str, Any]]:
+        """The dead letters of a topic."""
+        columns = "`reason` STRING, `detail` STRING, `event_time` BIGINT, `payload` BYTES"
+        table = f"CREATE TEMPORARY TABLE `letters` ({columns}) {self._bounded(topic, format='json')}"
+        (rows,) = self.flink.run([("SELECT * FROM `letters`", 0)], [table])
         return rows
 
 
@@ -143,25 +166,43 @@ def test_tiles_of_a_topic_are_those_of_duckdb(topics: Topics, con: Connection, t
     world = World(Case("kafka", [], "13:00", features[0], None), tmp_path, good, plan.service("svc"), view)
     rows = [{n: physical(e[n], t) if t != Timestamp else e[n] for n, t in COLUMNS.items()} for e in good]
     write(tmp_path / "events.parquet", rows, COLUMNS, {})
-    job = job_of(view, wire_of(view))
-    ddl = {step.name: step.sql for step in kafka_steps(job)}
-    for level, query in zip(layout_of(view).levels, job.queries, strict=False):
-        want = tiles_in_duckdb(con, world, level)
-        table = ident(f"spend {query.name} out", FLINK)
+    queries = job_of(view, wire_of(view)).queries
+    wants = [tiles_in_duckdb(con, world, level) for level in layout_of(view).levels]
+    total = sum(cell["rows"] for want in wants for cell in want.values())
 
-        def arrived(ddl: str = ddl[f"{query.name} out"], table: str = table, keys: int = query.keys) -> Cells:
-            return {(r.pop("k0"), r.pop("tile")): r for r in topics.read(ddl, table, keys)}
+    def arrived() -> list[Cells]:
+        return tiles_of(topics.records(f"{topic_prefix(view)}.tiles"), queries)
 
-        total = sum(cell["rows"] for cell in want.values())
-        got = wait_until(arrived, lambda cells, total=total: sum(c["rows"] for c in cells.values()) >= total)
-        compare(world, level, got, want)
-    letters = topics.read(ddl["dead letters out"], "`spend dead letters out`", 0)
+    got = wait_until(
+        arrived, lambda tiles: sum(c["rows"] for cells in tiles for c in cells.values()) >= total
+    )
+    for level, cells, want in zip(layout_of(view).levels, got, wants, strict=True):
+        compare(world, level, cells, want)
+    letters = topics.letters(f"{topic_prefix(view)}.dead-letters")
     assert sorted(letter["reason"] for letter in letters) == sorted(
         ["late", "of the future", "no key", "unreadable", "unreadable", "unreadable"]
     )
     details = {letter["detail"] for letter in letters if letter["reason"] == "unreadable"}
     assert "column 'id': 5 is not String" in details
     assert any(detail.startswith("not JSON") for detail in details)
+
+
+def octets(signed: Sequence[int]) -> bytes:
+    """Bytes as Java counts them."""
+    return bytes(b & 0xFF for b in signed)
+
+
+def tiles_of(records: Sequence[tuple[int, bytes, bytes]], queries: Sequence[Query]) -> list[Cells]:
+    """The tiles of each level, the last record of each; an entity lies in one partition, where Kafka's own hash puts it."""
+    found: list[Cells] = [{} for _ in queries]
+    partitions = 1 + max((partition for partition, _, _ in records), default=0)
+    for partition, key, value in records:
+        assert partition == partition_of(key, partitions)
+        query = queries[value[1]]
+        row = read(value, query.columns)
+        assert key == key_of(query.columns, query.keys - 1, query.level, list(row.values()))
+        found[query.level][row.pop("k0"), row.pop("tile")] = row
+    return found
 
 
 def wait_until(read: Any, done: Any) -> Any:

@@ -77,6 +77,9 @@ AGGREGATES = {
 }
 """The functions of a job besides those of its expressions."""
 
+NEWEST = 255
+"""The level of newest rows in a tile topic."""
+
 SKEW = 5 * MINUTE
 """How far after its arrival an event may be stamped, in microseconds; beyond, it is a dead letter: no future closes a tile."""
 
@@ -113,6 +116,8 @@ class Query:
     keys: int
     columns: Mapping[str, str]
     """Names and SQL types, in order."""
+    level: int
+    """Which of the layout's levels its tiles are of, NEWEST for newest rows."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +136,11 @@ class Job:
     """SELECT of `reason`, `detail`, `event_time` (microseconds or NULL) and `payload`."""
 
 
-def wire_of(view: View, *, since: int | None = None) -> Wire:
-    """The topic of a view's source, from its beginning or from the records of a moment on, in microseconds.
+def wire_of(view: View, *, since: int | None = None, offsets: Mapping[int, int] | None = None) -> Wire:
+    """The topic of a view's source: from its beginning, from the records of a moment on (microseconds), or from offsets.
 
-    Raises Unsupported for a source without a topic, and for formats that are not there.
+    `offsets` are by partition, those that are to be read first. Raises Unsupported for a source without a topic, and for
+    formats that are not there.
     """
     stream = view.source.stream
     where = f"a Flink job for view '{view.name}'"
@@ -145,29 +151,39 @@ def wire_of(view: View, *, since: int | None = None) -> Wire:
     options = dict(stream.options)
     if options["format"] != "json":
         raise Unsupported(where, f"read events in the format '{options['format']}'", 'format="json"')
-    start = (
-        {"scan.startup.mode": "earliest-offset"}
-        if since is None
-        else {
-            "scan.startup.mode": "timestamp",
-            "scan.startup.timestamp-millis": str(since // 1000),
-        }
-    )
-    given = {
-        k.replace("property.", "properties.", 1): v for k, v in options.items() if k.startswith("property.")
-    }
     return Wire(
         {
             "connector": "kafka",
             "topic": stream.path,
             "properties.bootstrap.servers": options["bootstrap"],
-            "properties.group.id": f"fs.{view.name}.{storage_fingerprint(view)[:12]}",
-            **start,
-            **given,
+            "properties.group.id": topic_prefix(view),
+            **_start(since, offsets),
+            **_properties(options),
             "format": "raw",
         },
         stamped=True,
     )
+
+
+def _start(since: int | None, offsets: Mapping[int, int] | None) -> dict[str, str]:
+    if offsets is not None:
+        each = ";".join(f"partition:{p},offset:{o}" for p, o in sorted(offsets.items()))
+        return {"scan.startup.mode": "specific-offsets", "scan.startup.specific-offsets": each}
+    if since is not None:
+        return {"scan.startup.mode": "timestamp", "scan.startup.timestamp-millis": str(since // 1000)}
+    return {"scan.startup.mode": "earliest-offset"}
+
+
+def _properties(options: Mapping[str, str]) -> dict[str, str]:
+    """What a source says of its brokers, as Flink's tables have it: for what is read and what is written alike."""
+    return {
+        k.replace("property.", "properties.", 1): v for k, v in options.items() if k.startswith("property.")
+    }
+
+
+def topic_prefix(view: View) -> str:
+    """What the topics that a view's job writes begin with; also the consumer group that it commits its offsets as."""
+    return f"fs.{view.name}.{storage_fingerprint(view)[:12]}"
 
 
 def files_wire(uri: str) -> Wire:
@@ -192,8 +208,9 @@ def job_of(view: View, wire: Wire, *, mode: Mode = "streaming", outage: int = OU
         )
     layout = layout_of(view)
     events = _Events(view, layout, wire, mode)
-    queries = [_tiles(events, level) for level in layout.levels]
-    queries.append(_newest(events, layout))
+    queries = [_tiles(events, level, number) for number, level in enumerate(layout.levels)]
+    if layout.latest:
+        queries.append(_newest(events, layout))
     functions = _functions([*events.views(), *(query.sql for query in queries)])
     steps = [
         Step("payloads", "Raw events, as bytes.", events.raw_ddl()),
@@ -375,7 +392,7 @@ def _options(options: Mapping[str, str]) -> str:
 # ── tiles ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tiles(events: _Events, level: Level) -> Query:
+def _tiles(events: _Events, level: Level, number: int) -> Query:
     """Key, `tile` (its start in microseconds), `rows`, and the fields of each slot as `slot_field`, of a list an array."""
     keys = events.keys
     made, shown, types = [], [], {}
@@ -408,7 +425,7 @@ def _tiles(events: _Events, level: Level) -> Query:
     )
     hop = duration_text(level.hop)
     about = f"Partials of each entity and {hop}, whole at every change: what windows are merged from."
-    return Query(f"tiles {hop}", about, sql, len(keys) + 1, columns)
+    return Query(f"tiles {hop}", about, sql, len(keys) + 1, columns, number)
 
 
 def _key_types(events: _Events) -> dict[str, str]:
@@ -489,61 +506,38 @@ def _newest(events: _Events, layout: Layout) -> Query:
     keys = events.keys
     times = {"first_at": "BIGINT", "last_at": "BIGINT"}
     values = {latest.name: type_name(latest.dtype) for latest in layout.latest}
-    bounds = [*keys, "MIN(`t`) AS `first_at`", "MAX(`t`) AS `last_at`"]
-    grouped = f"FROM {events.name('events')} GROUP BY {', '.join(keys)}"
-    if values:
-        row = ", ".join(events.names[latest.value] for latest in layout.latest)
-        kinds = ", ".join(f"`{name}` {kind}" for name, kind in values.items())
-        last = f"fs_last(CAST(ROW({row}) AS ROW<{kinds}>), `t`, `o`) AS `last`"
-        shown = [*keys, "`first_at`", "`last_at`", *(f"`last`.`v`.`{name}` AS `{name}`" for name in values)]
-        sql = f"SELECT {', '.join(shown)} FROM (SELECT {', '.join([*bounds, last])} {grouped})"
-    else:
-        sql = f"SELECT {', '.join(bounds)} {grouped}"
+    row = ", ".join(events.names[latest.value] for latest in layout.latest)
+    kinds = ", ".join(f"`{name}` {kind}" for name, kind in values.items())
+    last = f"fs_last(CAST(ROW({row}) AS ROW<{kinds}>), `t`, `o`) AS `last`"
+    shown = [*keys, "`first_at`", "`last_at`", *(f"`last`.`v`.`{name}` AS `{name}`" for name in values)]
+    made = [*keys, "MIN(`t`) AS `first_at`", "MAX(`t`) AS `last_at`", last]
+    sql = (
+        f"SELECT {', '.join(shown)} FROM (SELECT {', '.join(made)} FROM {events.name('events')} "
+        f"GROUP BY {', '.join(keys)})"
+    )
     about = "Each entity's first and last event, of those that state remembers, and the latest values."
-    return Query("newest", about, sql, len(keys), {**_key_types(events), **times, **values})
+    return Query("newest", about, sql, len(keys), {**_key_types(events), **times, **values}, NEWEST)
 
 
 # ── the whole job ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def kafka_steps(job: Job) -> Iterator[Step]:
-    """Everything to submit, tiles and dead letters to topics of the source's own brokers, in order.
+def kafka_steps(job: Job, *, epoch: int = 1, partitions: int | None = None) -> Iterator[Step]:
+    """Everything to submit, in order: all tiles to one topic of the source's own brokers, dead letters to another.
 
-    `settings` and `functions` are several statements each, a line each.
+    `epoch` numbers the fresh starts of the job: one that goes on from a checkpoint keeps its own. `partitions` is how many the
+    tile topic gets where it is not there. `settings` and `functions` are several statements each, a line each.
     """
-    view = job.view
-    assert view.source.stream is not None
-    bootstrap = dict(view.source.stream.options)["bootstrap"]
     settings = [f"SET {quoted(name)} = {quoted(value)}" for name, value in job.settings.items()]
     yield Step("settings", "How the job runs, and for how long it keeps state.", ";\n".join(settings))
     yield Step("functions", "What Flink SQL lacks: classes of streaming/java.", ";\n".join(job.functions))
     yield from job.statements
-    prefix = f"fs.{view.name}.{storage_fingerprint(view)[:12]}"
     inserts: list[Step] = []
     for query in job.queries:
-        keys = list(query.columns)[: query.keys]
-        columns = [f"{ident(name, FLINK)} {kind}" for name, kind in query.columns.items()]
-        columns.append(f"PRIMARY KEY ({', '.join(ident(k, FLINK) for k in keys)}) NOT ENFORCED")
-        table = ident(f"{view.name} {query.name} out", FLINK)
-        options = {
-            "connector": "upsert-kafka",
-            "topic": f"{prefix}.{query.name.replace(' ', '.')}",
-            "properties.bootstrap.servers": bootstrap,
-            "key.format": "json",
-            "value.format": "json",
-        }
-        ddl = f"CREATE TEMPORARY TABLE {table} ({', '.join(columns)}) WITH ({_options(options)})"
-        yield Step(f"{query.name} out", "The topic of whole tiles, by entity and tile.", ddl)
+        table, ddl = tiles_ddl(job.view, query, epoch=epoch, partitions=partitions)
+        yield Step(f"{query.name} out", "Its place in the topic of tiles, which entities part.", ddl)
         inserts.append(Step(query.name, query.about, f"INSERT INTO {table} {query.sql}"))
-    options = {
-        "connector": "kafka",
-        "topic": f"{prefix}.dead-letters",
-        "properties.bootstrap.servers": bootstrap,
-        "format": "json",
-    }
-    letters = "`reason` STRING, `detail` STRING, `event_time` BIGINT, `payload` BYTES"
-    table = ident(f"{view.name} dead letters out", FLINK)
-    ddl = f"CREATE TEMPORARY TABLE {table} ({letters}) WITH ({_options(options)})"
+    table, ddl = _dead_letters_ddl(job.view)
     yield Step("dead letters out", "The topic of what does not count, and why.", ddl)
     yield from inserts
     yield Step(
@@ -551,3 +545,39 @@ def kafka_steps(job: Job) -> Iterator[Step]:
         "Events that do not count: unreadable, without key or time, of the future, late.",
         f"INSERT INTO {table} {job.dead_letters}",
     )
+
+
+def _brokers(view: View) -> dict[str, str]:
+    assert view.source.stream is not None
+    options = dict(view.source.stream.options)
+    return {"properties.bootstrap.servers": options["bootstrap"], **_properties(options)}
+
+
+def tiles_ddl(view: View, query: Query, *, epoch: int, partitions: int | None = None) -> tuple[str, str]:
+    """The table that a query's rows go into, quoted, and its DDL: records of one level in the view's one tile topic."""
+    keys = list(query.columns)[: query.keys]
+    columns = [f"{ident(name, FLINK)} {kind}" for name, kind in query.columns.items()]
+    columns.append(f"PRIMARY KEY ({', '.join(ident(k, FLINK) for k in keys)}) NOT ENFORCED")
+    options = {
+        "connector": "fs-tiles",
+        "topic": f"{topic_prefix(view)}.tiles",
+        **_brokers(view),
+        **({} if partitions is None else {"topic.partitions": str(partitions)}),
+        "level": str(query.level),
+        "keys": str(len(view.keys)),
+        "epoch": str(epoch),
+    }
+    table = ident(f"{view.name} {query.name} out", FLINK)
+    return table, f"CREATE TEMPORARY TABLE {table} ({', '.join(columns)}) WITH ({_options(options)})"
+
+
+def _dead_letters_ddl(view: View) -> tuple[str, str]:
+    options = {
+        "connector": "kafka",
+        "topic": f"{topic_prefix(view)}.dead-letters",
+        **_brokers(view),
+        "format": "json",
+    }
+    letters = "`reason` STRING, `detail` STRING, `event_time` BIGINT, `payload` BYTES"
+    table = ident(f"{view.name} dead letters out", FLINK)
+    return table, f"CREATE TEMPORARY TABLE {table} ({letters}) WITH ({_options(options)})"
