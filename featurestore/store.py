@@ -24,6 +24,7 @@ from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
 from featurestore.datasets.entities import known_entities, moments_of
+from featurestore.datasets.leakage import Leakage, leakage
 from featurestore.datasets.manifest import Reproduction, reproduce
 from featurestore.drift.verdicts import DriftReport, Limits
 from featurestore.erase import entity_of, erase, plans_of
@@ -515,6 +516,21 @@ class FeatureStore:
         Its rows are read from the set's own files; `spine` gives them where these are gone.
         """
         return reproduce(self.config, manifest, out, spine)
+
+    def leakage(
+        self,
+        training: TrainingSet | str | Path,
+        label: str | None = None,
+        *,
+        threshold: float = 0.95,
+        rows: int = 200_000,
+    ) -> Leakage:
+        """What of a training set, or of the folder of one, may know its own answer; `str()` of it is for reading.
+
+        Looked for are values that could be known only after the row's moment, columns that alone predict a label (the set's
+        own, or the column `label`) with a score of at least `threshold` out of 1, and features that read a label's source.
+        """
+        return leakage(self.config, training, label, threshold=threshold, rows=rows)
 
     def spine(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
@@ -14,13 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featurestore as fs
 from featurestore import FeatureStore, ir
-from featurestore.cli.app import cli
+from featurestore.cli.app import main
 from featurestore.compile.reference import label_answer
 from featurestore.config import Config
 from featurestore.datasets.card import card
@@ -333,37 +332,44 @@ def test_a_change_of_a_label_is_no_change_of_what_is_served(project: FeatureStor
 # ------------------------------------------------------------------------------------------------------------ the command
 
 
-def run(project: FeatureStore, *arguments: str) -> str:
-    done = CliRunner().invoke(cli, ["--project", str(project.config.root), *arguments])
-    assert done.exit_code == 0, done.output
-    return done.output
+Run = Callable[..., str]
 
 
-def test_the_catalogue_knows_labels(project: FeatureStore) -> None:
-    (shown,) = json.loads(run(project, "show", "clicked", "--json"))["found"]
+@pytest.fixture
+def run(project: FeatureStore, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command that has to succeed; what it said."""
+
+    def command(*arguments: str) -> str:
+        assert main(["--project", str(project.config.root), *arguments]) == 0
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    return command
+
+
+def test_the_catalogue_knows_labels(run: Run) -> None:
+    (shown,) = json.loads(run("show", "clicked", "--json"))["found"]
     assert (shown["is"], shown["horizon"], shown["gap"]) == ("count() > 0", "1h", "1m")
     assert shown["services"] == ["ranking"]
-    assert [x["name"] for x in json.loads(run(project, "list", "labels", "--json"))["labels"]] == [
+    assert [x["name"] for x in json.loads(run("list", "labels", "--json"))["labels"]] == [
         "clicked",
         "spent",
     ]
-    assert "label spent.value" in run(project, "lineage", "price")
-    assert "Mature once it is ts + 71m" in run(project, "explain", "clicked")
-    (service,) = json.loads(run(project, "show", "ranking", "--json"))["found"]
+    assert "label spent.value" in run("lineage", "price")
+    assert "Mature once it is ts + 71m" in run("explain", "clicked")
+    (service,) = json.loads(run("show", "ranking", "--json"))["found"]
     assert service["labels"] == ["clicked", "spent"]
 
 
-def test_fs_dataset_writes_a_labelled_set(project: FeatureStore, tmp_path: Path) -> None:
+def test_fs_dataset_writes_a_labelled_set(run: Run, tmp_path: Path) -> None:
     pq.write_table(pa.table(spine()), tmp_path / "spine.parquet")
     where = ["--spine", str(tmp_path / "spine.parquet")]
-    said = run(
-        project, "dataset", "ranking", *where, "--out", str(tmp_path / "a"), "--as-of", "2024-03-01T14:00"
-    )
+    said = run("dataset", "ranking", *where, "--out", str(tmp_path / "a"), "--as-of", "2024-03-01T14:00")
     assert "3 rows" in said
     assert "1 immature and 1 censored rows were left out" in said
     kept = ["--as-of", "2024-03-01T14:00", "--immature", "keep"]
-    run(project, "dataset", "ranking", *where, "--out", str(tmp_path / "b"), *kept)
-    run(project, "dataset", "ranking", *where, "--out", str(tmp_path / "c"), "--no-labels")
+    run("dataset", "ranking", *where, "--out", str(tmp_path / "b"), *kept)
+    run("dataset", "ranking", *where, "--out", str(tmp_path / "c"), "--no-labels")
     rows = [pq.read_table(tmp_path / n).num_rows for n in "abc"]
     assert rows == [3, 5, 5]
     assert "clicked" not in pq.read_schema(tmp_path / "c" / "part-00000.parquet").names

@@ -1,4 +1,4 @@
-"""`fs dataset`, `fs dataset diff` and `fs dataset reproduce`."""
+"""`fs dataset`, and `diff`, `reproduce` and `leakage` of sets that were written."""
 
 from __future__ import annotations
 
@@ -115,6 +115,7 @@ def write_command(
     \b
     fs dataset diff A B              what differs between two sets
     fs dataset reproduce DIR --out   make a set again from its manifest
+    fs dataset leakage DIR           what of a set may know its own answer
     """  # noqa: D301  \b keeps click from joining lines
     began = time.monotonic()
     asked = {"fractions": fractions, "at": at, "gap": gap, "column": column}
@@ -297,10 +298,43 @@ def reproduce_command(settings: Settings, folder: str, out: str, spine: str | No
     return OK if done.identical else ERROR
 
 
+@command("leakage")
+@click.argument("folder", metavar="DIR", type=click.Path())
+@click.option(
+    "--label", metavar="COLUMN", help="A column that is to be predicted. Default: the labels of the set."
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.95,
+    show_default=True,
+    help="A column that alone predicts a label with this score is suspect.",
+)
+def leakage_command(settings: Settings, folder: str, label: str | None, threshold: float) -> int:
+    """What of a training set may know its own answer.
+
+    Values that could be known only after the row's moment, columns that alone predict a label too well, and features that
+    read a label's source.
+
+    Exit status: 0 when there is nothing but notes, 1 when there is more.
+    """
+    with settings.store() as store, settings.progress("looking at the training set"):
+        found = store.leakage(folder, label, threshold=threshold)
+    if settings.json:
+        print_json(found.to_json())
+    else:
+        click.echo(str(found))
+    return OK if found.clean else ERROR
+
+
 class _Dataset(click.Command):
     """`fs dataset SERVICE`, and beside it the commands that work on sets already written."""
 
-    commands: Mapping[str, click.Command] = {"diff": diff_command, "reproduce": reproduce_command}
+    commands: Mapping[str, click.Command] = {
+        "diff": diff_command,
+        "leakage": leakage_command,
+        "reproduce": reproduce_command,
+    }
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

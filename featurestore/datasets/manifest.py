@@ -358,31 +358,12 @@ def reproduce(config: Config, path: str | Path, out: str | Path, spine: Any = No
 
     Raises DatasetError when that cannot be tried: the manifest or the rows are not what was written, or an input is gone.
     """
-    from featurestore.training import TrainingSet
-
     old = load(path)
     content, notes = old.content, list[str]()
     if spine is None:
         notes = broken_parts(old)
         spine = _rows_of(old, notes)
-    plan = ir.from_json(content["plan"])
-    known = {f.name for f in fields(TrainingSet)}
-    parameters = content["parameters"]
-    if strange := sorted(parameters.keys() - known):
-        raise DatasetError(
-            f"{old.folder / MANIFEST} names parameter '{strange[0]}', which this version does not know"
-        )
-    training = TrainingSet(
-        config=config,
-        service=bound(plan.services[0], lambda: load_declarations(config)),
-        views={v.name: v for v in plan.views},
-        spine=spine,
-        reference=content["service"]["version"],
-        slice_rows=content["work"]["slice_rows"],
-        scaler=None if content.get("scaler") is None else Scaler.from_json(content["scaler"]),
-        labels=plan.labels,
-        **parameters,
-    )
+    training = training_of(config, old, spine)
     try:
         written = write(training, out)
     except SourceError as error:
@@ -398,6 +379,31 @@ def reproduce(config: Config, path: str | Path, out: str | Path, spine: Any = No
         _each(old, "digest") == _each(new, "digest"),
         _each(old, "rows_digest") == _each(new, "rows_digest"),
         (*notes, *changes(content, new.content)),
+    )
+
+
+def training_of(config: Config, manifest: Manifest, spine: Any) -> TrainingSet:
+    """The training set that a manifest describes, over the rows `spine`. Raises DatasetError for one of another version."""
+    from featurestore.training import TrainingSet
+
+    content = manifest.content
+    plan = ir.from_json(content["plan"])
+    known = {f.name for f in fields(TrainingSet)}
+    parameters = content["parameters"]
+    if strange := sorted(parameters.keys() - known):
+        raise DatasetError(
+            f"{manifest.folder / MANIFEST} names parameter '{strange[0]}', which this version does not know"
+        )
+    return TrainingSet(
+        config=config,
+        service=bound(plan.services[0], lambda: load_declarations(config)),
+        views={v.name: v for v in plan.views},
+        spine=spine,
+        reference=content["service"]["version"],
+        slice_rows=content["work"]["slice_rows"],
+        scaler=None if content.get("scaler") is None else Scaler.from_json(content["scaler"]),
+        labels=plan.labels,
+        **parameters,
     )
 
 
@@ -498,5 +504,6 @@ __all__ = [
     "load",
     "made_with",
     "reproduce",
+    "training_of",
     "write",
 ]
