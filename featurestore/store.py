@@ -7,7 +7,7 @@ import getpass
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -36,7 +36,7 @@ from featurestore.knowledge import Knowledge, Lag, lags_of
 from featurestore.labels import Immature
 from featurestore.labels import check as check_labels
 from featurestore.ledger import HoleEntry, Ledger, Unit
-from featurestore.log.eventlog import Appended, Pruned, Skipped
+from featurestore.log.eventlog import Pruned, Skipped
 from featurestore.log.files import read_file
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
@@ -61,7 +61,7 @@ from featurestore.serving.scaled import scaled_features
 from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
-from featurestore.stream.feeds import naming_the_way_out, open_log
+from featurestore.stream.inbox import Pushed, open_inbox
 from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
@@ -260,11 +260,11 @@ class FeatureStore:
 
     # -------------------------------------------------------------------------------------------------- stream to online
 
-    def push(self, source: str, rows: Any, *, at: Moment | None = None) -> Appended:
-        """Appends events to the log of a stream source, all of them or none; they are on disk when it returns.
+    def push(self, source: str, rows: Any, *, at: Moment | None = None) -> Pushed:
+        """Gives events to the log or topic of a stream source, all of them or none; they are kept there when it returns.
 
         `rows` is Arrow, a pandas or polars frame, a list of dicts, or the path of a file. They arrive now, or, in a replay of
-        the past, `at` a moment, which never steps back. Raises NotFound, EventError and LogError.
+        the past, `at` a moment, which in a log never steps back. Raises NotFound, EventError, LogError and BrokerError.
         """
         found = self._stream_source(source)
         if isinstance(rows, str | Path):
@@ -275,8 +275,8 @@ class FeatureStore:
                     row=dead[0].row,
                     column=dead[0].column,
                 )
-        with naming_the_way_out(source), open_log(self.config, found) as log:
-            return log.append(rows, _now() if at is None else moment(at))
+        with closing(open_inbox(self.config, found)) as inbox:
+            return inbox.append(rows, _now() if at is None else moment(at))
 
     def run_stream(
         self,
@@ -293,7 +293,7 @@ class FeatureStore:
 
         Of the applied views of stream sources, or those that `select` picks. `reset` forgets the stream's own state and
         starts from what the log holds; `take_over` owns views that another stream, gone for good, had owned. Raises NotFound,
-        StreamConflict, OutageTooLong and LogCorrupt.
+        StreamConflict, OutageTooLong, LogCorrupt and BrokerError.
         """
         if (engine or self.config.stream_engine) != "embedded":
             raise Unsupported(
@@ -326,7 +326,7 @@ class FeatureStore:
         return [(view.name, dead) for view in views for dead in stream.dead_events(self.config, view)]
 
     def replay_dead_letters(self, view: str, numbers: Sequence[int] | None = None) -> list[stream.DeadEvent]:
-        """Appends events that were set aside to their log again, as if they had arrived now; those that were."""
+        """Gives events that were set aside to their log or topic again, as if they had arrived now; those that were."""
         (found,) = stream.streamed_views(self.registry.current().plan, view)
         return stream.replay(self.config, found, numbers, _now())
 
