@@ -21,6 +21,14 @@ _KNOWN: dict[str, dict[str, str]] = {
     "online": {"url": _TEXT},
     "offline": {"path": _TEXT, "memory_limit": _TEXT, "threads": _WHOLE},
     "stream": {"engine": _TEXT},
+    "capture": {
+        "path": _TEXT,
+        "sink": _TEXT,
+        "bootstrap": _TEXT,
+        "topic": _TEXT,
+        "linger_ms": _WHOLE,
+        "buffer_rows": _WHOLE,
+    },
     "server": {
         "host": _TEXT,
         "port": _WHOLE,
@@ -42,6 +50,8 @@ _KNOWN: dict[str, dict[str, str]] = {
         "tls_client_ca": _TEXT,
     },
 }
+SINKS = ("log", "kafka")
+"""Where what was served is kept."""
 ENGINES = ("embedded", "flink")
 """What may run a stream: DuckDB in a process of its own, or a Flink cluster."""
 
@@ -53,7 +63,8 @@ class Config:
     """The settings of one project. Paths in URLs are relative to `root`, the folder of `fs.toml`.
 
     `definitions` are globs below `root` of the files to load. `memory_limit` bounds DuckDB (`"2GB"`; None is DuckDB's own
-    bound, 80 % of the machine); `threads` its cores (None is all); `stream_engine` is one of `ENGINES`.
+    bound, 80 % of the machine); `threads` its cores (None is all); `stream_engine` is one of `ENGINES`, `capture_sink` one of
+    `SINKS`. What was served waits for `capture_linger_ms` in a buffer of `capture_buffer_rows`.
     """
 
     root: Path
@@ -65,9 +76,20 @@ class Config:
     memory_limit: str | None = None
     threads: int | None = None
     stream_engine: str = "embedded"
+    capture_path: str = ".fs/capture"
+    capture_sink: str = "log"
+    capture_bootstrap: str = ""
+    capture_topic: str = ""
+    capture_linger_ms: int = 50
+    capture_buffer_rows: int = 262_144
     environment: str | None = None
     server: Mapping[str, str | int] = field(default_factory=dict)
     """What `[server]` says, by name; `featurestore.server.settings` has the meaning of each."""
+
+    @property
+    def capture(self) -> Path:
+        """The folder of the capture log."""
+        return self.root / self.capture_path
 
     @property
     def offline(self) -> Path:
@@ -112,6 +134,19 @@ def load_config(
         line = Where(str(path), _line_of(text, r"engine\s*="))
         help = tuple(nearest(str(engine), ENGINES))
         problems.append(Problem(f"no stream engine '{engine}'", line, help))
+    sink = settings.get("capture.sink", SINKS[0])
+    if sink not in SINKS:
+        line = Where(str(path), _line_of(text, r"sink\s*="))
+        problems.append(Problem(f"no capture sink '{sink}'", line, tuple(nearest(str(sink), SINKS))))
+    elif sink == "kafka" and not (settings.get("capture.bootstrap") and settings.get("capture.topic")):
+        line = Where(str(path), _line_of(text, r"sink\s*="))
+        problems.append(Problem("the capture sink 'kafka' wants 'bootstrap' and 'topic' in [capture]", line))
+    for name in ("linger_ms", "buffer_rows"):
+        if settings.get(f"capture.{name}", 1) < 1:
+            line = Where(str(path), _line_of(text, rf"{name}\s*="))
+            problems.append(
+                Problem(f"'{name}' in [capture] is {settings[f'capture.{name}']}: give 1 or more", line)
+            )
     if problems:
         raise ConfigError("\n\n".join(map(str, problems)))
     defaults = Config(root, root.resolve().name)
@@ -125,6 +160,7 @@ def load_config(
         memory_limit=settings.get("offline.memory_limit"),
         threads=settings.get("offline.threads"),
         stream_engine=settings.get("stream.engine", defaults.stream_engine),
+        **{k.replace(".", "_"): v for k, v in settings.items() if k.startswith("capture.")},
         environment=environment,
         server={k.removeprefix("server."): v for k, v in settings.items() if k.startswith("server.")},
     )
