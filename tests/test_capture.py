@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from featurestore.capture import CapturedSchema, CaptureLog
 from featurestore.errors import CaptureConflict, CaptureError, DefinitionError, NotFound, RequestError
 from featurestore.serving.captured import entity_hashes
 from featurestore.serving.recorder import LogSink, Recorder
-from featurestore.types import Int64, String
+from featurestore.types import DType, Int64, String
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 CARDS = 25
@@ -197,7 +198,7 @@ def test_the_fraction_of_entities_is_exact() -> None:
         share = (drawn < np.uint64(int(sample * 2**64))).mean()
         assert abs(share - sample) < 4 * np.sqrt(sample * (1 - sample) / len(drawn))
     assert entity_hashes([([1], Int64)]).tolist() == entity_hashes([([1, 2], Int64)])[:1].tolist()
-    pair = [(["a", "ab", None], String), (["bc", "c", "c"], String)]
+    pair: list[tuple[list[Any], DType]] = [(["a", "ab", None], String), (["bc", "c", "c"], String)]
     assert len(set(entity_hashes(pair).tolist())) == 3
 
 
@@ -417,6 +418,18 @@ while True:
 """
 
 
+def _writer(path: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", KILLED, str(path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+
+
+def _line(writer: subprocess.Popen[str]) -> list[str]:
+    """The row ids of one acknowledged read; none once the writer is gone."""
+    assert writer.stdout is not None
+    line = writer.stdout.readline()
+    return line.split() if line.endswith("\n") else []
+
+
 def test_two_processes_that_are_killed_lose_nothing_acknowledged(tmp_path: Path) -> None:
     """Both write to one folder, while a reader compacts; each is killed at some moment of its work."""
     path = project(
@@ -427,23 +440,15 @@ def test_two_processes_that_are_killed_lose_nothing_acknowledged(tmp_path: Path)
     told: list[str] = []
     with FeatureStore(path) as store:
         for rounds in range(2):
-            writers = [
-                subprocess.Popen(
-                    [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, env=environment
-                )
-                for _ in range(2)
-            ]
-            out: list[list[bytes]] = [[], []]
-            for writer, lines in zip(writers, out, strict=True):
-                assert writer.stdout is not None
-                lines += [writer.stdout.readline() for _ in range(5 + 4 * rounds)]
-            store.capture.compact()
-            for writer, lines in zip(writers, out, strict=True):
-                writer.kill()
-                assert writer.stdout is not None
-                lines += writer.stdout.read().splitlines()
-                writer.wait()
-                told += [row for line in lines for row in line.decode().split() if row[-2] == "-"]
+            with ExitStack() as stack:
+                writers = [stack.enter_context(_writer(path, environment)) for _ in range(2)]
+                for writer in writers:
+                    told += [row for _ in range(5 + 4 * rounds) for row in _line(writer)]
+                store.capture.compact()
+                for writer in writers:
+                    writer.kill()
+                    while row_ids := _line(writer):
+                        told += row_ids
         kept = captured(store, "silent_captured")["row_id"].to_pylist()
     assert len(set(kept)) == len(kept)
     assert not set(told) - set(kept)
