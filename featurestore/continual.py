@@ -381,4 +381,10 @@ class _Taking:
         self._kept = self._consumer.state()
 
 
-__all__ = ["Batch", "Captured", "Consumer", "Lineage", "Read", "Round", "State", "batches"]
+def consumers(path: Path, service: str) -> dict[str, State]:
+    """What each consumer of a service has committed, by name."""
+    found = sorted((path / service).glob(f"*/{STATE}"))
+    return {f.parent.name: Consumer(path, service, f.parent.name).state() for f in found}
+
+
+__all__ = ["Batch", "Captured", "Consumer", "Lineage", "Read", "Round", "State", "batches", "consumers"]

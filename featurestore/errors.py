@@ -30,6 +30,8 @@ FeatureStoreError
 ├── ConsumerError          a consumer of matured rows whose place is not known
 │   ├── ConsumerBusy       another process trains for it
 │   └── CursorMoved        it was committed elsewhere since a batch was read
+├── CaptureError           what was served, or came back of it, that could not be kept or read
+│   └── CaptureConflict    rows of another meaning lie where these would be kept
 ├── StreamError            a stream that refused to start or to go on
 │   ├── StreamConflict     another one owns what it would write
 │   ├── OutageTooLong      events were removed from the log or topic before it read them
@@ -221,6 +223,14 @@ class ConsumerBusy(ConsumerError):
 
 class CursorMoved(ConsumerError):
     """The consumer was committed elsewhere since this batch was read."""
+
+
+class CaptureError(FeatureStoreError):
+    """Rows that were served, predictions or labels that are not on disk, or cannot be read from there."""
+
+
+class CaptureConflict(CaptureError):
+    """A folder of captured rows is of another schema than the rows: they are not kept under a wrong name."""
 
 
 class LogPruned(LogError):

@@ -25,7 +25,16 @@ from featurestore.continual import Captured
 from featurestore.erasures import Erasures
 from featurestore.evaluate.arrow import arrow_type
 from featurestore.ir import Label, Service, View, column_meanings, service_fingerprint
-from featurestore.labels import IS_MATURE, Immature, Labelling, column_names, keys, labelled, state_column, states
+from featurestore.labels import (
+    IS_MATURE,
+    Immature,
+    Labelling,
+    column_names,
+    keys,
+    labelled,
+    state_column,
+    states,
+)
 from featurestore.log.eventlog import OFFSET
 from featurestore.spine import times_of
 from featurestore.status import LabelState
@@ -118,7 +127,9 @@ class Logged:
     @property
     def wanted_context(self) -> dict[str, DType]:
         """What of the callers' context becomes columns: what the service declares, and the keys of its labels."""
-        known = {column for r in self.service.reads for _, column in r.keys} | {n for n, _ in self.service.request}
+        known = {column for r in self.service.reads for _, column in r.keys} | {
+            n for n, _ in self.service.request
+        }
         declared = dict(self.service.capture.context) if self.service.capture is not None else {}
         own = {k.name: k.dtype for x in self.labels for k in x.view.keys if k.name not in known}
         return {**declared, **own}
@@ -190,7 +201,9 @@ def _states_of(table: pa.Table, labels: Sequence[Label]) -> Counter[str]:
     return found
 
 
-def _context(con: Connection, column: pa.ChunkedArray, wanted: Mapping[str, DType]) -> dict[str, pa.ChunkedArray]:
+def _context(
+    con: Connection, column: pa.ChunkedArray, wanted: Mapping[str, DType]
+) -> dict[str, pa.ChunkedArray]:
     """Columns out of what callers told, which is a JSON object in each row; NULL where it says nothing that fits."""
     if not wanted:
         return {}

@@ -6,7 +6,7 @@ import asyncio
 import getpass
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -20,9 +20,12 @@ from featurestore import ir, planning, profiles, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
+from featurestore.capturing import Capturing, recorder_of
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
+from featurestore.continual import Batch, Consumer, batches, consumers
+from featurestore.continual import State as Consumed
 from featurestore.datasets.entities import known_entities, moments_of
 from featurestore.datasets.leakage import Leakage, leakage
 from featurestore.datasets.manifest import Reproduction, reproduce
@@ -33,11 +36,12 @@ from featurestore.errors import EventError, MaterializeError, NotFound, ScalerEr
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
-from featurestore.labels import Immature
+from featurestore.labels import Immature, versions
 from featurestore.labels import check as check_labels
 from featurestore.ledger import HoleEntry, Ledger, Unit
 from featurestore.log.eventlog import Pruned, Skipped
 from featurestore.log.files import read_file
+from featurestore.logged import Logged
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
 from featurestore.monitor import drifting
@@ -57,7 +61,6 @@ from featurestore.scaling import (
 )
 from featurestore.selection import select_views, select_views_and_services
 from featurestore.serving import OnlineFeatures, Reader, Rows
-from featurestore.serving.scaled import scaled_features
 from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
@@ -82,6 +85,7 @@ class FeatureStore:
         self._readers: dict[str, Reader | SteadyReader] = {}
         self._breaker = Breaker()
         self._scalers: dict[str, Scaler] = {}
+        self._recorder = recorder_of(self.config, _now)
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -93,7 +97,8 @@ class FeatureStore:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the online store. The next call opens it again."""
+        """Lets go of the online store, once what was served is captured. The next call opens it again."""
+        self._recorder.close()
         with self._lock:
             if self._online is not None:
                 self._online.close()
@@ -419,15 +424,20 @@ class FeatureStore:
         timeout: float | None = None,
         scaled: bool = False,
         capture: bool = True,
+        context: Mapping[str, Any] | None = None,
     ) -> OnlineFeatures:
         """Feature vectors for entity rows: a dict of columns (scalars broadcast) or a list of row dicts.
 
         `at` replays a past moment: exact when nothing newer was written, else the status says INEXACT. `timeout` is in
-        seconds; a service's `deadline` bounds it. `capture` has no effect on a service that declares none.
+        seconds; a service's `deadline` bounds it. A service that declares `capture=` is captured, unless `capture` is False
+        here; `context` is columns of the caller's to keep beside (a model, an arm, positions): one value, or one for each row.
         """
-        scaler = self._pinned(service) if scaled else None
-        result = self._reader(service).read(entities, None if at is None else moment(at), timeout, request)
-        return result if scaler is None else scaled_features(result, scaler)
+        reader = self._reader(service)
+        if not scaled:
+            return reader.get(entities, None, request, timeout, at=at, capture=capture, context=context)
+        scaler = self._pinned(service)
+        result = reader.read(entities, None if at is None else moment(at), timeout, request)
+        return reader.hand_out(result, scaler, capture=capture, context=context)
 
     async def get_online_features_async(
         self,
@@ -439,14 +449,24 @@ class FeatureStore:
         timeout: float | None = None,  # noqa: ASYNC109
         scaled: bool = False,
         capture: bool = True,
+        context: Mapping[str, Any] | None = None,
     ) -> OnlineFeatures:
         """`get_online_features` without blocking the event loop: what is asked in one tick is one read of the store."""
         scaler = await asyncio.to_thread(self._pinned, service) if scaled else None
         reader = (
             self._reader(service) if self._known(service) else await asyncio.to_thread(self._reader, service)
         )
-        result = await reader.get_async(entities, None, request, timeout, at=at)
-        return result if scaler is None else scaled_features(result, scaler)
+        if scaler is None:
+            return await reader.get_async(
+                entities, None, request, timeout, at=at, capture=capture, context=context
+            )
+        result = await reader.get_async(entities, None, request, timeout, at=at, capture=False)
+        return reader.hand_out(result, scaler, capture=capture, context=context)
+
+    @property
+    def capture(self) -> Capturing:
+        """What was served, as it was kept, and what comes back of it."""
+        return Capturing(self.config, self._recorder, _now, self._retention)
 
     def reader(self, service: Asked) -> Reader | SteadyReader:
         """What reads one service, resolved once: `reader.get(keys)` costs little more than the store.
@@ -509,6 +529,80 @@ class FeatureStore:
             as_of=(_now() if as_of is None else moment(as_of)) if labels else None,
             immature=immature,
         )
+
+    def get_logged_features(
+        self,
+        service: str,
+        *,
+        labelled: bool = True,
+        as_of: Moment | None = None,
+        immature: Immature = "drop",
+        start: Moment | None = None,
+        end: Moment | None = None,
+    ) -> Logged:
+        """What was served, as rows to train on: one for each captured row of a service, read when it is asked for.
+
+        Features are those of the service as it is now, bit for bit as they went out; NULL in rows that were served when a
+        feature meant something else. A service with labels has them as in `get_historical_features`, by what is known `as_of`
+        a moment, now by default. `start` and `end` (exclusive) bound the moments asked for. A label's key that is no key of
+        the service is looked for in the request and in the context that was told at serving. Raises NotFound.
+        """
+        found, views, version = self._resolve(service)
+        if version is None:
+            raise NotFound("applied feature service", service, [v.name for v in self.registry.services()])
+        labels = self._labels_of(service, found) if labelled else ()
+        low, high = (None if m is None else moment(m) for m in (start, end))
+        check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
+        mine = [v for v in self.registry.services() if v.name == found.name]
+        return Logged(
+            self.config,
+            self.capture.log,
+            found,
+            views,
+            {v.fingerprint: ir.column_meanings(v.service, {x.name: x for x in v.views}) for v in mine},
+            labels,
+            (_now() if as_of is None else moment(as_of)) if labels else None,
+            immature,
+            low,
+            high,
+            erasures(self.registry),
+        )
+
+    def training_batches(
+        self,
+        service: str,
+        consumer: str,
+        *,
+        size: int = 512,
+        as_of: Moment | None = None,
+        stateless: bool = False,
+        architecture: int | None = None,
+    ) -> Generator[Batch, None, None]:
+        """The captured rows that have matured since a consumer's last commit, in the order they were served, `size` at a time.
+
+        `batch.commit()` makes a batch, and those before it, taken for good; what was not committed comes again, whatever was
+        killed. Consumers are independent. `stateless` begins anew from the first row: a model trained from scratch. Each round
+        has its number, `batch.lineage`, as V1.2.12: the architecture, the second training from scratch, and twelve rounds on
+        top. Raises ConsumerBusy while another process reads for the consumer, NotFound.
+        """
+        now = _now() if as_of is None else moment(as_of)
+        logged = self.get_logged_features(service)
+        logged = replace(logged, as_of=now if logged.labels else None)
+        return batches(
+            Consumer(self.config.offline / "consumers", logged.service.name, consumer),
+            logged.read,
+            size=size,
+            as_of=now,
+            features=dict(logged.columns),
+            labels=[x.name for x in logged.labels],
+            versions=[v.reference for v in versions(logged.labels, now)],
+            stateless=stateless,
+            architecture=architecture,
+        )
+
+    def consumers(self, service: str) -> dict[str, Consumed]:
+        """How far each consumer of a service is, by name, with the rounds that it trained."""
+        return consumers(self.config.offline / "consumers", self._resolve(service)[0].name)
 
     def reproduce(self, manifest: str | Path, out: str | Path, *, spine: Any = None) -> Reproduction:
         """Makes a written training set again in `out`, from its folder or `_manifest.json`, and says what has changed.
@@ -716,10 +810,19 @@ class FeatureStore:
                 return self._readers[name]
             service, views, version = self._resolve(asked)
             served = None if version is None else partial(self._mark_served, version)
-            reader = reader_of(self._store(), service, views, self._breaker, served)
+            tap = None if version is None else self._recorder.tap(service, views, version.version)
+            reader = reader_of(self._store(), service, views, self._breaker, served, tap)
             if name is not None:
                 self._readers[name] = reader
             return reader
+
+    def _retention(self, service: str) -> int | None:
+        """How long (µs) what the newest version of a service captures is kept; for good where nobody says."""
+        try:
+            said = self.registry.service(service).service.capture
+        except NotFound:
+            return None
+        return None if said is None else said.retention
 
     def _mark_served(self, version: ServiceVersion) -> None:
         self.registry.mark_served(version.name, version.version, _now(), version.fingerprint)
