@@ -4,6 +4,7 @@ Departures and arrivals are streams: at rest in `../data`, and pushed as they ha
 """
 
 from featurestore import (
+    Capture,
     Entity,
     FeatureService,
     FeatureView,
@@ -118,4 +119,5 @@ delay_live = FeatureService(
         miles,
     ],
     label=late,
+    capture=Capture(context={"flight_id": String}),  # a label is looked up by it, and no feature reads it
 )
