@@ -35,9 +35,11 @@ from featurestore.types import (
     Float32,
     Int32,
     Int64,
+    ListType,
     Scalar,
     String,
     Timestamp,
+    VectorType,
     is_float,
     is_integer,
     is_numeric,
@@ -351,9 +353,15 @@ class _Lowering:
     def _result(self, spec: d.Aggregation, types: tuple[DType, ...], who: str) -> DType | None:
         if spec.aggregate == ir.LATEST:
             (x,) = types
-            if x == String or not isinstance(AGGREGATES["last"].accepts(types), str):
+            item = x.item if isinstance(x, ListType) else x
+            scalar = item == String or not isinstance(AGGREGATES["last"].accepts((item,)), str)
+            if scalar or isinstance(x, VectorType):
                 return x
-            self.wrong(spec.line, f"{who} keeps the latest of a {x}", "latest takes scalars and strings")
+            self.wrong(
+                spec.line,
+                f"{who} keeps the latest of a {x}",
+                "latest takes scalars, strings, lists of these, and vectors",
+            )
             return None
         result = AGGREGATES[spec.aggregate].accepts(types)
         if isinstance(result, str):

@@ -172,7 +172,7 @@ def latest_records(layout: Layout, section: Section, newest: pa.Table) -> Record
         rows["at"] = newest.column("last_at").to_numpy()
         for slot in layout.latest:
             values, valid = to_physical(newest.column(slot.name), carried(slot.dtype))
-            if slot.dtype == String:
+            if slot.name in section.strings:
                 strings[slot.name] = values
             else:
                 kind, column = section.places[slot.name]

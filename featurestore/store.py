@@ -25,6 +25,7 @@ from featurestore.compile.sources import Connection, connect, engine_errors, ins
 from featurestore.config import load_config
 from featurestore.datasets.entities import known_entities, moments_of
 from featurestore.datasets.manifest import Reproduction, reproduce
+from featurestore.drift.verdicts import DriftReport, Limits
 from featurestore.erase import entity_of, erase, plans_of
 from featurestore.erasures import Receipt, erasures, receipts
 from featurestore.errors import EventError, MaterializeError, NotFound, ScalerError, SourceError, Unsupported
@@ -36,6 +37,7 @@ from featurestore.log.eventlog import Appended, Pruned, Skipped
 from featurestore.log.files import read_file
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
+from featurestore.monitor import drifting
 from featurestore.online.store import StoreUrl, open_store
 from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
 from featurestore.registry.scalers import scaler as kept_scaler
@@ -57,7 +59,7 @@ from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
 from featurestore.stream.feeds import naming_the_way_out, open_log
-from featurestore.time import Duration, Moment, moment
+from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
 from featurestore.verify import Certificate, keep, must_be_verified, verify
@@ -556,6 +558,48 @@ class FeatureStore:
         keys = self.spine(found.entity, at=q).select([k.name for k in found.keys])
         columns = {f.name: f.dtype for f in found.features}
         return profiles.of_materialized(columns, keys, lambda k: self.get_online_features([view], k, at=q), q)
+
+    def drift(
+        self,
+        name: str,
+        baseline: str | None = None,
+        *,
+        window: str | None = None,
+        by: str | None = None,
+        at: Moment | None = None,
+        origin: str | None = None,
+        hourly: bool = False,
+        limits: Limits | None = None,
+    ) -> DriftReport:
+        """Whether a window of values looks like a baseline: of the kept statistics of a service or view, else of a source's rows.
+
+        `baseline` is `training` (where there is one), `before`, `previous 28d`, `season 8` or `A..B`; `window` is `7d`, `6h` or
+        `A..B`, by default one partition, up to `at` or the end of what there is. `by` is a column whose values are slices.
+        Raises StatisticsError, NotFound and SourceError; what could not be judged is in the report, with the reason.
+        """
+        if profiles.kept(self.config, name) and by is None:
+            return drifting.drift_of_statistics(
+                self.config, name, baseline=baseline, window=window, origin=origin, at=at, limits=limits
+            )
+        plan = self.registry.current().plan
+        if name not in {n.name for group in (plan.sources, plan.views, plan.services) for n in group}:
+            plan = self.definitions()
+        if name in [s.name for s in plan.services]:
+            profiles.load(self.config, name, origin)
+            raise drifting.no_slices(name)
+        source = drifting.source_named(plan, name)
+        with engine_errors(), self._duckdb() as con:
+            return drifting.drift_of_source(
+                con,
+                self.config.root,
+                source,
+                baseline=baseline,
+                window=window,
+                by=by,
+                every=Duration(HOUR) if hourly else None,
+                at=at,
+                limits=limits,
+            )
 
     def scaler(self, service: str, version: int | None = None) -> Scaler:
         """The scaler that a service (`"delay"` is its newest version) is pinned to, or its scaler `version`.

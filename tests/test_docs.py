@@ -259,6 +259,15 @@ def test_the_page_on_erasure_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert got.startswith(want.removesuffix("…"))
 
 
+def test_the_page_on_monitoring_runs() -> None:
+    names: dict[str, Any] = {}
+    for block in blocks("docs/monitoring.md"):
+        said = io.StringIO()
+        with redirect_stdout(said):
+            exec(compile(block, "monitoring.md", "exec"), names)
+        assert said.getvalue().splitlines() == promised(block)
+
+
 def test_every_link_between_pages_leads_somewhere() -> None:
     pages = [
         ROOT / "README.md",

@@ -7,11 +7,13 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -446,8 +448,25 @@ def test_the_tensor_goes_to_others_by_dlpack(project: fs.FeatureStore) -> None:
     shared = np.from_dlpack(read)
     assert shared.dtype == np.float32
     assert shared.tobytes() == read.to_numpy().tobytes()
-    jax = pytest.importorskip("jax")
+
+
+IN_JAX = """
+import sys
+import jax, numpy as np
+import featurestore as fs
+with fs.FeatureStore(sys.argv[1]) as store:
+    read = store.reader("newest").get(np.arange(5), at=sys.argv[2])
     assert np.asarray(jax.numpy.from_dlpack(read)).tobytes() == read.to_numpy().tobytes()
+"""
+
+
+def test_jax_takes_the_tensor_by_dlpack(project: fs.FeatureStore) -> None:
+    """In a process of its own: one that holds JAX must not fork, and other tests do."""
+    if find_spec("jax") is None:
+        pytest.skip("could not import 'jax'")
+    words = [sys.executable, "-c", IN_JAX, str(project.config.root), NOON.isoformat()]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_torch_reads_into_tensors(project: fs.FeatureStore) -> None:

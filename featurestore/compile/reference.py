@@ -51,7 +51,16 @@ from featurestore.expr import Column, Expr
 from featurestore.ir import LATEST, Feature, View
 from featurestore.status import Status
 from featurestore.time import inside, known_at
-from featurestore.types import Bool, DecimalType, DType, is_float, is_integer
+from featurestore.types import (
+    Bool,
+    DecimalType,
+    DType,
+    Float32,
+    ListType,
+    VectorType,
+    is_float,
+    is_integer,
+)
 
 Value = bool | int | float | str | None
 Result = Value | list[Any] | dict[Any, int]
@@ -173,6 +182,14 @@ def _item(value: Any) -> tuple[Any, ...]:
     return _comparable(value)
 
 
+def _whole(value: Any, dtype: DType) -> Any:
+    """A list is NULL with any of its items that is NULL or not finite, and -0 in it is 0."""
+    if value is None or not isinstance(dtype, ListType | VectorType):
+        return value
+    items = [clean(v, dtype.item if isinstance(dtype, ListType) else Float32) for v in value]
+    return None if None in items else items
+
+
 def _value(
     view: View, feature: Feature, visible: Sequence[Event], asked: int, schema: Mapping[str, DType]
 ) -> tuple[Result, Status]:
@@ -185,7 +202,7 @@ def _value(
             assert isinstance(at, int)
             if at < asked - view.ttl:
                 return None, Status.EXPIRED
-        value = evaluate(feature.inputs[0], newest, schema)
+        value = _whole(evaluate(feature.inputs[0], newest, schema), feature.dtype)
         return value, Status.PRESENT if value is not None else Status.NULL
     assert feature.window is not None
     assert view.source.event_time is not None

@@ -61,8 +61,9 @@ def arrow_type(dtype: DType) -> pa.DataType:
 def to_physical(column: pa.Array | pa.ChunkedArray, dtype: DType) -> tuple[Array, Mask | None]:
     """Values and mask of a column that holds `dtype`; the mask is None where nothing is NULL.
 
-    Values under NULL are zero. The column's own Arrow type may be any that holds the same values (a timestamp of another
-    unit, a dictionary of strings); a value that would change raises pyarrow.ArrowInvalid.
+    Values under NULL are zero; of a list with an item that is NULL or not finite, all of it is NULL. The column's own Arrow
+    type may be any that holds the same values (a timestamp of another unit, a dictionary of strings); a value that would change
+    raises pyarrow.ArrowInvalid.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):
@@ -70,6 +71,10 @@ def to_physical(column: pa.Array | pa.ChunkedArray, dtype: DType) -> tuple[Array
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     valid = None if array.null_count == 0 else np.asarray(array.is_valid())
+    if isinstance(dtype, ListType):
+        return _lists(array.cast(arrow_type(dtype)), dtype.item)
+    if isinstance(dtype, VectorType):
+        return _vectors(array.cast(arrow_type(dtype)), dtype.size)
     if isinstance(dtype, DecimalType):
         return _unscaled(array.cast(pa.decimal128(38, dtype.scale))), valid
     array = array.cast(_ARROW[dtype] if isinstance(dtype, Scalar) else arrow_type(dtype))
@@ -82,6 +87,31 @@ def to_physical(column: pa.Array | pa.ChunkedArray, dtype: DType) -> tuple[Array
     if valid is not None:
         array = pc.fill_null(array, False if dtype == Bool else pa.scalar(0, array.type))
     return array.to_numpy(zero_copy_only=False), valid
+
+
+def _lists(array: pa.Array, item: DType) -> tuple[Array, Mask | None]:
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(array), 0))
+    items, known = to_physical(array.flatten(), item)
+    valid = np.asarray(array.is_valid())
+    if items.dtype.kind == "f":
+        finite = np.isfinite(items)
+        known = finite if known is None else known & finite
+        items = items + items.dtype.type(0)
+    if known is not None:
+        valid = valid.copy()
+        valid[np.repeat(np.arange(len(array)), lengths)[~known]] = False
+    flat, ends = items.tolist(), np.cumsum(lengths).tolist()
+    lists = (flat[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True))
+    return np.fromiter(lists, np.dtype(object), len(array)), None if valid.all() else valid
+
+
+def _vectors(array: pa.Array, size: int) -> tuple[Array, Mask | None]:
+    valid = np.asarray(array.is_valid())
+    items = array.values[array.offset * size : (array.offset + len(array)) * size]
+    matrix = np.asarray(pc.fill_null(items, np.float32("nan")), np.float32).reshape(-1, size)
+    valid = valid & np.isfinite(matrix).all(axis=1)
+    matrix = matrix + np.float32(0)
+    return np.fromiter(matrix, np.dtype(object), len(matrix)), None if valid.all() else valid
 
 
 def limbs(column: pa.Array) -> tuple[Array, Array]:
@@ -107,6 +137,13 @@ def from_physical(values: Array, valid: Mask, dtype: DType) -> pa.Array:
     some = bool(null.any())
     if isinstance(dtype, ListType | MapType):
         return _nested(values, null, dtype)
+    if isinstance(dtype, VectorType):
+        matrix = np.zeros((len(values), dtype.size), np.float32)
+        if valid.any():
+            matrix[valid] = np.stack(values[valid].tolist())
+        return pa.FixedSizeListArray.from_arrays(
+            pa.array(matrix.reshape(-1)), dtype.size, mask=pa.array(null) if some else None
+        )
     if isinstance(dtype, DecimalType):
         lo = np.ascontiguousarray(values, np.int64)
         words = np.column_stack([lo, lo >> 63])
@@ -120,7 +157,7 @@ def from_physical(values: Array, valid: Mask, dtype: DType) -> pa.Array:
 
 def _nested(values: Array, null: Mask, dtype: ListType | MapType) -> pa.Array:
     """Lists (or dicts) of physical values, None where null, as one column."""
-    whole = [() if v is None else v for v in values.tolist()]
+    whole = [() if gone else v for v, gone in zip(values.tolist(), null.tolist(), strict=True)]
     ends = np.cumsum([0, *map(len, whole)], dtype=np.int64)
     if ends[-1] >= 2**31:
         raise OverflowError(

@@ -17,7 +17,8 @@ Decoding a batch joins the values and reads each section as one array: no Python
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -30,7 +31,7 @@ from featurestore.errors import StoreCorrupt
 from featurestore.ir import View
 from featurestore.layout import Layout, Level, storage_fingerprint
 from featurestore.online.values import KeyRows, Values
-from featurestore.types import DType, Int64, String, numpy_dtype
+from featurestore.types import DType, Int64, ListType, String, VectorType, numpy_dtype
 
 Array = npt.NDArray[Any]
 
@@ -80,6 +81,8 @@ class Section:
     bits: Mapping[str, int]
     strings: tuple[str, ...]
     items: Mapping[str, Section] = field(default_factory=dict)
+    packed: Mapping[str, ListType | VectorType] = field(default_factory=dict)
+    """Those of `strings` that hold lists or vectors, and their types."""
 
     @cached_property
     def fields(self) -> Mapping[str, tuple[np.dtype[Any], int]]:
@@ -158,6 +161,7 @@ def _section(time: str | None, slots: Sequence[_Named]) -> Section:
     groups: dict[str, list[str]] = {}
     bits: dict[str, int] = {}
     strings = []
+    packed = {}
     for slot, names, nullable in slots:
         if nullable:
             bits[slot] = len(bits)
@@ -165,6 +169,8 @@ def _section(time: str | None, slots: Sequence[_Named]) -> Section:
             kind = _stored(dtype)
             if kind == "text":
                 strings.append(name)
+                if isinstance(dtype, ListType | VectorType):
+                    packed[name] = dtype
                 kind = "<u8"  # offset in the low half, length in the high one
             groups.setdefault(kind, []).append(name)
     words = -(-len(bits) // 64)
@@ -177,11 +183,11 @@ def _section(time: str | None, slots: Sequence[_Named]) -> Section:
     size = np.dtype(fields).itemsize
     if size % 8:
         fields.append(("pad", "V1", (8 - size % 8,)))
-    return Section(np.dtype(fields), places, bits, tuple(strings))
+    return Section(np.dtype(fields), places, bits, tuple(strings), packed=packed)
 
 
 def _stored(dtype: DType | np.dtype[Any]) -> str:
-    if dtype == String:
+    if dtype == String or isinstance(dtype, ListType | VectorType):
         return "text"
     raw = dtype if isinstance(dtype, np.dtype) else numpy_dtype(dtype)
     return "|b1" if raw == np.bool_ else raw.newbyteorder("<").str
@@ -420,7 +426,10 @@ def _place_side(codec: Codec, sections: Sequence[Records], n: int) -> tuple[Arra
 def _string_runs(section: Section, rows: Array, owner: Array, name: str, column: Array) -> _Runs:
     import pyarrow as pa
 
-    texts = pa.array(column, pa.large_string())
+    if name in section.packed:
+        texts = pa.array([pack(v, section.packed[name]) for v in column], pa.large_binary())
+    else:
+        texts = pa.array(column, pa.large_string())
     ends = (
         np.frombuffer(texts.buffers()[1], np.int64)[: len(texts) + 1] if len(texts) else np.zeros(1, np.int64)
     )
@@ -605,21 +614,27 @@ class Decoded:
         return columns
 
     def text(self, section: Section, number: int, name: str) -> Array:
-        """The strings of one field of a section, one for each record; "" where it is NULL."""
+        """The strings (or lists) of one field of a section, one for each record; an empty one where it is NULL."""
         kind, column = section.places[name]
-        return self._texts(self.rows[number][kind][:, column], self.owners(number))
+        pointers, owners = self.rows[number][kind][:, column], self.owners(number)
+        if name not in section.packed:
+            return self._texts(pointers, owners)
+        dtype = section.packed[name]
+        lists = (unpack(raw, dtype) for raw in self._pieces(pointers, owners))
+        return np.fromiter(lists, np.dtype(object), len(pointers))
 
     def _texts(self, pointers: Array, values: Array) -> Array:
-        cells, owners = pointers.tolist(), values.tolist()
-        out = np.empty(len(cells), object)
-        side = self.side
-        out[:] = [
-            str(view[cell & 0xFFFFFFFF : (cell & 0xFFFFFFFF) + (cell >> 32)], "utf-8")
-            if (view := side[o]) is not None
-            else ""
-            for cell, o in zip(cells, owners, strict=True)
-        ]
+        out = np.empty(len(pointers), object)
+        out[:] = [str(raw, "utf-8") for raw in self._pieces(pointers, values)]
         return out
+
+    def _pieces(self, pointers: Array, values: Array) -> Iterator[memoryview]:
+        """The bytes of the side section that each pointer of a value means."""
+        side = self.side
+        for cell, owner in zip(pointers.tolist(), values.tolist(), strict=True):
+            view = side[owner]
+            at = cell & 0xFFFFFFFF
+            yield _NOTHING if view is None else view[at : at + (cell >> 32)]
 
 
 def decode(codec: Codec, values: Values | Sequence[bytes | None], keys: Sequence[bytes] | None) -> Decoded:
@@ -712,6 +727,28 @@ def _decode_varied(codec: Codec, values: Values) -> Decoded:
 
 
 _HEADER_WORDS = np.arange(8)
+
+_NOTHING = memoryview(b"")
+
+
+def pack(value: Any, dtype: ListType | VectorType) -> bytes:
+    """A list or vector as bytes: its items one after another, of strings as JSON; nothing for NULL."""
+    if not isinstance(value, list | np.ndarray):
+        return b""
+    if isinstance(dtype, VectorType):
+        return np.asarray(value, "<f4").tobytes()
+    if dtype.item == String:
+        return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return np.array(value, numpy_dtype(dtype.item).newbyteorder("<")).tobytes()
+
+
+def unpack(raw: memoryview, dtype: ListType | VectorType) -> Any:
+    """The value that `pack` made bytes of; an empty one of none."""
+    if isinstance(dtype, VectorType):
+        return np.frombuffer(raw, "<f4").copy()
+    if dtype.item == String:
+        return json.loads(bytes(raw)) if len(raw) else []
+    return np.frombuffer(raw, numpy_dtype(dtype.item).newbyteorder("<")).tolist()
 
 
 def _short() -> StoreCorrupt:

@@ -27,7 +27,7 @@ from redis import exceptions
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
 from featurestore.errors import ConfigError, OnlineStoreError, StoreFull, StoreUnavailable, Unsupported
-from featurestore.online.resp import FIRST_BUFFER, Buffer, Replies, Unexpected, socket_of
+from featurestore.online.resp import FIRST_BUFFER, Buffer, Replies, Unexpected, at_once, socket_of
 from featurestore.online.store import (
     COUNTER_OFFSET,
     HEADER_SIZE,
@@ -141,6 +141,7 @@ class RedisStore:
             buffer = Buffer(FIRST_BUFFER)
         replies = self._readers.exchange(commands, counts, buffer, timeout)
         if isinstance(replies, Values):
+            self._buffers.append(buffer)
             return replies
         values, buffer = replies.values(), replies.buffer
         if buffer.size <= MOST_BUFFER:
@@ -401,6 +402,10 @@ class _Lane:
         self, commands: Sequence[bytes], counts: Sequence[int], buffer: Buffer, timeout: float | None
     ) -> Replies | Values:
         """The replies to MGETs of `counts` keys: read from the socket, or by the redis package's parser if unexpected."""
+        if len(commands) == 1:
+            quick = self._quick(commands[0], counts, buffer, timeout)
+            if quick is not None:
+                return quick
 
         def exchange(connection: _Connection, deadline: float | None) -> Replies | Values:
             found = socket_of(connection)
@@ -428,22 +433,62 @@ class _Lane:
 
         return self._talk(exchange, timeout)
 
+    def _quick(
+        self, command: bytes, counts: Sequence[int], buffer: Buffer, timeout: float | None
+    ) -> Replies | Values | None:
+        """`exchange` of one command over a connection that was used before; None where the general way has to ask (again)."""
+        if self._process != os.getpid() or self._closed:
+            return None
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        found = socket_of(connection)
+        whole: Replies | Values | None = None
+        try:
+            if found is not None and _waits(found[0]):
+                came = at_once(found[0], command, counts[0], buffer)
+                if isinstance(came, Values):
+                    whole = came
+                else:
+                    whole = Replies(counts, buffer, came)
+                    whole.receive(self._reading(found[0], deadline))
+                    if deadline is not None:
+                        found[0].settimeout(connection.socket_timeout)
+        except TimeoutError:
+            connection.disconnect()
+            raise _typed(exceptions.TimeoutError("Timeout reading from socket"), self._name) from None
+        except (Unexpected, EOFError, OSError):
+            connection.disconnect()
+            return None
+        except BaseException:
+            connection.disconnect()
+            raise
+        self._idle.append(connection)
+        return whole
+
     def _read_all(
         self, sock: socket, commands: Sequence[bytes], replies: Replies, deadline: float | None
     ) -> None:
-        read_into: Callable[[memoryview], int] = sock.recv_into
+        read_into = self._reading(sock, deadline)
         if deadline is not None:
             sock.settimeout(self._left(deadline))
-
-            def read_into(room: memoryview) -> int:
-                sock.settimeout(self._left(deadline))
-                return sock.recv_into(room)
-
         sock.sendall(commands[0] if len(commands) == 1 else b"".join(commands[:IN_FLIGHT]))
         for number in range(len(commands)):
             replies.receive(read_into)
             if number + IN_FLIGHT < len(commands):
                 sock.sendall(commands[number + IN_FLIGHT])
+
+    def _reading(self, sock: socket, deadline: float | None) -> Callable[[memoryview], int]:
+        if deadline is None:
+            return sock.recv_into
+
+        def read_into(room: memoryview) -> int:
+            sock.settimeout(self._left(deadline))
+            return sock.recv_into(room)
+
+        return read_into
 
     def _talk(self, exchange: Callable[[_Connection, float | None], T], timeout: float | None) -> T:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -521,6 +566,11 @@ class _Lane:
     def close(self) -> None:
         self._closed = True
         self._forget()
+
+
+def _waits(sock: socket) -> bool:
+    """Whether a socket is one of the system itself, and one that reading never blocks but for its timeout."""
+    return type(sock) is socket and sock.gettimeout() is not None
 
 
 def _mget(count: int, wire: bytes) -> bytes:

@@ -7,7 +7,9 @@ parser then says what it is.
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -17,6 +19,12 @@ from featurestore.online.values import Array, Values
 
 FIRST_BUFFER: Final = 1 << 18
 NIL: Final = b"$-1\r\n"
+SPIN_SECONDS: Final = 100e-6 if len(os.sched_getaffinity(0)) > 1 else 0.0
+"""How long a reply is looked for again and again before its thread sleeps: waking up takes longer than a small reply.
+
+On one processor that would keep the server itself waiting.
+"""
+
 _HEAD: Final = 24
 """Bytes that hold any header: a letter, a number of 64 bits, and the end of the line."""
 
@@ -41,6 +49,62 @@ class Buffer:
         self.view = memoryview(self.room)
 
 
+def at_once(sock: socket.socket, command: bytes, count: int, buffer: Buffer) -> Values | int:
+    """Sends an MGET of `count` keys, and takes its reply if it is there within a moment, whole, and of values of one length.
+
+    Else how many bytes of it came, which lie at the beginning of `buffer`. The socket is of the kind that does not block: one
+    with a timeout. Raises what writing and reading raise, and EOFError.
+    """
+    fd = sock.fileno()
+    try:
+        sent = os.write(fd, command)
+    except BlockingIOError:
+        sent = 0
+    if sent < len(command):
+        sock.sendall(command[sent:])
+    came, until, rooms = 0, 0.0, [buffer.view]
+    while True:
+        try:
+            more = os.readv(fd, rooms)
+        except BlockingIOError:
+            now = time.perf_counter()
+            if not until:
+                until = now + SPIN_SECONDS
+            elif now > until:
+                return came
+            continue
+        if not more:
+            raise EOFError
+        came += more
+        values = _uniform(buffer, count, came)
+        if values is not None:
+            return values
+        if came == buffer.size:
+            return came
+        rooms = [buffer.view[came:]]
+
+
+def _uniform(buffer: Buffer, count: int, end: int) -> Values | None:
+    """The values of a reply that is whole, if all have one length."""
+    room = buffer.room
+    head = b"*%d\r\n$" % count
+    line = room.find(b"\r\n", len(head), len(head) + _HEAD)
+    digits = room[len(head) : line]
+    if line < 0 or not room.startswith(head) or not digits.isdigit():
+        return None
+    length, at = int(digits), len(head) - 1
+    own = line + 2 - at  # the bytes of a value's header
+    stride = own + length + 2
+    if end != at + count * stride:
+        return None
+    if count == 1:
+        return Values(buffer.array[line + 2 : end - 2].copy(), 1, width=length)
+    rows = buffer.array[at:end].reshape(count, stride)
+    if rows[:, :own].tobytes() != bytes(room[at : line + 2]) * count:
+        return None
+    return Values(rows[:, own : own + length].copy().reshape(-1), count, width=length)
+
+
 class Replies:
     """Reads replies of known numbers of values, one after another, into one array.
 
@@ -52,11 +116,12 @@ class Replies:
         "_at", "_begin", "_counts", "_end", "_filled", "_left", "_out", "_runs", "_taking", "_whole", "buffer", "taken"
     )  # fmt: skip
 
-    def __init__(self, counts: Sequence[int], buffer: Buffer) -> None:
+    def __init__(self, counts: Sequence[int], buffer: Buffer, came: int = 0) -> None:
+        """`came` bytes of the replies are in the buffer."""
         self.buffer = buffer
         self.taken = 0
         self._counts = counts
-        self._begin = self._end = 0  # what was read and not taken
+        self._begin, self._end = 0, came  # what was read and not taken
         self._taking: list[tuple[int, int, int, int]] = []  # of a reply: where its runs are, see `_take`
         self._at = self._left = (
             0  # where the next value begins, after those, and how many are to come; 0 before the first

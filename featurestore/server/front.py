@@ -46,7 +46,16 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Form = Literal["oip", "feast", "arrow"]
 
 INLINE_ROWS: Final = 1000
-"""Up to so many rows of an embedded store are read where the request is handled; a thread would cost more than the read."""
+"""Up to so many rows are read where the request is handled; a thread would cost more than the read."""
+
+INLINE_SECONDS: Final = 0.002
+"""A server of values that takes longer is read in threads for a while: others wait for what is read inline."""
+
+INLINE_PATIENCE: Final = 0.02
+"""So long a read may at most keep the others waiting, before it is asked anew in a thread."""
+
+INLINE_PAUSE: Final = 1.0
+"""Seconds for which a server that was slow is read in threads."""
 
 THREADS: Final = 8
 OPEN: Final = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})
@@ -109,6 +118,7 @@ class Front:
         self._routes: dict[str, Route] = {}
         self._counted: dict[tuple[str, int], int] = {}
         self._ids, self._number = secrets.token_hex(10), itertools.count()
+        self._inline_from = 0.0
         self._max_lag = settings.max_lag_ms / 1000
         self._timeout = settings.timeout_ms / 1000
 
@@ -272,8 +282,15 @@ class Front:
         if left <= 0:
             raise DeadlineExceeded(f"{limit * 1000:.0f} ms were over before the store was asked")
         read = served.reader.read
-        if self._embedded and ask.rows <= INLINE_ROWS:
-            return read(ask.entities, ask.at, left, ask.request)
+        if ask.rows <= INLINE_ROWS:
+            if self._embedded:
+                return read(ask.entities, ask.at, left, ask.request)
+            started = time.perf_counter()
+            if started >= self._inline_from and left > INLINE_PATIENCE and served.reader.knows_views:
+                result = self._read_inline(ask, started)
+                if result is not None:
+                    return result
+                left = limit - (time.perf_counter() - began)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(left + 0.005):
@@ -287,6 +304,21 @@ class Front:
             if time.perf_counter() - began >= limit:
                 raise DeadlineExceeded(f"the store did not answer within {limit * 1000:.0f} ms") from error
             raise
+
+    def _read_inline(self, ask: Ask, started: float) -> OnlineFeatures | None:
+        """A read of a server of values that has been quick lately; None if it was not this time."""
+        try:
+            result = ask.served.reader.read(ask.entities, ask.at, INLINE_PATIENCE, ask.request)
+        except StoreUnavailable:
+            self._inline_from = time.perf_counter() + INLINE_PAUSE
+            return None
+        if type(result) is Degraded:
+            self._inline_from = time.perf_counter() + INLINE_PAUSE
+            return None
+        ended = time.perf_counter()
+        if ended - started > INLINE_SECONDS:
+            self._inline_from = ended + INLINE_PAUSE
+        return result
 
     async def _marked(self, served: Served) -> Served:
         """Tells the registry that a version serves, before its first value goes out: from then on it cannot change."""

@@ -441,8 +441,10 @@ def _column(result: OnlineFeatures, place: int, dtype: DType) -> tuple[str, list
     cells = result.cells[place]
     form = datatype(dtype)
     if isinstance(dtype, VectorType):
-        rows = [np.zeros(dtype.size, np.float32) if v is None else v for v in cells.values.tolist()]
-        return form, [result.rows, dtype.size], np.array(rows, np.float32).reshape(result.rows, dtype.size)
+        matrix = np.full((result.rows, dtype.size), np.nan, np.float32)
+        if cells.valid.any():
+            matrix[cells.valid] = np.stack(cells.values[cells.valid].tolist())
+        return form, [result.rows, dtype.size], matrix
     if dtype == String:
         return form, [result.rows], ["" if v is None else v for v in cells.values.tolist()]
     if isinstance(dtype, ListType | MapType):

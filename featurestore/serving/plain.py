@@ -5,6 +5,7 @@ What is not so plain goes the general way (`entities`), which says what each cel
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,8 @@ class Plain:
         self._words, self._compared = np.array([*compared, _FIRST_AT, at]), len(compared)
         self._feature = tables[0].features[0]  # what has no window is stale together
         self._at, self._ttl, self._static = at, ttl, static
+        self._unpack = struct.Struct(f"<{self.width // 8}Q").unpack_from
+        self._same = list(zip(compared, self._masks.tolist(), [*same, *bits.tolist()], strict=True))
         self._columns = []
         for table in tables:
             base, size = 8 * begin + section.dtype.fields[table.kind][1], np.dtype(table.kind).itemsize
@@ -74,6 +77,8 @@ class Plain:
         """The blocks of entities read at `q`, and when the last event of each was; None if they are not plain."""
         if values.width != self.width or stale(self._feature):
             return None
+        if values.count == 1:
+            return self._one(values.data, q)
         count, compared = values.count, self._compared
         words = values.data.view("<u8").reshape(count, -1)
         some = words.take(self._words, 1)
@@ -85,14 +90,30 @@ class Plain:
                 return None
             if self._ttl is not None and int(moments[:, -1].min()) < q - self._ttl:
                 return None
-        raw = values.data.reshape(count, -1)
+        return self._stored(values.data.reshape(count, -1)), words[:, _LAST_AT].view("<i8")
+
+    def _one(self, data: Array, q: int) -> tuple[list[Block], Array] | None:
+        """`blocks` of one entity, without arrays: each call of NumPy costs as much as all these comparisons."""
+        words = self._unpack(data.data)
+        for word, mask, wanted in self._same:
+            if words[word] & mask != wanted:
+                return None
+        if not self._static:  # a moment before 1970 looks like one far ahead: the general way knows better
+            if words[_FIRST_AT] >= q or words[self._at] >= q:
+                return None
+            if self._ttl is not None and words[self._at] < q - self._ttl:
+                return None
+        last = data[8 * _LAST_AT : 8 * _LAST_AT + 8].view("<i8")
+        return self._stored(data.reshape(1, -1)), last
+
+    def _stored(self, raw: Array) -> list[Block]:
         blocks = []
         for column in self._columns:
             table = raw[:, column.begin : column.end].view(column.kind)
             if column.chosen is not None:
                 table = table[:, column.chosen]
             blocks.append(Block.stored(column.places, table, whole=column.whole))
-        return blocks, words[:, _LAST_AT].view("<i8")
+        return blocks
 
 
 def plain_of(group: Group, outputs: int) -> Plain | None:

@@ -70,6 +70,11 @@ class Reader:
         """The columns a request has to hold."""
         return tuple(self._key_types)
 
+    @property
+    def knows_views(self) -> bool:
+        """Whether a read now asks for values alone, and not for the views' watermarks before."""
+        return time.monotonic() - self._states_at < STATE_SECONDS
+
     def forget(self) -> None:
         """Makes the next read ask for the views' watermarks again."""
         self._states_at = -STATE_SECONDS

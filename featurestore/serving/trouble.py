@@ -118,6 +118,11 @@ class SteadyReader:
         """The columns a request has to hold, with their types."""
         return dict(self.reader._key_types)  # noqa: SLF001  of the same package
 
+    @property
+    def knows_views(self) -> bool:
+        """Whether a read now asks for values alone, and not for the views' watermarks before."""
+        return self.reader.knows_views
+
     def forget(self) -> None:
         """Makes the next read ask for the views' watermarks again."""
         self.reader.forget()

@@ -115,16 +115,23 @@ def write(
     pq.write_table(pa.table(columns), path)
 
 
+def micros(when: datetime) -> int:
+    """A moment in microseconds since 1970."""
+    return (when - EPOCH) // timedelta(microseconds=1)
+
+
 def physical(value: Any, dtype: DType) -> Any:
     """A Python value as engines pass it on."""
     if value is None:
         return None
     if dtype == Timestamp:
-        return instant(value)
+        return micros(value) if isinstance(value, datetime) else instant(value)
     if dtype == Date:
         return (value - date(1970, 1, 1)).days
     if isinstance(dtype, DecimalType):
         return int(Decimal(value).scaleb(dtype.scale))
+    if isinstance(dtype, ListType):
+        return [physical(v, dtype.item) for v in value]
     return value
 
 

@@ -20,6 +20,7 @@ from tests.parity.aggregate_cases import AGGREGATE_CASES
 from tests.parity.cases import CASES, Case, instant
 from tests.parity.engines import Answer, Engine, Online, Reference, Streamed, Training, World, world_of
 from tests.parity.knowledge_cases import KNOWLEDGE_CASES
+from tests.parity.list_cases import LIST_CASES
 
 ENGINES = ["reference", "duckdb", "lmdb", "stream", pytest.param("redis", marks=pytest.mark.redis)]
 
@@ -74,7 +75,7 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     time.tzset()
 
 
-@pytest.mark.parametrize("case", [*CASES, *AGGREGATE_CASES], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *AGGREGATE_CASES, *LIST_CASES], ids=lambda case: case.name)
 def test_every_engine_agrees(case: Case, engine: Engine, root: Path, worlds: dict[str, World]) -> None:
     if case.name not in worlds:
         worlds[case.name] = world_of(case, root)
