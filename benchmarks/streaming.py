@@ -96,13 +96,22 @@ def sparse(url: str, entities: int, rounds: int, size: int) -> None:
         keys = rng.integers(0, entities, size // 2)
         minute = NOW - NOW % MINUTE + number * 8 // rounds * MINUTE // 4
         at = [minute - minute % hop for hop in (MINUTE, HOUR)]
-        some = [records(rng, q, keys, np.full(len(keys), t), number + 1) for q, t in zip(queries, at, strict=True)]
+        some = [
+            records(rng, q, keys, np.full(len(keys), t), number + 1) for q, t in zip(queries, at, strict=True)
+        ]
         batches.append([record for both in zip(*some, strict=True) for record in both])
     with open_store(url, Path()) as store:
         took = put(store, view, queries, batches)
         upserts = sum(map(len, batches))
         floors(store, view, f"sparse: {upserts:,} upserts of {entities:,} entities", upserts, took)
-    verdict("tile upserts of sparse entities a second", upserts / took[0], 100_000, 200_000, unit="upserts/s", more_is_better=True)
+    verdict(
+        "tile upserts of sparse entities a second",
+        upserts / took[0],
+        100_000,
+        200_000,
+        unit="upserts/s",
+        more_is_better=True,
+    )
 
 
 def dense(url: str, entities: int, size: int) -> None:
@@ -122,11 +131,20 @@ def dense(url: str, entities: int, size: int) -> None:
         batches = []
         for number in range(20):
             keys = rng.integers(0, entities, size)
-            some = [records(rng, q, keys, np.full(size, NOW - NOW % hop), number + 2) for q, hop in zip(queries, hops, strict=True)]
+            some = [
+                records(rng, q, keys, np.full(size, NOW - NOW % hop), number + 2)
+                for q, hop in zip(queries, hops, strict=True)
+            ]
             batches.append([record for all_ in zip(*some, strict=True) for record in all_])
         took = put(store, view, queries, batches)
         upserts = sum(map(len, batches))
-        floors(store, view, f"dense: {upserts:,} upserts of {entities:,} entities of {len(full) / entities:.0f} tiles", upserts, took)
+        floors(
+            store,
+            view,
+            f"dense: {upserts:,} upserts of {entities:,} entities of {len(full) / entities:.0f} tiles",
+            upserts,
+            took,
+        )
 
 
 def put(
@@ -143,7 +161,9 @@ def put(
     return time.perf_counter() - began, time.process_time() - cpu, written
 
 
-def floors(store: OnlineStore, view: ir.View, what: str, upserts: int, took: tuple[float, float, int]) -> None:
+def floors(
+    store: OnlineStore, view: ir.View, what: str, upserts: int, took: tuple[float, float, int]
+) -> None:
     """Writes what is there once more, as it is."""
     wall, cpu, written = took
     heads = Heads(store, view)
@@ -156,7 +176,9 @@ def floors(store: OnlineStore, view: ir.View, what: str, upserts: int, took: tup
     store.replace(items, [int.from_bytes(v[8:16], "little") for _, v in items])
     cas = (time.perf_counter() - began) / len(items)
     print(f"{what}, {size:,.0f} bytes a head")
-    print(f"  {upserts / wall:,.0f} upserts/s, {cpu / upserts * 1e6:.2f} us of processor an upsert; {written:,} heads written")
+    print(
+        f"  {upserts / wall:,.0f} upserts/s, {cpu / upserts * 1e6:.2f} us of processor an upsert; {written:,} heads written"
+    )
     print(
         f"  floor: MSET of the same bytes {1 / mset:,.0f} heads/s, compare-and-set {1 / cas:,.0f} heads/s; "
         f"the writer takes {wall / written / mset:.1f}x and {wall / written / cas:.1f}x of that a head"
@@ -190,7 +212,9 @@ WHAT = {"writer": writer}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="*", default=["writer"], choices=list(WHAT))
     parser.add_argument("--entities", type=int, default=100_000, help="of sparse ones")
     parser.add_argument("--rounds", type=int, default=8, help="how often each sparse entity comes")

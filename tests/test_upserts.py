@@ -13,27 +13,24 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from featurestore.compile.flink_job import NEWEST, Query, files_wire, job_of
+from featurestore.compile.flink_job import Query, files_wire, job_of
 from featurestore.compile.sources import Connection, connect
-from featurestore.errors import StreamError
 from featurestore.ir import Location
 from featurestore.layout import layout_of
 from featurestore.materialize import materialize_view
-from featurestore.online.codec import HEAD, codec_of, decode
+from featurestore.online.codec import HEAD, codec_of
 from featurestore.online.lmdb import LmdbStore
 from featurestore.online.store import OnlineStore
 from featurestore.serving import Reader
 from featurestore.stream.tile_records import Decoder
 from featurestore.stream.upserts import Now, batch_of, merged
-from tests.flink_records import RECORDS, key_of, value_of
 from tests.generators import cases, everybody
 from tests.parity.cases import instant
 from tests.parity.engines import World, entities_of, world_of
-from tests.test_flink_tiles import newest_in_duckdb, tiles_in_duckdb
+from tests.tile_job import Record, records_of
 
 GENERATE = (Phase.explicit, Phase.reuse, Phase.generate)
 RUN = 0x80000001
-Record = tuple[bytes, bytes]
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +44,6 @@ def queries_of(world: World) -> Sequence[Query]:
     return job_of(world.view, files_wire("file:///nowhere")).queries
 
 
-def records_of(con: Connection, world: World, epoch: int = 1) -> dict[bytes, bytes]:
-    """The records of all tiles and newest rows of a world, as a job that has read all of it writes them."""
-    found = {}
-    layout = layout_of(world.view)
-    for query in queries_of(world):
-        newest = query.level == NEWEST
-        cells = newest_in_duckdb(con, world) if newest else tiles_in_duckdb(con, world, layout.levels[query.level])
-        keys = len(world.view.keys)
-        for name, cell in cells.items():
-            row = [*name, *(signed(cell[c]) for c in list(query.columns)[len(name) :])]
-            found[key_of(query.columns, keys, query.level, row)] = value_of(query.columns, query.level, epoch, row)
-    return found
-
-
-def signed(value: Any) -> Any:
-    """Unsigned words are signed ones of the same bits there."""
-    return value - 2**64 if isinstance(value, int) and value >= 2**63 else value
-
-
 def log_of(con: Connection, world: World, steps: int, epoch: int = 1) -> list[Record]:
     """What a job writes that reads a world's events in so many steps: each time all that changed."""
     path = world.root / world.view.source.location.path
@@ -74,7 +52,7 @@ def log_of(con: Connection, world: World, steps: int, epoch: int = 1) -> list[Re
     said: dict[bytes, bytes] = {}
     for step in range(1, steps + 1):
         pq.write_table(table.slice(0, len(table) * step // steps), path)
-        now = records_of(con, world, epoch)
+        now = records_of(con, world, queries_of(world), epoch)
         log += [(k, v) for k, v in now.items() if said.get(k) != v]
         said = now
     return log
@@ -104,9 +82,7 @@ class Head:
 
     def content(self) -> dict[bytes, tuple[Any, ...]]:
         """All of each head but how often it was written."""
-        return {
-            key: (value[:8], value[16:]) for key, value in self.store.scan(self.codec.prefix + HEAD)
-        }
+        return {key: (value[:8], value[16:]) for key, value in self.store.scan(self.codec.prefix + HEAD)}
 
 
 def read(store: OnlineStore, world: World) -> dict[str, Any]:
@@ -135,7 +111,11 @@ def test_any_split_and_replay_ends_in_the_same_heads(
     case = data.draw(cases())
     world = world_of(replace(case, rows=[r for r in case.rows if case.row(r)["at"] is not None]), root)
     log = log_of(con, world, data.draw(st.integers(1, 3)))
-    with LmdbStore(root / "whole", 1 << 30) as whole, LmdbStore(root / "split", 1 << 30) as split, LmdbStore(root / "batch", 1 << 30) as batch:
+    with (
+        LmdbStore(root / "whole", 1 << 30) as whole,
+        LmdbStore(root / "split", 1 << 30) as split,
+        LmdbStore(root / "batch", 1 << 30) as batch,
+    ):
         once, many = Head(whole, world), Head(split, world)
         once.apply(log, 0)
         at = 0

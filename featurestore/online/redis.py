@@ -165,9 +165,7 @@ class RedisStore:
         try:
             self._writers.ask(self._replaces(items, expected, sizes), replies=replies)
         except OnlineStoreError as error:
-            _so_far(
-                error, f"{sum(sizes[: len(replies)])} items are decided, others may be: read them again"
-            )
+            _so_far(error, f"{sum(sizes[: len(replies)])} items are decided, others may be: read them again")
         return [answer == 0x31 for reply in replies for answer in reply]
 
     def delete(self, keys: Sequence[bytes]) -> int:

@@ -30,8 +30,8 @@ class Position:
 
     `topic` is the name that Kafka gives to the topic itself, so that one made anew is told apart; `end` where the partition
     ended when its writer last looked; `at` when that was, `applied_at` when something was last written. `writer` says which
-    process it is and `erasures` which tombstones it knows. `counts` are those of all writers so far; `holes` are events left
-    out, by the start of their range of time.
+    process it is and `erasures` which tombstones it knows. `counts` are those of all writers so far; `holes` count what was left
+    out, by the start of its range of time and the reason.
     """
 
     topic: str
@@ -42,8 +42,9 @@ class Position:
     writer: str = ""
     erasures: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    holes: Counter[int] = field(default_factory=Counter)
-    number: int = 0
+    holes: Counter[tuple[int, str]] = field(default_factory=Counter)
+    number: int = -1
+    """What `Positions.save` compares; -1 of one that is not in the store."""
 
     @property
     def lag(self) -> int:
@@ -51,14 +52,14 @@ class Position:
 
     def to_bytes(self) -> bytes:
         said = {k: v for k, v in vars(self).items() if k != "number"}
-        said["holes"] = {str(k): v for k, v in self.holes.items()}
+        said["holes"] = [[start, reason, rows] for (start, reason), rows in self.holes.items()]
         return _MAGIC + self.number.to_bytes(8, "little") + json.dumps(said).encode()
 
     @staticmethod
     def from_bytes(raw: bytes) -> Position:
         said = json.loads(raw[16:])
         said["counts"] = Counter(said["counts"])
-        said["holes"] = Counter({int(k): v for k, v in said["holes"].items()})
+        said["holes"] = Counter({(start, reason): rows for start, reason, rows in said["holes"]})
         return Position(**said, number=int.from_bytes(raw[8:16], "little"))
 
 
@@ -71,9 +72,7 @@ class Positions:
     def load(self, kind: bytes, partitions: Sequence[int]) -> dict[int, Position]:
         """Those that are there."""
         values = self._store.read([self._key(kind, p) for p in partitions])
-        return {
-            p: Position.from_bytes(v) for p, v in zip(partitions, values, strict=True) if v is not None
-        }
+        return {p: Position.from_bytes(v) for p, v in zip(partitions, values, strict=True) if v is not None}
 
     def every(self, kind: bytes) -> dict[int, Position]:
         """All of a topic, by partition."""
@@ -84,12 +83,12 @@ class Positions:
         }
 
     def save(
-        self, kind: bytes, moved: Mapping[int, Position], before: Mapping[int, Position | None]
+        self, kind: bytes, moved: Mapping[int, Position], before: Mapping[int, Position]
     ) -> dict[int, Position | None]:
         """Puts positions over those that were there before; what is there now, None where another writer put its own."""
         named = {p: replace(m, number=secrets.randbits(63)) for p, m in moved.items()}
         items = [(self._key(kind, p), m.to_bytes()) for p, m in named.items()]
-        expected = [None if (old := before[p]) is None else old.number for p in named]
+        expected = [None if before[p].number < 0 else before[p].number for p in named]
         done = self._store.replace(items, expected)
         return {p: m if ok else None for (p, m), ok in zip(named.items(), done, strict=True)}
 

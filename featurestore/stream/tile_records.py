@@ -154,10 +154,7 @@ class _Shape:
         ]
         epoch = words[:, 0] >> np.uint64(32) << np.uint64(32)
         first, last = (words[:, self.place[n]].view("<i8") for n in ("first_at", "last_at"))
-        if self.newest:
-            came = np.zeros(count, np.int64)
-        else:
-            came = words[:, self.place["rows"]].view("<i8")
+        came: Array = np.zeros(count, np.int64) if self.newest else words[:, self.place["rows"]].view("<i8")
         marks = epoch | np.minimum(came, 2**32 - 1).astype("<u8")
         records = Records(np.arange(count), rows, strings, items)
         return Upserts(self.number, keys, records, marks, came, first, last, offsets)
@@ -237,7 +234,11 @@ def _text_lists(data: Array, begin: Array, size: Array) -> tuple[Array, Array]:
     before = np.cumsum(lengths) - lengths
     firsts = np.cumsum(counts) - counts
     whose = np.repeat(np.arange(len(size)), counts)
-    within = before - np.repeat(before[np.minimum(firsts, max(len(before) - 1, 0))], counts) if len(before) else before
+    within = (
+        before - np.repeat(before[np.minimum(firsts, max(len(before) - 1, 0))], counts)
+        if len(before)
+        else before
+    )
     return _strings(data, bodies[whose] + within, lengths), counts
 
 

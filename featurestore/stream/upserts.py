@@ -11,7 +11,7 @@ encoded anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,17 @@ from featurestore.evaluate.partials import Array, Mask
 from featurestore.evaluate.ragged import joined
 from featurestore.ir import View
 from featurestore.layout import Layout
-from featurestore.online.codec import HEADER, NEVER, Codec, Decoded, Records, decode, encode, entity_keys
+from featurestore.online.codec import (
+    HEADER,
+    NEVER,
+    Codec,
+    Decoded,
+    Records,
+    Section,
+    decode,
+    encode,
+    entity_keys,
+)
 from featurestore.stream.merge import take
 from featurestore.stream.state import counter_of
 from featurestore.stream.tile_records import Upserts
@@ -101,7 +111,10 @@ class Now:
 
 @dataclass(frozen=True)
 class Written:
-    """Values to write, and over which counters; `entities` are their numbers in the batch. `refused` tiles would have lost rows."""
+    """Values to write over those of the counters `before`; `entities` are their numbers in the batch.
+
+    So many tiles were `refused`: they would have lost rows.
+    """
 
     entities: Array
     values: Sequence[bytes]
@@ -124,7 +137,7 @@ def batch_of(view: View, codec: Codec, upserts: Sequence[Upserts]) -> Batch:
         if number not in by_section:
             none = np.zeros(0, np.int64)
             empty = {n: np.zeros(0, object) for n in section.strings}
-            items = {s: _no_items(inner.places, s, inner.strings) for s, inner in section.items.items()}
+            items = {slot: _no_items(inner, slot) for slot, inner in section.items.items()}
             records = Records(none, np.zeros(0, section.dtype), empty, items)
             parts.append(Part(records, np.zeros(0, "<u8"), none))
             continue
@@ -144,13 +157,13 @@ def _that_count(owner: Array, came: Upserts, *, newest: bool) -> Array:
     if newest:
         order = np.lexsort((came.last_at, came.marks, owner))
         who = owner[order]
-        last = np.append(who[1:] != who[:-1], True)  # noqa: FBT003
-        return order[last]
+        own: Array = order[np.append(who[1:] != who[:-1], True)]
+        return own
     tile = came.records.rows["tile"]
     order = np.lexsort((came.marks, tile, owner))
     who, when = owner[order], tile[order]
-    last = np.append((who[1:] != who[:-1]) | (when[1:] != when[:-1]), True)  # noqa: FBT003
-    return order[last]
+    kept: Array = order[np.append((who[1:] != who[:-1]) | (when[1:] != when[:-1]), True)]
+    return kept
 
 
 def _entities(view: View, upserts: Sequence[Upserts]) -> tuple[list[Array], list[Array]]:
@@ -161,24 +174,27 @@ def _entities(view: View, upserts: Sequence[Upserts]) -> tuple[list[Array], list
         distinct, owner = np.unique(columns[0], return_inverse=True)
         return [distinct], np.split(owner, sizes)
     numbers: dict[object, int] = {}
-    rows = columns[0].tolist() if len(columns) == 1 else list(zip(*(c.tolist() for c in columns), strict=True))
+    rows = (
+        columns[0].tolist() if len(columns) == 1 else list(zip(*(c.tolist() for c in columns), strict=True))
+    )
     owner = np.fromiter((numbers.setdefault(row, len(numbers)) for row in rows), np.int64, len(rows))
     first = np.full(len(numbers), len(rows))
     np.minimum.at(first, owner, np.arange(len(rows)))
     return [c[first] for c in columns], np.split(owner, sizes)
 
 
-def _no_items(places: Mapping[str, object], slot: str, strings: Sequence[str]) -> dict[str, Array]:
-    names = {n.removeprefix(f"{slot}_"): object if n in strings else np.int64 for n in places}
-    return {"ends": np.zeros(0, np.int64)} | {n: np.zeros(0, kind) for n, kind in names.items()}  # type: ignore[call-overload]
+def _no_items(inner: Section, slot: str) -> dict[str, Array]:
+    """The items of no records."""
+    columns: dict[str, Array] = {"ends": np.zeros(0, np.int64)}
+    for name, (kind, _) in inner.places.items():
+        columns[name.removeprefix(f"{slot}_")] = np.zeros(0, object if name in inner.strings else kind)
+    return columns
 
 
 # ── merged into what was there
 
 
-def merged(
-    layout: Layout, codec: Codec, batch: Batch, there: Sequence[bytes | None], now: Now
-) -> Written:
+def merged(layout: Layout, codec: Codec, batch: Batch, there: Sequence[bytes | None], now: Now) -> Written:
     """The values of a batch's entities over those that were `there`. Entities of which nothing changes are left out."""
     decoded = decode(codec, there, batch.hashed)
     fixed = not any(s.strings or s.items for s in codec.sections) and batch.hashed is None
@@ -222,7 +238,8 @@ class _Marks:
 
     def of(self, number: int, owner: Array, rank: Array) -> Array:
         """Where the mark of a section's record lies: of its owner's, the one of this rank."""
-        return self.starts[owner, number] + rank * self.each[number]
+        where: Array = self.starts[owner, number] + rank * self.each[number]
+        return where
 
 
 def _found(decoded: Decoded, number: int, part: Part) -> tuple[Array, Mask]:
@@ -312,16 +329,20 @@ def _patched(
     first = np.minimum(numbers[old + 4], batch.first_at[entities])
     last = np.maximum(numbers[old + 5], batch.last_at[entities])
     changed[entities] |= (first != numbers[old + 4]) | (last != numbers[old + 5])
-    kept = changed[entities]
-    entities, old = entities[kept], old[kept]
+    moved = np.flatnonzero(changed[entities])
+    entities, old = entities[moved], old[moved]
     numbers[old + 1] += 1
     numbers[old + 3] = np.maximum(numbers[old + 3], now.kept_from)
-    numbers[old + 4], numbers[old + 5] = first[kept], last[kept]
+    numbers[old + 4], numbers[old + 5] = first[moved], last[moved]
     ends = marks.starts[entities, 0] + marks.sizes[entities].sum(axis=1)
     sizes = ends - old
     if len(entities) and bool((sizes == sizes[0]).all()):
         width = int(sizes[0])
-        whole = words.reshape(-1, width)[old // width] if len(words) == width * len(batch) else words[old[:, None] + np.arange(width)]
+        whole = (
+            words.reshape(-1, width)[old // width]
+            if len(words) == width * len(batch)
+            else words[old[:, None] + np.arange(width)]
+        )
         return entities, np.ascontiguousarray(whole).view(f"V{8 * width}")[:, 0].tolist()
     raw = words.tobytes()
     pairs = zip((8 * old).tolist(), (8 * ends).tolist(), strict=True)
@@ -360,7 +381,9 @@ def _encoded(
     header["run"], header["kept_from"] = now.run, NEVER
     sections, owners, words = [], [], []
     for number, part in enumerate(batch.parts):
-        records, own = _joined(codec, layout, decoded, marks, number, number_of, part, takes[number], found[number], now)
+        records, own = _joined(
+            codec, layout, decoded, marks, number, number_of, part, takes[number], found[number], now
+        )
         sections.append(records)
         if marks.each[number]:
             owners.append(np.repeat(records.owner, int(marks.each[number])))
@@ -401,7 +424,10 @@ def _joined(
     if each and mine.any():
         where = marks.of(number, whose[mine], rank[mine])
         old_marks[mine] = marks.words[where[:, None] + np.arange(each)]
-    strings = {name: decoded._texts(rows[section.places[name][0]][:, section.places[name][1]], whose) for name in section.strings}
+    strings = {
+        name: decoded._texts(rows[section.places[name][0]][:, section.places[name][1]], whose)  # noqa: SLF001 (of some)
+        for name in section.strings
+    }
     items = {slot: decoded.items(number, slot, places, whose) for slot in section.items}
     old = Records(number_of[whose], rows, strings, items)
     # What came: over records that are there, or between them.
@@ -417,7 +443,7 @@ def _joined(
     index = np.insert(index, at[~over], len(whose) + np.flatnonzero(~over))
     both = _both(old, came.records)
     every = np.concatenate([old_marks, new_marks])
-    time = both.rows[section.dtype.names[0]] if section.dtype.names else None  # type: ignore[index]
+    time = both.rows[section.dtype.names[0]] if section.dtype.names else None
     least = now.cut if newest else now.least(layout, number)
     if time is not None and least != NEVER and len(index):
         index = index[time[index] >= least]
