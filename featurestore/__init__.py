@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from featurestore.declare import Iceberg as Iceberg
     from featurestore.declare import Json as Json
     from featurestore.declare import Kafka as Kafka
+    from featurestore.declare import Label as Label
     from featurestore.declare import OnDemand as OnDemand
     from featurestore.declare import Parquet as Parquet
     from featurestore.declare import RequestSource as RequestSource
@@ -92,7 +93,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "declare": (
-        "BatchSource Csv Delta Entity FeatureService FeatureView Files Iceberg Json Kafka OnDemand Parquet "
+        "BatchSource Csv Delta Entity FeatureService FeatureView Files Iceberg Json Kafka Label OnDemand Parquet "
         "RequestSource Sql StreamSource "
         "count count_distinct first first_k histogram kurtosis largest_k last last_k latest max max_by mean "
         "min min_by most_frequent python quantile skew smallest_k stddev_pop stddev_samp sum var_pop var_samp"

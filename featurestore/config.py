@@ -20,7 +20,7 @@ _KNOWN: dict[str, dict[str, str]] = {
     "registry": {"url": _TEXT},
     "online": {"url": _TEXT},
     "offline": {"path": _TEXT, "memory_limit": _TEXT, "threads": _WHOLE},
-    "stream": {"engine": _TEXT},
+    "stream": {"engine": _TEXT, "events": _TEXT},
     "server": {
         "host": _TEXT,
         "port": _WHOLE,
@@ -45,6 +45,9 @@ _KNOWN: dict[str, dict[str, str]] = {
 ENGINES = ("embedded", "flink")
 """What may run a stream: DuckDB in a process of its own, or a Flink cluster."""
 
+EVENTS = ("log", "kafka")
+"""Where events of a source with a topic are: in a local log that stands for the topic, or in the topic."""
+
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -53,7 +56,8 @@ class Config:
     """The settings of one project. Paths in URLs are relative to `root`, the folder of `fs.toml`.
 
     `definitions` are globs below `root` of the files to load. `memory_limit` bounds DuckDB (`"2GB"`; None is DuckDB's own
-    bound, 80 % of the machine); `threads` its cores (None is all); `stream_engine` is one of `ENGINES`.
+    bound, 80 % of the machine); `threads` its cores (None is all); `stream_engine` is one of `ENGINES`, `stream_events` one of
+    `EVENTS`.
     """
 
     root: Path
@@ -65,6 +69,7 @@ class Config:
     memory_limit: str | None = None
     threads: int | None = None
     stream_engine: str = "embedded"
+    stream_events: str = "log"
     environment: str | None = None
     server: Mapping[str, str | int] = field(default_factory=dict)
     """What `[server]` says, by name; `featurestore.server.settings` has the meaning of each."""
@@ -107,11 +112,11 @@ def load_config(
     settings = {
         f"{s}.{k}": _expand(v, variables, path, problems) for s, kv in merged.items() for k, v in kv.items()
     }
-    engine = settings.get("stream.engine", ENGINES[0])
-    if engine not in ENGINES:
-        line = Where(str(path), _line_of(text, r"engine\s*="))
-        help = tuple(nearest(str(engine), ENGINES))
-        problems.append(Problem(f"no stream engine '{engine}'", line, help))
+    engine = _one_of(ENGINES, "stream.engine", settings, text, path, problems) or ENGINES[0]
+    events = _one_of(EVENTS, "stream.events", settings, text, path, problems)
+    if engine == "flink" and events == "log":
+        line = Where(str(path), _line_of(text, r"events\s*="))
+        problems.append(Problem("events = 'log' is not for engine 'flink', which reads topics", line))
     if problems:
         raise ConfigError("\n\n".join(map(str, problems)))
     defaults = Config(root, root.resolve().name)
@@ -124,7 +129,8 @@ def load_config(
         offline_path=settings.get("offline.path", defaults.offline_path),
         memory_limit=settings.get("offline.memory_limit"),
         threads=settings.get("offline.threads"),
-        stream_engine=settings.get("stream.engine", defaults.stream_engine),
+        stream_engine=engine,
+        stream_events=events or ("kafka" if engine == "flink" else defaults.stream_events),
         environment=environment,
         server={k.removeprefix("server."): v for k, v in settings.items() if k.startswith("server.")},
     )
@@ -159,6 +165,24 @@ def _checked(
             else:
                 kept.setdefault(section, {})[key] = value
     return kept
+
+
+def _one_of(
+    known: tuple[str, ...],
+    name: str,
+    settings: Mapping[str, Any],
+    text: str,
+    path: Path,
+    problems: list[Problem],
+) -> str | None:
+    """A setting that is one of a few words, None where nothing is said."""
+    value = settings.get(name)
+    if value is None or value in known:
+        return value
+    section, _, key = name.partition(".")
+    line = Where(str(path), _line_of(text, rf"{key}\s*="))
+    problems.append(Problem(f"no {section} {key} '{value}'", line, tuple(nearest(str(value), known))))
+    return None
 
 
 def _fits(value: object, wanted: str) -> bool:

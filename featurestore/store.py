@@ -7,7 +7,7 @@ import getpass
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -24,6 +24,7 @@ from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
 from featurestore.datasets.entities import known_entities, moments_of
+from featurestore.datasets.leakage import Leakage, leakage
 from featurestore.datasets.manifest import Reproduction, reproduce
 from featurestore.drift.verdicts import DriftReport, Limits
 from featurestore.erase import entity_of, erase, plans_of
@@ -32,8 +33,10 @@ from featurestore.errors import EventError, MaterializeError, NotFound, ScalerEr
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
+from featurestore.labels import Immature
+from featurestore.labels import check as check_labels
 from featurestore.ledger import HoleEntry, Ledger, Unit
-from featurestore.log.eventlog import Appended, Pruned, Skipped
+from featurestore.log.eventlog import Pruned, Skipped
 from featurestore.log.files import read_file
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
@@ -58,7 +61,7 @@ from featurestore.serving.scaled import scaled_features
 from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
-from featurestore.stream.feeds import naming_the_way_out, open_log
+from featurestore.stream.inbox import Pushed, open_inbox
 from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
@@ -257,11 +260,11 @@ class FeatureStore:
 
     # -------------------------------------------------------------------------------------------------- stream to online
 
-    def push(self, source: str, rows: Any, *, at: Moment | None = None) -> Appended:
-        """Appends events to the log of a stream source, all of them or none; they are on disk when it returns.
+    def push(self, source: str, rows: Any, *, at: Moment | None = None) -> Pushed:
+        """Gives events to the log or topic of a stream source, all of them or none; they are kept there when it returns.
 
         `rows` is Arrow, a pandas or polars frame, a list of dicts, or the path of a file. They arrive now, or, in a replay of
-        the past, `at` a moment, which never steps back. Raises NotFound, EventError and LogError.
+        the past, `at` a moment, which in a log never steps back. Raises NotFound, EventError, LogError and BrokerError.
         """
         found = self._stream_source(source)
         if isinstance(rows, str | Path):
@@ -272,8 +275,8 @@ class FeatureStore:
                     row=dead[0].row,
                     column=dead[0].column,
                 )
-        with naming_the_way_out(source), open_log(self.config, found) as log:
-            return log.append(rows, _now() if at is None else moment(at))
+        with closing(open_inbox(self.config, found)) as inbox:
+            return inbox.append(rows, _now() if at is None else moment(at))
 
     def run_stream(
         self,
@@ -290,7 +293,7 @@ class FeatureStore:
 
         Of the applied views of stream sources, or those that `select` picks. `reset` forgets the stream's own state and
         starts from what the log holds; `take_over` owns views that another stream, gone for good, had owned. Raises NotFound,
-        StreamConflict, OutageTooLong and LogCorrupt.
+        StreamConflict, OutageTooLong, LogCorrupt and BrokerError.
         """
         if (engine or self.config.stream_engine) != "embedded":
             raise Unsupported(
@@ -323,7 +326,7 @@ class FeatureStore:
         return [(view.name, dead) for view in views for dead in stream.dead_events(self.config, view)]
 
     def replay_dead_letters(self, view: str, numbers: Sequence[int] | None = None) -> list[stream.DeadEvent]:
-        """Appends events that were set aside to their log again, as if they had arrived now; those that were."""
+        """Gives events that were set aside to their log or topic again, as if they had arrived now; those that were."""
         (found,) = stream.streamed_views(self.registry.current().plan, view)
         return stream.replay(self.config, found, numbers, _now())
 
@@ -463,17 +466,26 @@ class FeatureStore:
         scaled: bool = False,
         statuses: bool = False,
         full_names: bool = False,
+        labelled: bool = True,
+        as_of: Moment | None = None,
+        immature: Immature = "drop",
     ) -> TrainingSet:
         """A point-in-time training set: for each spine row the values as of its `timestamp`, in the spine's order.
 
         `spine` is Arrow, pandas, polars, a DuckDB relation or a path, with the service's keys. `full_names` names every
         feature `view__feature`. Nothing is computed before the set is read.
 
+        A service with labels has them after its features, by what is known `as_of` a moment, now by default: `NAME`,
+        `NAME__state` (MATURE, IMMATURE or CENSORED), and `is_mature`. Rows whose label is not mature are left out;
+        `immature="keep"` keeps them, without a value. With `labelled=False` it is as if the service had none.
+
         With `knowledge="arrived"` an event counts only from its arrival on (its time, where the source names no arrival), or a
         `lag` later: one for all sources, or by source. Static sources are visible always. Raises RequestError for a lag that is
         negative or without `"arrived"`, NotFound for that of a source the service does not read.
         """
         found, views, version = self._resolve(service)
+        labels = self._labels_of(service, found) if labelled else ()
+        check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
         lags = lags_of(knowledge, lag, {views[r.view].source.name for r in found.reads})
         scaler = self._scaler_of(service, version) if scaled else None
         if full_names:
@@ -493,6 +505,9 @@ class FeatureStore:
             lag=lags,
             reference=None if version is None else version.reference,
             scaler=scaler,
+            labels=labels,
+            as_of=(_now() if as_of is None else moment(as_of)) if labels else None,
+            immature=immature,
         )
 
     def reproduce(self, manifest: str | Path, out: str | Path, *, spine: Any = None) -> Reproduction:
@@ -501,6 +516,21 @@ class FeatureStore:
         Its rows are read from the set's own files; `spine` gives them where these are gone.
         """
         return reproduce(self.config, manifest, out, spine)
+
+    def leakage(
+        self,
+        training: TrainingSet | str | Path,
+        label: str | None = None,
+        *,
+        threshold: float = 0.95,
+        rows: int = 200_000,
+    ) -> Leakage:
+        """What of a training set, or of the folder of one, may know its own answer; `str()` of it is for reading.
+
+        Looked for are values that could be known only after the row's moment, columns that alone predict a label (the set's
+        own, or the column `label`) with a score of at least `threshold` out of 1, and features that read a label's source.
+        """
+        return leakage(self.config, training, label, threshold=threshold, rows=rows)
 
     def spine(
         self,
@@ -736,6 +766,18 @@ class FeatureStore:
         wanted, declarations = declarations_of(asked, lambda: load_declarations(self.config))
         plan = self._lower(declarations)
         return plan.service(wanted.name), {v.name: v for v in plan.views}, None
+
+    def _labels_of(self, asked: Asked, service: ir.Service) -> tuple[ir.Label, ...]:
+        """The labels of what is asked for: of an applied service, whatever its version, as they are in force."""
+        if isinstance(asked, str) and ":" not in asked:
+            plan = self.registry.current().plan
+            if service.name not in {s.name for s in plan.services}:
+                plan = self.definitions() if "@" not in asked else plan
+            return plan.labels_of(service.name)
+        if not service.labels:
+            return ()
+        _, declarations = declarations_of(asked, lambda: load_declarations(self.config))
+        return self._lower(declarations).labels_of(service.name)
 
 
 def _fully_named(service: ir.Service) -> ir.Service:

@@ -41,7 +41,9 @@ def stream_command(ctx: click.Context, /, **options: Any) -> None:
     shell_complete=readable_names,
     help="A view, a service, tag:NAME or owner:NAME; may be given again. Default: every view of a stream.",
 )
-@click.option("--reset", is_flag=True, help="Forget the stream's state: start from what the log holds.")
+@click.option(
+    "--reset", is_flag=True, help="Forget the stream's state: start from what the log or topic holds."
+)
 @click.option("--take-over", is_flag=True, help="Own views that another stream, gone for good, had owned.")
 def run_command(
     settings: Settings, engine: str | None, once: bool, select: tuple[str, ...], reset: bool, take_over: bool
@@ -134,7 +136,7 @@ def list_command(settings: Settings, view: str | None) -> None:
 @click.argument("view", shell_complete=readable_names)
 @click.argument("numbers", nargs=-1, type=int, metavar="[NUMBER...]")
 def replay_command(settings: Settings, view: str, numbers: tuple[int, ...]) -> None:
-    """Append events that were set aside to their log again, as if they had arrived now. Default: all of the view's."""
+    """Give events that were set aside to their log or topic again, as if they had arrived now. Default: all of the view's."""
     with settings.store() as store:
         done = store.replay_dead_letters(view, numbers or None)
     if settings.json:
