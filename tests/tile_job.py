@@ -10,8 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from featurestore.compile.flink_job import NEWEST, Query, job_of, topic_prefix, wire_of
 from featurestore.compile.sources import Connection
@@ -78,7 +79,8 @@ class TileJob:
             NewTopic(self.tiles, PARTITIONS, 1, config=settings),
             NewTopic(self.letters, 1, 1),
         ]
-        for made in admin.create_topics(topics).values():
+        known = admin.list_topics(timeout=20).topics
+        for made in admin.create_topics([t for t in topics if t.topic not in known]).values():
             made.result(20)
 
     def take(self, events: Sequence[Mapping[str, Any]], *, commit: bool = True) -> None:
@@ -112,6 +114,13 @@ class TileJob:
             self._producer.produce(self.tiles, value, key, partition=partition_of(key, PARTITIONS))
         self.log += records
         self._producer.flush(20)
+
+    def forget_tiles(self) -> None:
+        """Removes all tile records that there are, as retention does."""
+        admin = AdminClient({"bootstrap.servers": self.address})
+        ends = [TopicPartition(self.tiles, n, OFFSET_END) for n in range(PARTITIONS)]
+        for done in admin.delete_records(ends).values():
+            done.result(20)
 
     def dead_letter(self, reason: str, event_time: int | None) -> None:
         letter = {"reason": reason, "detail": None, "event_time": event_time, "payload": ""}

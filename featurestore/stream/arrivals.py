@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from featurestore.ir import Source
-from featurestore.log.events import events_table_lenient
+from featurestore.log.payloads import events_of, format_of
 from featurestore.stream.clock import stamp
 
 if TYPE_CHECKING:
@@ -22,15 +21,12 @@ def arrival_of(source: Source) -> Callable[[Message], int | None]:
     if column is None:
         return stamp
 
+    assert source.stream is not None
+    form = format_of(source.stream, source.schema)
+
     def declared(message: Message) -> int | None:
-        try:
-            event = json.loads(message.value() or b"")
-        except ValueError:
-            return stamp(message)
-        table, _ = events_table_lenient([event], source.schema)
-        if not len(table):
-            return stamp(message)
-        found = table.column(column).cast(pa.int64())[0].as_py()
+        table, _, _ = events_of([message.value() or b""], form, source.schema)
+        found = table.column(column).cast(pa.int64())[0].as_py() if len(table) else None
         return stamp(message) if found is None else int(found)
 
     return declared

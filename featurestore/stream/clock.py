@@ -116,11 +116,11 @@ class Clock:
 
 def last_before(reader: Consumer, topic: str, number: int, first: int, end: int) -> Message | None:
     """The last record from offset `first` on and before `end`. Raises BrokerUnavailable when none comes in time."""
-    from confluent_kafka import KafkaError
+    from confluent_kafka import KafkaError, TopicPartition
 
     if first >= end:
         return None
-    reader.assign([kafka.place(topic, number, first)])
+    reader.assign([TopicPartition(topic, number, first)])
     deadline = time.monotonic() + kafka.PATIENCE_SECONDS
     found = None
     try:
@@ -143,9 +143,9 @@ def last_before(reader: Consumer, topic: str, number: int, first: int, end: int)
 
 def first_stamp(reader: Consumer, topic: str, number: int, start: int) -> int | None:
     """When the first record of a partition was written, in microseconds; None of an empty one."""
-    from confluent_kafka import KafkaError
+    from confluent_kafka import KafkaError, TopicPartition
 
-    reader.assign([kafka.place(topic, number, start)])
+    reader.assign([TopicPartition(topic, number, start)])
     deadline = time.monotonic() + kafka.PATIENCE_SECONDS
     try:
         while time.monotonic() < deadline:

@@ -20,7 +20,8 @@ from featurestore.ir import View
 from featurestore.layout import Layout, Slot
 from featurestore.online.codec import Codec, Records, Section
 
-VERSION = 1
+VERSION, LAST = 1, 31
+"""The version that is read; what begins with more than the last that may come is something else altogether."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Decoder:
         starts = np.cumsum(lengths) - lengths
         head = data[np.minimum(starts[:, None] + np.arange(2), len(data) - 1)]
         ok = lengths >= 8
-        newer = ok & (head[:, 0] > VERSION)
+        newer = ok & (head[:, 0] > VERSION) & (head[:, 0] <= LAST)
         if newer.any():
             raise StreamError(
                 f"the tile topic holds records of version {int(head[newer, 0].max())}, and this release reads version {VERSION}\n"

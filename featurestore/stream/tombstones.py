@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -54,9 +55,9 @@ class Tombstones:
                 holes[at - at % span, ERASED] += 1
             some = one if not out.any() else one.some(np.flatnonzero(~out))
             # What an erased entity did before is not known any more.
-            some.first_at[:] = np.maximum(some.first_at, before[~out])
+            first = np.maximum(some.first_at, before[~out])
             if len(some):
-                kept.append(some)
+                kept.append(replace(some, first_at=first))
         return kept, holes, gone
 
     def _before(self, keys: Sequence[Array]) -> Array:

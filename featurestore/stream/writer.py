@@ -449,7 +449,7 @@ class ViewWriter:
         error = message.error()
         assert error is not None
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-            place = self._kind(message.topic()), message.partition()
+            place = self._kind(message.topic()), message.partition() or 0
             offset = message.offset()
             at = self._next.get(place) or self._states.get(place)
             if at is not None and offset is not None and offset >= at.offset:
@@ -574,6 +574,8 @@ class ViewWriter:
 
     def _seek(self, kind: bytes, number: int, offset: int) -> None:
         """Reads a partition on from an offset; one that went to another writer meanwhile is dropped."""
+        from confluent_kafka import TopicPartition
+
         assert self._consumer is not None
         topic = self.topics[kind]
         for _ in range(50):
@@ -585,7 +587,7 @@ class ViewWriter:
                 return
             try:
                 with kafka.typed(self._cluster):
-                    self._consumer.seek(kafka.place(topic, number, offset))
+                    self._consumer.seek(TopicPartition(topic, number, offset))
                 return
             except BrokerError:  # it was only just assigned
                 self._stop.wait(0.1)
@@ -621,7 +623,11 @@ class ViewWriter:
         while self._committed and now - self._committed[0][0] > TRAIL_SECONDS:
             old = self._committed.popleft()[1]
         if old:
-            mine = [kafka.place(self.topics[k], n, o) for (k, n), o in old.items() if (k, n) in self._states]
+            from confluent_kafka import TopicPartition
+
+            mine = [
+                TopicPartition(self.topics[k], n, o) for (k, n), o in old.items() if (k, n) in self._states
+            ]
             self._consumer.commit(offsets=mine, asynchronous=True)
 
     # ── what may have changed
