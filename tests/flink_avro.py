@@ -91,7 +91,8 @@ def avro_cases() -> Iterator[tuple[dict[str, str], dict[str, DType], list[bytes]
         {"m": decimal.Decimal("1.250")}, {"m": decimal.Decimal("1.255")}, {"m": ("string", "12.5")}, {"m": ("string", "1.255")},
         {"m": ("double", 0.3)}, {"m": ("double", 0.1 + 0.2)}, {"m": ("long", 10**10)}, {"m": ("long", 12)},
         {"t": ("long", NOON.replace(microsecond=123000))}, {"t": ("string", "2024-03-10T12:00:00.5+01:00")},
-        {"t": ("string", "no")}, {"t": ("int", dt.date(2024, 2, 29))}, {"d": ("int", dt.date(2024, 2, 29))}, {"d": ("string", "2024-02-29")},
+        {"t": ("string", "no")}, {"t": ("int", dt.date(2024, 2, 29))},
+        {"d": ("int", dt.date(2024, 2, 29))}, {"d": ("string", "2024-02-29")},
         {"d": ("string", "2023-02-29")}, {"d": ("boolean", True)},
         {"d": ("long", dt.datetime(2024, 2, 29))},  # noqa: DTZ001
     ]  # fmt: skip
