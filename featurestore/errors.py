@@ -276,11 +276,13 @@ class OutageTooLong(StreamError):
     It stopped at `offset`; the first that is left is at `start`, in `place`.
     """
 
-    def __init__(self, offset: int, start: int, place: str = "the log") -> None:
+    def __init__(
+        self, offset: int, start: int, place: str = "the log", again: str = "fs stream run --reset"
+    ) -> None:
         self.offset, self.start, self.place = offset, start, place
         super().__init__(
             f"the stream stopped at offset {offset}, and {place} starts at {start}: events were lost to it\n"
-            f"  `fs materialize` up to a moment after the gap, then `fs stream run --reset` starts from what {place} holds"
+            f"  `fs materialize` up to a moment after the gap, then `{again}` starts from what {place} holds"
         )
 
 

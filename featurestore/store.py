@@ -65,6 +65,8 @@ from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
 from featurestore.stream.inbox import Pushed, open_inbox
+from featurestore.stream.writer import WriterStatus, written
+from featurestore.stream.writers import Writer
 from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
@@ -320,6 +322,33 @@ class FeatureStore:
             ) as running,
         ):
             return running.run(stop, once=once)
+
+    def write_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        once: bool = False,
+        stop: threading.Event | None = None,
+        reset: bool = False,
+        take_over: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> int:
+        """Puts the tiles of Flink jobs from their topics into the online store, in as many processes as are wanted.
+
+        Until `stop` is set, or, with `once`, until nothing is left; how many records came. `reset` reads the topics from their
+        beginning; `take_over` owns views that another stream, gone for good, had owned. Raises NotFound, TopicNotFound,
+        StreamConflict, OutageTooLong and BrokerError.
+        """
+        options: dict[str, Any] = {"report": self.ledger.report_holes, "say": say}
+        writer = Writer(
+            self.config, self.registry, self._store(), select, take_over=take_over, reset=reset, **options
+        )
+        return writer.run(stop, once=once)
+
+    def written(self, select: str | Sequence[str] | None = None) -> list[WriterStatus]:
+        """How far the writers of views are that Flink jobs feed, whether they run or not."""
+        views = stream.streamed_views(self.registry.current().plan, select)
+        return [written(self._store(), view) for view in views if view.source.stream.kind == "kafka"]  # type: ignore[union-attr]
 
     def stream_status(self) -> list[stream.StreamStatus]:
         """How far the stream of each view is, whether it runs or not."""

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore import FeatureStore
@@ -202,7 +202,8 @@ def test_the_fraction_of_entities_is_exact() -> None:
     assert len(set(entity_hashes(pair).tolist())) == 3
 
 
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.randoms(use_true_random=False))
+@settings(max_examples=25)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=20), st.randoms(use_true_random=False))
 def test_a_cursor_resumes_anywhere(made: Path, sizes: list[int], random: Any) -> None:
     """However rows were appended, compacted and read in between, each comes once and in order."""
     import tempfile
