@@ -20,6 +20,7 @@ from featurestore import ir, planning, profiles, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
+from featurestore.bootstrap import meanings_of
 from featurestore.capturing import Capturing, recorder_of
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
@@ -32,7 +33,15 @@ from featurestore.datasets.manifest import Reproduction, reproduce
 from featurestore.drift.verdicts import DriftReport, Limits
 from featurestore.erase import entity_of, erase, plans_of
 from featurestore.erasures import Receipt, erasures, receipts
-from featurestore.errors import EventError, MaterializeError, NotFound, ScalerError, SourceError, Unsupported
+from featurestore.errors import (
+    EventError,
+    MaterializeError,
+    NotFound,
+    RequestError,
+    ScalerError,
+    SourceError,
+    Unsupported,
+)
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
@@ -518,6 +527,7 @@ class FeatureStore:
         labelled: bool = True,
         as_of: Moment | None = None,
         immature: Immature = "drop",
+        bootstrap_from_log: bool = False,
     ) -> TrainingSet:
         """A point-in-time training set: for each spine row the values as of its `timestamp`, in the spine's order.
 
@@ -528,6 +538,10 @@ class FeatureStore:
         `NAME__state` (MATURE, IMMATURE or CENSORED), and `is_mature`. Rows whose label is not mature are left out;
         `immature="keep"` keeps them, without a value. With `labelled=False` it is as if the service had none.
 
+        With `bootstrap_from_log` a cell that was served is what was served: of the captured row with the spine's `row_id`, or
+        else with its keys, moment and request columns. Holes are filled as ever, and `GROUP__from` says for each view and
+        on-demand feature: log (all was served), backfill, or default (backfilled, of no event).
+
         With `knowledge="arrived"` an event counts only from its arrival on (its time, where the source names no arrival), or a
         `lag` later: one for all sources, or by source. Static sources are visible always. Raises RequestError for a lag that is
         negative or without `"arrived"`, NotFound for that of a source the service does not read.
@@ -535,6 +549,11 @@ class FeatureStore:
         found, views, version = self._resolve(service)
         labels = self._labels_of(service, found) if labelled else ()
         check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
+        if bootstrap_from_log and (scaled or statuses or full_names or version is None):
+            raise RequestError(
+                "what was served is taken for features of an applied service as they are\n"
+                "  leave out bootstrap_from_log, or scaled, statuses and full_names"
+            )
         lags = lags_of(knowledge, lag, {views[r.view].source.name for r in found.reads})
         scaler = self._scaler_of(service, version) if scaled else None
         if full_names:
@@ -557,6 +576,7 @@ class FeatureStore:
             labels=labels,
             as_of=(_now() if as_of is None else moment(as_of)) if labels else None,
             immature=immature,
+            bootstrap_from_log=bootstrap_from_log,
         )
 
     def get_logged_features(
@@ -582,13 +602,12 @@ class FeatureStore:
         labels = self._labels_of(service, found) if labelled else ()
         low, high = (None if m is None else moment(m) for m in (start, end))
         check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
-        mine = [v for v in self.registry.services() if v.name == found.name]
         return Logged(
             self.config,
             self.capture.log,
             found,
             views,
-            {v.fingerprint: ir.column_meanings(v.service, {x.name: x for x in v.views}) for v in mine},
+            meanings_of(self.registry, found.name),
             labels,
             (_now() if as_of is None else moment(as_of)) if labels else None,
             immature,
