@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from featurestore import retrain as retrain
     from featurestore import scale as scale
     from featurestore.declare import BatchSource as BatchSource
+    from featurestore.declare import Capture as Capture
     from featurestore.declare import Csv as Csv
     from featurestore.declare import Delta as Delta
     from featurestore.declare import Entity as Entity
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from featurestore.declare import Iceberg as Iceberg
     from featurestore.declare import Json as Json
     from featurestore.declare import Kafka as Kafka
+    from featurestore.declare import Label as Label
     from featurestore.declare import OnDemand as OnDemand
     from featurestore.declare import Parquet as Parquet
     from featurestore.declare import RequestSource as RequestSource
@@ -97,7 +99,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "declare": (
-        "BatchSource Csv Delta Entity FeatureService FeatureView Files Iceberg Json Kafka OnDemand Parquet "
+        "BatchSource Capture Csv Delta Entity FeatureService FeatureView Files Iceberg Json Kafka Label OnDemand Parquet "
         "RequestSource Sql StreamSource "
         "count count_distinct first first_k histogram kurtosis largest_k last last_k latest max max_by mean "
         "min min_by most_frequent python quantile skew smallest_k stddev_pop stddev_samp sum var_pop var_samp"

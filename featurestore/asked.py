@@ -24,14 +24,17 @@ def declarations_of(asked: Asked, load: Load) -> tuple[d.FeatureService, list[d.
     """
     load = cache(load)  # two loads make two of each thing
     if isinstance(asked, d.FeatureService):
-        service, given = asked, d.declarations_in(asked.features)
+        service, given = asked, d.declarations_in([*asked.features, *asked.labels])
     else:
         single = isinstance(asked, str | d.FeatureView | d.ViewOn | d.FeatureRef | d.OnDemand)
         items: list[Any] = [asked] if single else list(asked)  # type: ignore[arg-type]
         given = d.declarations_in(items)
         service = d.FeatureService("selection", [_item(i, given, load) for i in items])
     kept = _once(given)
-    for more in (d.declarations_in(service.features), _read_on_demand(service, given, load)):
+    for more in (
+        d.declarations_in([*service.features, *service.labels]),
+        _read_on_demand(service, given, load),
+    ):
         taken = {_title(x) for x in kept}
         kept += [x for x in more if _title(x) not in taken]
     return service, [*kept, service]

@@ -21,7 +21,15 @@ _KNOWN: dict[str, dict[str, str]] = {
     "registry": {"url": _TEXT},
     "online": {"url": _TEXT},
     "offline": {"path": _TEXT, "memory_limit": _TEXT, "threads": _WHOLE},
-    "stream": {"engine": _TEXT},
+    "stream": {"engine": _TEXT, "events": _TEXT},
+    "capture": {
+        "path": _TEXT,
+        "sink": _TEXT,
+        "bootstrap": _TEXT,
+        "topic": _TEXT,
+        "linger_ms": _WHOLE,
+        "buffer_rows": _WHOLE,
+    },
     "server": {
         "host": _TEXT,
         "port": _WHOLE,
@@ -45,8 +53,13 @@ _KNOWN: dict[str, dict[str, str]] = {
 }
 _KNOWN["alerts"] = {"cooldown": _TEXT, "runbooks": _TEXT, "metrics": _TEXT}
 
+SINKS = ("log", "kafka")
+"""Where what was served is kept."""
 ENGINES = ("embedded", "flink")
 """What may run a stream: DuckDB in a process of its own, or a Flink cluster."""
+
+EVENTS = ("log", "kafka")
+"""Where events of a source with a topic are: in a local log that stands for the topic, or in the topic."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -56,7 +69,8 @@ class Config:
     """The settings of one project. Paths in URLs are relative to `root`, the folder of `fs.toml`.
 
     `definitions` are globs below `root` of the files to load. `memory_limit` bounds DuckDB (`"2GB"`; None is DuckDB's own
-    bound, 80 % of the machine); `threads` its cores (None is all); `stream_engine` is one of `ENGINES`.
+    bound, 80 % of the machine); `threads` its cores (None is all); `stream_engine` is one of `ENGINES`, `stream_events` one of
+    `EVENTS`, `capture_sink` one of `SINKS`. What was served waits for `capture_linger_ms` in a buffer of `capture_buffer_rows`.
     """
 
     root: Path
@@ -68,6 +82,13 @@ class Config:
     memory_limit: str | None = None
     threads: int | None = None
     stream_engine: str = "embedded"
+    stream_events: str = "log"
+    capture_path: str = ".fs/capture"
+    capture_sink: str = "log"
+    capture_bootstrap: str = ""
+    capture_topic: str = ""
+    capture_linger_ms: int = 50
+    capture_buffer_rows: int = 262_144
     environment: str | None = None
     alerts: Mapping[str, str] = field(default_factory=dict)
     """What `[alerts]` says, by name: `cooldown`, `runbooks`, `metrics`."""
@@ -75,6 +96,11 @@ class Config:
     """Where alerts go, by name; what is secret is not filled in."""
     server: Mapping[str, str | int] = field(default_factory=dict)
     """What `[server]` says, by name; `featurestore.server.settings` has the meaning of each."""
+
+    @property
+    def capture(self) -> Path:
+        """The folder of the capture log."""
+        return self.root / self.capture_path
 
     @property
     def offline(self) -> Path:
@@ -116,11 +142,19 @@ def load_config(
     settings = {
         f"{s}.{k}": _expand(v, variables, path, problems) for s, kv in merged.items() for k, v in kv.items()
     }
-    engine = settings.get("stream.engine", ENGINES[0])
-    if engine not in ENGINES:
-        line = Where(str(path), _line_of(text, r"engine\s*="))
-        help = tuple(nearest(str(engine), ENGINES))
-        problems.append(Problem(f"no stream engine '{engine}'", line, help))
+    engine = _one_of(ENGINES, "stream.engine", settings, text, path, problems) or ENGINES[0]
+    events = _one_of(EVENTS, "stream.events", settings, text, path, problems)
+    if engine == "flink" and events == "log":
+        line = Where(str(path), _line_of(text, r"events\s*="))
+        problems.append(Problem("events = 'log' is not for engine 'flink', which reads topics", line))
+    sink = _one_of(SINKS, "capture.sink", settings, text, path, problems)
+    if sink == "kafka" and not (settings.get("capture.bootstrap") and settings.get("capture.topic")):
+        line = Where(str(path), _line_of(text, r"sink\s*="))
+        problems.append(Problem("the capture sink 'kafka' wants 'bootstrap' and 'topic' in [capture]", line))
+    for name in ("linger_ms", "buffer_rows"):
+        if (given := settings.get(f"capture.{name}", 1)) < 1:
+            line = Where(str(path), _line_of(text, rf"{name}\s*="))
+            problems.append(Problem(f"'{name}' in [capture] is {given}: give 1 or more", line))
     found, wrong = channels_of(channels)
     for channel, what, help in wrong:
         line = Where(
@@ -139,7 +173,9 @@ def load_config(
         offline_path=settings.get("offline.path", defaults.offline_path),
         memory_limit=settings.get("offline.memory_limit"),
         threads=settings.get("offline.threads"),
-        stream_engine=settings.get("stream.engine", defaults.stream_engine),
+        stream_engine=engine,
+        stream_events=events or ("kafka" if engine == "flink" else defaults.stream_events),
+        **{k.replace(".", "_"): v for k, v in settings.items() if k.startswith("capture.")},
         environment=environment,
         alerts={k.removeprefix("alerts."): str(v) for k, v in settings.items() if k.startswith("alerts.")},
         channels=found,
@@ -184,6 +220,24 @@ def _checked(
             else:
                 kept.setdefault(section, {})[key] = value
     return kept
+
+
+def _one_of(
+    known: tuple[str, ...],
+    name: str,
+    settings: Mapping[str, Any],
+    text: str,
+    path: Path,
+    problems: list[Problem],
+) -> str | None:
+    """A setting that is one of a few words, None where nothing is said."""
+    value = settings.get(name)
+    if value is None or value in known:
+        return value
+    section, _, key = name.partition(".")
+    line = Where(str(path), _line_of(text, rf"{key}\s*="))
+    problems.append(Problem(f"no {section} {key} '{value}'", line, tuple(nearest(str(value), known))))
+    return None
 
 
 def _fits(value: object, wanted: str) -> bool:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from featurestore.errors import Where
-from featurestore.expr import Column, Expression, col, columns_of
+from featurestore.expr import Column, Expression, Operand, col, columns_of, describe
 from featurestore.scale import Scale
-from featurestore.time import Duration, Lifetime, hours, lifetime
+from featurestore.time import Duration, Lifetime, days, hours, lifetime
 from featurestore.types import DType
 
 _PACKAGE = str(Path(__file__).parent)
@@ -208,8 +208,11 @@ AnySource = BatchSource | StreamSource | Derived
 
 
 @dataclass(frozen=True)
-class Aggregation:
-    """An aggregate of inputs: `.over(…)` windows, for the rows `.where(…)`, with a `.default(…)`, `.named(…)`."""
+class Aggregation(Operand):
+    """An aggregate of inputs: `.over(…)` windows, for the rows `.where(…)`, with a `.default(…)`, `.named(…)`.
+
+    In the value of a label it is an operand: `count() > 0`, `sum("amount") / count()`.
+    """
 
     aggregate: str
     inputs: tuple[Input, ...] = ()
@@ -237,6 +240,44 @@ class Aggregation:
     def named(self, name: str) -> Aggregation:
         """The whole name with one window, the stem with several."""
         return replace(self, label=name)
+
+    @property
+    def expression(self) -> Expression:
+        """This aggregate as part of an expression."""
+        return Expression(AggregateColumn(str(self), self))
+
+    def __eq__(self, other: object) -> Any:
+        """Whether two declarations say the same; beside a constant or an expression, an expression."""
+        if isinstance(other, Aggregation):
+            return str(self) == str(other) and (self.windows, self.hop, self.label) == (
+                other.windows,
+                other.hop,
+                other.label,
+            )
+        return (
+            self.expression == other if isinstance(other, int | float | str | Expression) else NotImplemented
+        )
+
+    def __ne__(self, other: object) -> Any:
+        same = self.__eq__(other)
+        return ~same if isinstance(same, Expression) else same if same is NotImplemented else not same
+
+    def __hash__(self) -> int:
+        return hash((str(self), self.windows, self.hop, self.label))
+
+    def __str__(self) -> str:
+        inputs = [x if isinstance(x, str) else describe(x.node) for x in self.inputs]
+        text = f"{self.aggregate}({', '.join([*inputs, *(f'{n}={v}' for n, v in self.params)])})"
+        if self.condition is not None:
+            text += f".where({describe(self.condition.node)})"
+        return text if self.fallback is None else f"{text}.default({self.fallback!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateColumn(Column):
+    """An aggregate where an expression has a column. Its text is its name: two that say the same are one."""
+
+    spec: Aggregation = field(compare=False, repr=False)
 
 
 def count(x: Input | None = None) -> Aggregation:
@@ -523,14 +564,57 @@ class OnDemand(_Shown):
 
 
 @dataclass(frozen=True)
+class Capture:
+    """Log and wait: what a service gives is kept as it was served, to be trained on when labels have come.
+
+    `sample` is the fraction that is kept: of entities, each with all its requests or none, or of requests. `context` names
+    columns that callers tell beside (a model, the arm of an experiment, a position, a propensity), with their types; others
+    may be told, too.
+    """
+
+    sample: float = 1.0
+    by: Literal["entity", "request"] = "entity"
+    retention: Duration | None = days(90)
+    context: Mapping[str, DType] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Label(_Shown):
+    """What came of a row: an expression over aggregates of the events of its entity after the row's moment.
+
+    The events with `ts + gap <= event time < ts + gap + horizon` count, for a row at `ts`. The label is mature once
+    `lateness` has gone by since the horizon's end; with `matures="first_event"` also as soon as one such event has arrived.
+    `observed` says how far the source is taken to be complete: up to the moment the set is made as of, or only up to its
+    last event; a row whose horizon ends after that is censored.
+    """
+
+    name: str
+    source: AnySource
+    entity: Entity
+    value: Expression | Aggregation
+    horizon: Duration
+    gap: Duration | None = None
+    lateness: Duration | None = None
+    matures: Literal["horizon", "first_event"] = "horizon"
+    observed: Literal["as_of", "last_event"] = "as_of"
+    description: str = ""
+    owner: str = ""
+    tags: Sequence[str] = ()
+    line: Where = _where()
+
+
+@dataclass(frozen=True)
 class FeatureService(_Shown):
-    """What one model reads, in this order. Immutable once it has served; an edit becomes the next version."""
+    """What one model reads, in this order. Immutable once it has served; an edit becomes the next version.
+
+    `label` is what the model learns to predict, one or several: no part of what is served.
+    """
 
     name: str
     features: Sequence[FeatureView | ViewOn | FeatureRef | OnDemand]
-    label: object | None = None
+    label: Label | Sequence[Label] | None = None
     scale: Scale | Mapping[str, Scale] | None = None
-    capture: object | None = None
+    capture: Capture | None = None
     expectations: Sequence[object] = ()
     max_staleness: Duration | None = None
     deadline: Duration | None = None
@@ -540,8 +624,17 @@ class FeatureService(_Shown):
     tags: Sequence[str] = ()
     line: Where = _where()
 
+    @property
+    def labels(self) -> tuple[object, ...]:
+        """What was given as `label`, as several."""
+        if self.label is None:
+            return ()
+        return tuple(self.label) if isinstance(self.label, list | tuple) else (self.label,)
 
-Declaration = Entity | BatchSource | StreamSource | RequestSource | FeatureView | OnDemand | FeatureService
+
+Declaration = (
+    Entity | BatchSource | StreamSource | RequestSource | FeatureView | OnDemand | Label | FeatureService
+)
 
 
 def declarations_in(values: Iterable[object]) -> list[Declaration]:
@@ -554,7 +647,7 @@ def declarations_in(values: Iterable[object]) -> list[Declaration]:
                 found.setdefault(id(value), value)
             case Derived(base=base):
                 add(base)
-            case FeatureView(entity=entity, source=source):
+            case FeatureView(entity=entity, source=source) | Label(entity=entity, source=source):
                 add(entity)
                 add(source)
                 found.setdefault(id(value), value)
@@ -563,7 +656,7 @@ def declarations_in(values: Iterable[object]) -> list[Declaration]:
             case ViewOn(view=view):
                 add(view)
             case FeatureService(features=features):
-                for item in features:
+                for item in (*features, *value.labels):
                     add(item)
                 found.setdefault(id(value), value)
             case list() | tuple():
@@ -578,10 +671,12 @@ def declarations_in(values: Iterable[object]) -> list[Declaration]:
 
 
 __all__ = [
+    "AggregateColumn",
     "Aggregation",
     "AnySource",
     "At",
     "BatchSource",
+    "Capture",
     "Csv",
     "Declaration",
     "Delta",
@@ -594,6 +689,7 @@ __all__ = [
     "Iceberg",
     "Json",
     "Kafka",
+    "Label",
     "OnDemand",
     "Parquet",
     "PythonFunction",

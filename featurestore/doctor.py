@@ -27,6 +27,8 @@ from featurestore.online.state import ViewState, load_complete, load_states
 from featurestore.online.store import OnlineStore, open_store
 from featurestore.registry import Registry, open_registry
 from featurestore.repo import load_plan
+from featurestore.stream import kafka
+from featurestore.stream.feeds import in_topic
 
 LEAST_FREE = 1 << 30
 """Bytes that a disk should have left: below this the next materialisation may not fit."""
@@ -69,6 +71,7 @@ def examine(root: Path, environment: str | None, now: int, version: str) -> list
         checks += [] if registry is None else _erasures(registry)
         plan = applied or desired
         checks += [] if plan is None else [_source(con, s, config.root) for s in plan.sources]
+        checks += [] if plan is None else [_topic(s) for s in plan.sources if in_topic(config, s)]
     checks += _online(config, applied, now)
     return checks
 
@@ -192,6 +195,22 @@ def _source(con: Connection, source: ir.Source, root: Path) -> Check:
     known = "" if rows is None else f"{rows:,} rows, "
     new = f"; new and not read: {', '.join(more)}" if more else ""
     return Check(subject, "ok", f"{known}{len(source.columns)} columns as planned{new}")
+
+
+def _topic(source: ir.Source) -> Check:
+    """Whether a broker answers and has the topic of a source, whose events go through Kafka."""
+    assert source.stream is not None
+    subject, topic = f"topic {source.stream.path}", source.stream.path
+    try:
+        cluster = kafka.cluster_of(source.stream)
+        client = kafka.consumer(cluster)
+        with closing(client):
+            numbers = kafka.partitions(client, cluster, topic)
+    except FeatureStoreError as error:
+        return _wrong(subject, error)
+    return Check(
+        subject, "ok", f"{len(numbers)} partitions at {cluster.bootstrap}, of source '{source.name}'"
+    )
 
 
 def _duckdb_errors() -> type[Exception]:

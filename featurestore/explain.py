@@ -9,7 +9,7 @@ from featurestore.aggregates import AGGREGATES, inputs_of
 from featurestore.compile.programs import ENGINES, Program
 from featurestore.errors import NotFound, Unsupported
 from featurestore.expr import describe
-from featurestore.ir import Feature, OnDemand, Plan, PythonFunction, Service, View
+from featurestore.ir import Feature, Label, OnDemand, Plan, PythonFunction, Service, View
 from featurestore.layout import Layout, Slot, layout_of
 from featurestore.picture import meaning, picture
 from featurestore.time import HOUR, duration_text, tail
@@ -105,22 +105,47 @@ def _computed(service: Service, feature: OnDemand) -> Computed:
     return Computed(service.name, feature.name, repr(feature.dtype), feature.text, tuple(lines), source)
 
 
+def labelled(plan: Plan, name: str) -> list[Computed]:
+    """The label called `name`, as `computed` says an on-demand feature."""
+    return [_labelled(x) for x in plan.labels if x.name == name]
+
+
+def _labelled(label: Label) -> Computed:
+    view, horizon = label.view, duration_text(label.horizon)
+    start = f"ts + {duration_text(label.gap)}" if label.gap else "ts"
+    whole = duration_text(label.gap + label.horizon)
+    lines = [
+        f"For a row at ts: over the events of its {view.entity}, by {', '.join(label.keys)}, in source '{view.source.name}'.",
+        f"Those count with {start} <= {view.source.event_time} < ts + {whole}, a range of {horizon}.",
+    ]
+    if view.filter is not None:
+        lines.append(f"Only events for which {describe(view.filter)} is true; NULL is not.")
+    lines.append(
+        f"Mature once it is ts + {duration_text(label.delay)}; until then it is no value, and no negative."
+    )
+    if label.matures == "first_event":
+        lines.append("Mature too as soon as one event of the range has arrived.")
+    if label.observed == "last_event":
+        lines.append("Censored where the range ends after the last event of the source.")
+    return Computed("", label.name, repr(label.dtype), label.text, tuple(lines), None)
+
+
 def explain(
     plan: Plan, name: str, programs_of: Callable[[str, str], Sequence[Program]], asked: int = SAMPLE
 ) -> list[Explanation]:
     """What `name` means: a view, `VIEW:FEATURE`, or a feature in whichever views have it.
 
     `programs_of` gives the programs of a view in an engine. `asked` is the moment of the pictures, in microseconds. Raises
-    NotFound, but for the name of an on-demand feature: see `computed`.
+    NotFound, but for the names of on-demand features and labels: see `computed` and `labelled`.
     """
     found = []
     for view in plan.views:
         features = [f for f in view.features if name in (view.name, f.name, f"{view.name}:{f.name}")]
         if features:
             found.append(_explanation(view, features, programs_of, asked))
-    if not found and not computed(plan, name):
+    if not found and not computed(plan, name) and not labelled(plan, name):
         known = {v.name for v in plan.views} | {f.name for v in plan.views for f in v.features}
-        raise NotFound("feature view or feature", name, known)
+        raise NotFound("feature view, feature or label", name, known | {x.name for x in plan.labels})
     return found
 
 

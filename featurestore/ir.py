@@ -257,6 +257,56 @@ class Scaling:
 
 
 @dataclass(frozen=True, slots=True)
+class Capture:
+    """How what a service gives is kept: the fraction, drawn by `entity` or by `request`, and for how long (µs; None: for good).
+
+    `context` names columns that callers tell beside, with their types.
+    """
+
+    sample: float = 1.0
+    by: str = "entity"
+    retention: int | None = None
+    context: tuple[tuple[str, DType], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What came of a row at `ts`: `value`, over aggregates of its entity's events in `[ts + gap, ts + gap + horizon)`.
+
+    `view` has the source, the entity and the aggregates, as features whose windows of `horizon` and a hop of 1 µs end at
+    `ts + gap + horizon`: then the window of a feature is the range of the label. `value` is over their names.
+    """
+
+    name: str
+    view: View
+    value: Expr
+    dtype: DType
+    horizon: int
+    gap: int = 0
+    lateness: int = 0
+    matures: str = "horizon"
+    """`horizon`, or `first_event`: also once one event of the range has arrived."""
+    observed: str = "as_of"
+    """How far the source is taken to be complete: `as_of`, or `last_event`, its own."""
+    about: About = About()
+
+    @property
+    def delay(self) -> int:
+        """From a row's moment until its label is mature, at the latest, in microseconds."""
+        return self.gap + self.horizon + self.lateness
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The columns of a row that say whose events count."""
+        return tuple(k.name for k in self.view.keys)
+
+    @property
+    def text(self) -> str:
+        """The value, as it could be written."""
+        return describe(self.value)
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """What one model reads, in this order."""
 
@@ -273,6 +323,10 @@ class Service:
     """Microseconds within which a read answers or fails."""
     on_unavailable: str = "fail"
     """What a read gives while the store does not answer: `fail`, `last_known` or `default`."""
+    capture: Capture | None = None
+    """Whether, and how, what it gives is kept; no part of what it means."""
+    labels: tuple[str, ...] = ()
+    """What a model learns to predict, by name: no part of what is served, so of no version."""
 
     @property
     def columns(self) -> tuple[tuple[str, DType], ...]:
@@ -291,12 +345,19 @@ class Plan:
     sources: tuple[Source, ...] = ()
     views: tuple[View, ...] = ()
     services: tuple[Service, ...] = ()
+    labels: tuple[Label, ...] = ()
 
     def view(self, name: str) -> View:
         return next(v for v in self.views if v.name == name)
 
     def service(self, name: str) -> Service:
         return next(s for s in self.services if s.name == name)
+
+    def labels_of(self, service: str) -> tuple[Label, ...]:
+        """The labels of a service, in its order; none of a service that is not there."""
+        by_name = {label.name: label for label in self.labels}
+        names = [n for s in self.services if s.name == service for n in s.labels]
+        return tuple(by_name[n] for n in names)
 
 
 Node = (
@@ -312,6 +373,8 @@ Node = (
     | PythonFunction
     | OnDemand
     | Scaling
+    | Capture
+    | Label
     | Service
     | Plan
 )
@@ -409,6 +472,48 @@ def _place(location: Location) -> Any:
 def view_fingerprint(view: View) -> str:
     """Changes exactly when a value of the view can: not with names of files, order of features, owners or comments."""
     return digest({f.name: digest(feature_meaning(view, f)) for f in view.features})
+
+
+def label_fingerprint(label: Label) -> str:
+    """Changes exactly when a label can: with its value, its range, or when it counts as known."""
+    view = label.view
+    inputs: dict[str, Expr] = {f.name: Column(digest(feature_meaning(view, f))) for f in view.features}
+    return digest(
+        {
+            "value": _encode(substitute(label.value, inputs)),
+            "dtype": type_to_json(label.dtype),
+            "range": [label.gap, label.horizon, label.lateness],
+            "matures": label.matures,
+            "observed": label.observed,
+        }
+    )
+
+
+def column_meanings(service: Service, views: Mapping[str, View]) -> dict[str, str]:
+    """What each column of a service means, by name: equal exactly where a value is made of the same things."""
+    of = {
+        r.output: digest(
+            [
+                [list(k) for k in r.keys],
+                digest(feature_meaning(views[r.view], views[r.view].feature(r.feature))),
+            ]
+        )
+        for r in service.reads
+    }
+    inputs: dict[str, Expr] = {r.output: Column(of[r.output]) for r in service.reads if r.hidden}
+    asked = dict(service.request)
+    computed = {
+        o.name: digest(
+            [
+                _encode(_read_from(o.expression, inputs)),
+                type_to_json(o.dtype),
+                o.default,
+                [[c, type_to_json(asked[c])] for c in sorted(o.columns) if c in asked],
+            ]
+        )
+        for o in service.on_demand
+    }
+    return {**{r.output: of[r.output] for r in service.reads if not r.hidden}, **computed}
 
 
 def service_fingerprint(service: Service, views: Mapping[str, View]) -> str:

@@ -8,11 +8,21 @@ from typing import Any, Literal
 
 from featurestore.errors import NotFound
 from featurestore.expr import columns_of
-from featurestore.ir import Feature, OnDemand, Plan, Service, View
+from featurestore.ir import Feature, Label, OnDemand, Plan, Service, View
 
-Kind = Literal["source column", "feature", "request column", "service column"]
+Kind = Literal["source column", "feature", "request column", "service column", "label"]
 Role = Literal[
-    "value", "condition", "filter", "key", "time", "order", "identity", "feature", "request", "python"
+    "value",
+    "condition",
+    "filter",
+    "key",
+    "time",
+    "order",
+    "identity",
+    "feature",
+    "request",
+    "python",
+    "label",
 ]
 """What one column is to another: `condition` and `filter` decide which events count, `order` which of several is the newest,
 `identity` which are copies of one event; `feature` and `request` are what a service's column is made of, `python` by a function
@@ -61,7 +71,9 @@ class Lineage:
         found = found or [n for n in nodes if name == n.name]
         if not found:
             raise NotFound(
-                "source, view, service or column of one", name, {x for n in nodes for x in (n.owner, n.name)}
+                "source, view, label, service or column of one",
+                name,
+                {x for n in nodes for x in (n.owner, n.name)},
             )
         return found
 
@@ -88,9 +100,22 @@ def lineage(plan: Plan) -> Lineage:
     for view in plan.views:
         for feature in view.features:
             edges += _feature_edges(view, feature)
+    for label in plan.labels:
+        edges += _label_edges(label)
     for service in plan.services:
         edges += _service_edges(service)
     return Lineage(tuple(edges))
+
+
+def _label_edges(label: Label) -> Iterator[Edge]:
+    """The columns of its source that a label is made of, whichever of its aggregates takes them."""
+    into = Node("label", label.name, "value")
+    roles: dict[Node, dict[Role, None]] = {}
+    for feature in label.view.features:
+        for edge in _feature_edges(label.view, feature):
+            roles.setdefault(edge.of, {}).update(dict.fromkeys(edge.roles))
+    for column, said in roles.items():
+        yield Edge(column, into, tuple(said))
 
 
 def _feature_edges(view: View, feature: Feature) -> Iterator[Edge]:
@@ -128,6 +153,8 @@ def _service_edges(service: Service) -> Iterator[Edge]:
             hidden[read.output] = feature
         else:
             yield Edge(feature, Node("service column", service.name, read.output), ("feature",))
+    for name in service.labels:
+        yield Edge(Node("label", name, "value"), Node("service column", service.name, name), ("label",))
     for computed in service.on_demand:
         yield from _on_demand_edges(service, computed, hidden)
 

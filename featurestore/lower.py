@@ -26,6 +26,7 @@ from featurestore.expr import (
     substitute,
 )
 from featurestore.functions import Untold, told
+from featurestore.lower_label import labels_of_service, lower_label
 from featurestore.scale import Scale
 from featurestore.time import Duration, Lifetime, default_hop, duration_text
 from featurestore.types import (
@@ -58,11 +59,11 @@ def lower(declarations: Sequence[d.Declaration], schema_of: SchemaOf) -> ir.Plan
     `schema_of` gives the columns of a source that declares none. Raises DefinitionError with all problems, in the order
     of files and lines.
     """
-    return _Lowering(schema_of).plan(declarations)
+    return Lowering(schema_of).plan(declarations)
 
 
 @dataclass
-class _Lowering:
+class Lowering:
     """One load: what was found so far, and what was wrong with it."""
 
     schema_of: SchemaOf
@@ -76,12 +77,14 @@ class _Lowering:
         services = [x for x in declarations if isinstance(x, d.FeatureService)]
         requests = [x for x in declarations if isinstance(x, d.RequestSource)]
         computed = [x for x in declarations if isinstance(x, d.OnDemand)]
+        labels = [x for x in declarations if isinstance(x, d.Label)]
         for kind, named in (
             ("request source", requests),
             ("on-demand feature", computed),
             ("entity", entities),
             ("source", sources),
             ("feature view", views),
+            ("label", labels),
             ("feature service", services),
         ):
             self._names(kind, [(x.name, x.line) for x in named])
@@ -91,8 +94,12 @@ class _Lowering:
         lowered_views = {v.name: self._view(v, lowered_sources) for v in views}
         request = self._request(requests)
         on_demand = {o.name: self._on_demand(o, lowered_views, request) for o in computed}
-        lowered_services = [self._service(s, lowered_views, on_demand) for s in services]
-        lowered_entities = [self._typed_entity(e, views, lowered_views) for e in entities]
+        lowered_labels = {x.name: lower_label(self, x, lowered_sources) for x in labels}
+        lowered_services = [self._service(s, lowered_views, on_demand, lowered_labels) for s in services]
+        about: list[tuple[d.FeatureView | d.Label, ir.View | None]]
+        about = [(v, lowered_views[v.name]) for v in views]
+        about += [(x, None if (y := lowered_labels[x.name]) is None else y.view) for x in labels]
+        lowered_entities = [self._typed_entity(e, about) for e in entities]
         if self.problems:
             raise DefinitionError(sorted(set(self.problems), key=_by_line))
         return ir.Plan(
@@ -100,7 +107,11 @@ class _Lowering:
             sources=_sorted(lowered_sources.values()),
             views=_sorted(lowered_views.values()),
             services=_sorted(lowered_services),
+            labels=_sorted(lowered_labels.values()),
         )
+
+    def about(self, x: d.Label) -> ir.About:
+        return _about(x)
 
     def wrong(self, line: Where, what: str, *help: str) -> None:
         self.problems.append(Problem(what, line, help))
@@ -131,21 +142,21 @@ class _Lowering:
             self.wrong(entity.line, f"entity '{entity.name}' names a join key twice")
 
     def _typed_entity(
-        self, entity: d.Entity, views: Sequence[d.FeatureView], lowered: Mapping[str, ir.View | None]
+        self, entity: d.Entity, about: Sequence[tuple[d.FeatureView | d.Label, ir.View | None]]
     ) -> ir.Entity | None:
-        """The entity with the types its views give its keys, which have to agree."""
+        """The entity with the types its views and labels give its keys, which have to agree."""
         types: dict[str, tuple[DType, str]] = {}
-        for view in views:
-            plan = lowered.get(view.name)
+        for view, plan in about:
             if view.entity is not entity or plan is None:
                 continue
+            who = f"{'label' if isinstance(view, d.Label) else 'feature view'} '{view.name}'"
             for key in plan.keys:
-                known, by = types.setdefault(key.name, (key.dtype, view.name))
+                known, by = types.setdefault(key.name, (key.dtype, who))
                 if known != key.dtype:
                     self.wrong(
                         view.line,
                         f"join key '{key.name}' of entity '{entity.name}' has two types",
-                        f"feature view '{by}' reads {known}, '{view.name}' reads {key.dtype}",
+                        f"{by} reads {known}, {who} reads {key.dtype}",
                         "cast one of them with source.with_columns(…)",
                     )
         keys = tuple((k, types[k][0]) for k in entity.join_keys if k in types)
@@ -233,34 +244,14 @@ class _Lowering:
     # ------------------------------------------------------------------------------------------------------- views
 
     def _view(self, view: d.FeatureView, sources: Mapping[str, ir.Source | None]) -> ir.View | None:
-        steps, base = _steps(view.source)
-        source = sources.get(base.name)
-        if source is None:
-            return None
         before = len(self.problems)
-        scope = _Scope(dict(source.schema), {})
-        filters: list[Expr] = []
         who = f"feature view '{view.name}'"
-        for step in steps:
-            if isinstance(step, Expression):
-                condition = self._expression(
-                    view.line, step, scope, f"{who} filters source '{source.name}' by it"
-                )
-                if condition is not None and self._is_bool(
-                    view.line, condition, scope, f"the filter of {who}"
-                ):
-                    filters.append(substitute(condition, scope.derived))
-                continue
-            new: dict[str, tuple[Expr, DType]] = {}
-            for name, expression in step.items():
-                node = self._expression(
-                    view.line, expression, scope, f"{who} reads column '{name}' made of it"
-                )
-                if node is not None:
-                    new[name] = (substitute(node, scope.derived), infer(node, scope.schema))
-            scope = scope.wider(new)
-        keys = [self._key(view, name, scope) for name in view.entity.join_keys]
-        features = [f for spec in view.features for f in self._features(view, spec, scope, source)]
+        scoped = self.scoped(view.line, who, view.source, sources)
+        if scoped is None:
+            return None
+        source, scope, kept = scoped
+        keys = [self.key(view.line, who, view.entity.name, name, scope) for name in view.entity.join_keys]
+        features = [f for spec in view.features for f in self.features(view.line, who, spec, scope, source)]
         self._feature_names(view, features)
         if view.expectations:
             self._later(view.line, who, "expectations")
@@ -276,10 +267,6 @@ class _Lowering:
             )
         if len(self.problems) > before:
             return None
-        both = filters[0] if filters else None
-        for more in filters[1:]:
-            assert both is not None
-            both = (Expression(both) & Expression(more)).node
         ttl = None if view.ttl is None else view.ttl.microseconds
         return ir.View(
             name=view.name,
@@ -287,36 +274,64 @@ class _Lowering:
             keys=tuple(k for k in keys if k),
             source=source,
             features=tuple(f for _, f in features),
-            filter=both,
+            filter=kept,
             ttl=ttl,
             about=_about(view),
         )
 
-    def _key(self, view: d.FeatureView, name: str, scope: _Scope) -> ir.Key | None:
-        why = f"feature view '{view.name}' looks entity '{view.entity.name}' up by it"
-        if not self._column(view.line, name, scope.schema, why):
+    def scoped(
+        self, line: Where, who: str, given: d.AnySource, sources: Mapping[str, ir.Source | None]
+    ) -> tuple[ir.Source, Scope, Expr | None] | None:
+        """The source, the columns that `who` may name, and the filter of all its steps; None where the source is broken."""
+        steps, base = _steps(given)
+        source = sources.get(base.name)
+        if source is None:
+            return None
+        scope = Scope(dict(source.schema), {})
+        filters: list[Expr] = []
+        for step in steps:
+            if isinstance(step, Expression):
+                why = f"{who} filters source '{source.name}' by it"
+                condition = self._expression(line, step, scope, why)
+                if condition is not None and self._is_bool(line, condition, scope, f"the filter of {who}"):
+                    filters.append(substitute(condition, scope.derived))
+                continue
+            new: dict[str, tuple[Expr, DType]] = {}
+            for name, expression in step.items():
+                node = self._expression(line, expression, scope, f"{who} reads column '{name}' made of it")
+                if node is not None:
+                    new[name] = (substitute(node, scope.derived), infer(node, scope.schema))
+            scope = scope.wider(new)
+        both = filters[0] if filters else None
+        for more in filters[1:]:
+            assert both is not None
+            both = (Expression(both) & Expression(more)).node
+        return source, scope, both
+
+    def key(self, line: Where, who: str, entity: str, name: str, scope: Scope) -> ir.Key | None:
+        if not self._column(line, name, scope.schema, f"{who} looks entity '{entity}' up by it"):
             return None
         dtype = scope.schema[name]
         if dtype not in _KEY_TYPES:
             self.wrong(
-                view.line,
-                f"join key '{name}' of feature view '{view.name}' is {dtype}",
+                line,
+                f"join key '{name}' of {who} is {dtype}",
                 "a join key is Int64, Int32 or String; cast it with source.with_columns(…)",
             )
             return None
         return ir.Key(name, Int64 if is_integer(dtype) else dtype, substitute(Column(name), scope.derived))
 
-    def _features(
-        self, view: d.FeatureView, spec: d.Aggregation, scope: _Scope, source: ir.Source
+    def features(
+        self, line: Where, who: str, spec: d.Aggregation, scope: Scope, source: ir.Source
     ) -> Iterable[tuple[Where, ir.Feature]]:
+        """The features that an aggregate with its windows is, each with its line."""
         if not isinstance(spec, d.Aggregation):
             self.wrong(
-                view.line,
-                f"feature view '{view.name}' holds {spec!r}, which is not a feature",
+                line,
+                f"{who} holds {spec!r}, which is not a feature",
                 'features are written as count().over(days(7)) or latest("seats")',
             )
             return
-        who = f"feature view '{view.name}'"
         aggregate = spec.aggregate
         inputs: list[Expr] = []
         for x in spec.inputs:
@@ -482,7 +497,7 @@ class _Lowering:
         self.wrong(line, f"default {value!r} does not fit a {dtype}", f"give a {dtype}, or no default")
         return None
 
-    def _condition(self, spec: d.Aggregation, scope: _Scope, who: str) -> Expr | None:
+    def _condition(self, spec: d.Aggregation, scope: Scope, who: str) -> Expr | None:
         if spec.condition is None:
             return None
         node = self._expression(spec.line, spec.condition, scope, f"{who} filters the {spec.aggregate} by it")
@@ -492,7 +507,7 @@ class _Lowering:
             return None
         return node
 
-    def _expression(self, line: Where, x: d.Input, scope: _Scope, why: str) -> Expr | None:
+    def _expression(self, line: Where, x: d.Input, scope: Scope, why: str) -> Expr | None:
         """The node of a column name or expression when it is well typed, else None after reporting."""
         if isinstance(x, str):
             if not self._column(line, x, scope.schema, why):
@@ -519,7 +534,7 @@ class _Lowering:
             return None
         return x.node
 
-    def _is_bool(self, line: Where, node: Expr, scope: _Scope, what: str) -> bool:
+    def _is_bool(self, line: Where, node: Expr, scope: Scope, what: str) -> bool:
         dtype = infer(node, scope.schema)
         if dtype == Bool:
             return True
@@ -669,12 +684,12 @@ class _Lowering:
         service: d.FeatureService,
         views: Mapping[str, ir.View | None],
         on_demand: Mapping[str, _Computed | None],
+        labels: Mapping[str, ir.Label | None],
     ) -> ir.Service | None:
         before = len(self.problems)
         who = f"feature service '{service.name}'"
-        for setting in ("label", "capture"):
-            if getattr(service, setting) is not None:
-                self._later(service.line, who, setting)
+        capture = self._capture(service, who)
+        learnt = labels_of_service(self, service, labels)
         if service.expectations:
             self._later(service.line, who, "expectations")
         if service.on_unavailable not in ("fail", "last_known", "default"):
@@ -716,6 +731,12 @@ class _Lowering:
             self.wrong(service.line, f"{who} reads nothing", "give it at least one view")
         named = _output_names(reads)
         outputs = [named[i].output if isinstance(i, int) else i for i in order]
+        for name in sorted({*outputs} & {*learnt}):
+            self.wrong(
+                service.line,
+                f"{who} has a column '{name}', and a label of that name",
+                "give the label another name",
+            )
         for name, count in _counts(outputs).items():
             if count > 1:
                 self.wrong(
@@ -751,7 +772,30 @@ class _Lowering:
             scale=scale,
             deadline=None if service.deadline is None else service.deadline.microseconds,
             on_unavailable=service.on_unavailable,
+            labels=learnt,
+            capture=capture,
         )
+
+    def _capture(self, service: d.FeatureService, who: str) -> ir.Capture | None:
+        said = service.capture
+        if said is None:
+            return None
+        before = len(self.problems)
+        if not isinstance(said, d.Capture):
+            self.wrong(service.line, f"{who} has capture={said!r}", "give capture=Capture(sample=1.0)")
+            return None
+        if not 0 < said.sample <= 1:
+            self.wrong(
+                service.line, f"{who} captures a fraction of {said.sample!r}", "it is above 0 and at most 1"
+            )
+        if said.by not in ("entity", "request"):
+            self.wrong(service.line, f"{who} captures by={said.by!r}", "there is 'entity' and 'request'")
+        if said.retention is not None and said.retention.microseconds <= 0:
+            self.wrong(service.line, f"{who} keeps what it captures for no time", "give a retention, or None")
+        if len(self.problems) > before:
+            return None
+        kept = None if said.retention is None else said.retention.microseconds
+        return ir.Capture(float(said.sample), said.by, kept, tuple(sorted(said.context.items())))
 
     def _scale(
         self, service: d.FeatureService, columns: Mapping[str, DType]
@@ -834,16 +878,16 @@ _REFERENCE = re.compile(r"([^.\[]+)(?:\[([^\]]*)\])?\.(.+)\Z")
 
 
 @dataclass(frozen=True)
-class _Scope:
+class Scope:
     """The columns an expression may name: their types, and what the derived ones are made of."""
 
     schema: dict[str, DType]
     derived: dict[str, Expr]
 
-    def wider(self, new: Mapping[str, tuple[Expr, DType]]) -> _Scope:
+    def wider(self, new: Mapping[str, tuple[Expr, DType]]) -> Scope:
         types = {name: dtype for name, (_, dtype) in new.items()}
         nodes = {name: node for name, (node, _) in new.items()}
-        return _Scope({**self.schema, **types}, {**self.derived, **nodes})
+        return Scope({**self.schema, **types}, {**self.derived, **nodes})
 
 
 def _steps(
@@ -923,11 +967,13 @@ def location_of(at: d.At | d.Wire) -> ir.Location:
             assert_never(at)
 
 
-def _about(x: d.Entity | d.BatchSource | d.StreamSource | d.FeatureView | d.FeatureService) -> ir.About:
+def _about(
+    x: d.Entity | d.BatchSource | d.StreamSource | d.FeatureView | d.Label | d.FeatureService,
+) -> ir.About:
     return ir.About(x.description, x.owner, tuple(t for t in x.tags if t))
 
 
-_Named = TypeVar("_Named", ir.Entity, ir.Source, ir.View, ir.Service)
+_Named = TypeVar("_Named", ir.Entity, ir.Source, ir.View, ir.Label, ir.Service)
 
 
 def _sorted(nodes: Iterable[_Named | None]) -> tuple[_Named, ...]:

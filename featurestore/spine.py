@@ -108,21 +108,22 @@ def times_of(table: pa.Table, column: str, first: int = 0) -> Array:
     return times
 
 
-def keys_of(table: pa.Table, column: str, dtype: DType, view: str) -> tuple[Array, Mask | None]:
-    """A join key for each row; NULL is an unknown entity. Raises SpineError if it is missing or of another type."""
-    values = _column(table, column, f"a join key of feature view '{view}'")
+def keys_of(table: pa.Table, column: str, dtype: DType, who: str) -> tuple[Array, Mask | None]:
+    """A join key for each row; NULL is an unknown entity. Raises SpineError if it is missing or of another type.
+
+    `who` looks it up, in words: `feature view 'card_spend'`.
+    """
+    values = _column(table, column, f"a join key of {who}")
     whole = pa.types.is_integer(values.type)
     if pa.types.is_null(values.type):
         values = values.cast(pa.string() if dtype == String else pa.int64())
     elif whole != is_integer(dtype) or not (whole or _is_text(values.type)):
-        raise SpineError(
-            f"spine column '{column}' is {values.type}, and the join key of view '{view}' is {dtype}"
-        )
+        raise SpineError(f"spine column '{column}' is {values.type}, and the join key of {who} is {dtype}")
     try:
         return to_physical(values, Int64 if whole else dtype)  # an id past 32 bits is an unknown entity
     except pa.ArrowInvalid as error:
         raise SpineError(
-            f"spine column '{column}' does not fit the join key of view '{view}', {dtype}: {error}"
+            f"spine column '{column}' does not fit the join key of {who}, {dtype}: {error}"
         ) from error
 
 

@@ -23,3 +23,13 @@ class Status(IntEnum):
     """A read in the past of a store that holds newer events, or no longer keeps what it would need."""
     STALE = 7
     """The view's watermark is older than the service allows, or the store does not reach back far enough."""
+
+
+class LabelState(IntEnum):
+    """Whether a row has its label yet. Only a mature one has a value: another is no negative."""
+
+    MATURE = 0
+    IMMATURE = 1
+    """It is too early: the range, or the time that late events are given, is not over."""
+    CENSORED = 2
+    """It will never be known: the row has no key, its entity was erased, or the source ends inside the range."""

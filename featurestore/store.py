@@ -6,8 +6,8 @@ import asyncio
 import getpass
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -20,21 +20,37 @@ from featurestore import ir, planning, profiles, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
+from featurestore.bootstrap import meanings_of
+from featurestore.capturing import Capturing, recorder_of
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
+from featurestore.continual import Batch, Consumer, batches, consumers
+from featurestore.continual import State as Consumed
 from featurestore.datasets.entities import known_entities, moments_of
+from featurestore.datasets.leakage import Leakage, leakage
 from featurestore.datasets.manifest import Reproduction, reproduce
 from featurestore.drift.verdicts import DriftReport, Limits
 from featurestore.erase import entity_of, erase, plans_of
 from featurestore.erasures import Receipt, erasures, receipts
-from featurestore.errors import EventError, MaterializeError, NotFound, ScalerError, SourceError, Unsupported
+from featurestore.errors import (
+    EventError,
+    MaterializeError,
+    NotFound,
+    RequestError,
+    ScalerError,
+    SourceError,
+    Unsupported,
+)
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
+from featurestore.labels import Immature, versions
+from featurestore.labels import check as check_labels
 from featurestore.ledger import HoleEntry, Ledger, Unit
-from featurestore.log.eventlog import Appended, Pruned, Skipped
+from featurestore.log.eventlog import Pruned, Skipped
 from featurestore.log.files import read_file
+from featurestore.logged import Logged
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
 from featurestore.monitor import drifting, results
@@ -61,11 +77,12 @@ from featurestore.scaling import (
 )
 from featurestore.selection import select_views, select_views_and_services
 from featurestore.serving import OnlineFeatures, Reader, Rows
-from featurestore.serving.scaled import scaled_features
 from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
-from featurestore.stream.feeds import naming_the_way_out, open_log
+from featurestore.stream.inbox import Pushed, open_inbox
+from featurestore.stream.writer import WriterStatus, written
+from featurestore.stream.writers import Writer
 from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
@@ -86,6 +103,7 @@ class FeatureStore:
         self._readers: dict[str, Reader | SteadyReader] = {}
         self._breaker = Breaker()
         self._scalers: dict[str, Scaler] = {}
+        self._recorder = recorder_of(self.config, _now)
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -97,7 +115,8 @@ class FeatureStore:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the online store. The next call opens it again."""
+        """Lets go of the online store, once what was served is captured. The next call opens it again."""
+        self._recorder.close()
         with self._lock:
             if self._online is not None:
                 self._online.close()
@@ -264,11 +283,11 @@ class FeatureStore:
 
     # -------------------------------------------------------------------------------------------------- stream to online
 
-    def push(self, source: str, rows: Any, *, at: Moment | None = None) -> Appended:
-        """Appends events to the log of a stream source, all of them or none; they are on disk when it returns.
+    def push(self, source: str, rows: Any, *, at: Moment | None = None) -> Pushed:
+        """Gives events to the log or topic of a stream source, all of them or none; they are kept there when it returns.
 
         `rows` is Arrow, a pandas or polars frame, a list of dicts, or the path of a file. They arrive now, or, in a replay of
-        the past, `at` a moment, which never steps back. Raises NotFound, EventError and LogError.
+        the past, `at` a moment, which in a log never steps back. Raises NotFound, EventError, LogError and BrokerError.
         """
         found = self._stream_source(source)
         if isinstance(rows, str | Path):
@@ -279,8 +298,8 @@ class FeatureStore:
                     row=dead[0].row,
                     column=dead[0].column,
                 )
-        with naming_the_way_out(source), open_log(self.config, found) as log:
-            return log.append(rows, _now() if at is None else moment(at))
+        with closing(open_inbox(self.config, found)) as inbox:
+            return inbox.append(rows, _now() if at is None else moment(at))
 
     def run_stream(
         self,
@@ -297,7 +316,7 @@ class FeatureStore:
 
         Of the applied views of stream sources, or those that `select` picks. `reset` forgets the stream's own state and
         starts from what the log holds; `take_over` owns views that another stream, gone for good, had owned. Raises NotFound,
-        StreamConflict, OutageTooLong and LogCorrupt.
+        StreamConflict, OutageTooLong, LogCorrupt and BrokerError.
         """
         if (engine or self.config.stream_engine) != "embedded":
             raise Unsupported(
@@ -320,6 +339,33 @@ class FeatureStore:
         ):
             return running.run(stop, once=once)
 
+    def write_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        once: bool = False,
+        stop: threading.Event | None = None,
+        reset: bool = False,
+        take_over: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> int:
+        """Puts the tiles of Flink jobs from their topics into the online store, in as many processes as are wanted.
+
+        Until `stop` is set, or, with `once`, until nothing is left; how many records came. `reset` reads the topics from their
+        beginning; `take_over` owns views that another stream, gone for good, had owned. Raises NotFound, TopicNotFound,
+        StreamConflict, OutageTooLong and BrokerError.
+        """
+        options: dict[str, Any] = {"report": self.ledger.report_holes, "say": say}
+        writer = Writer(
+            self.config, self.registry, self._store(), select, take_over=take_over, reset=reset, **options
+        )
+        return writer.run(stop, once=once)
+
+    def written(self, select: str | Sequence[str] | None = None) -> list[WriterStatus]:
+        """How far the writers of views are that Flink jobs feed, whether they run or not."""
+        views = stream.streamed_views(self.registry.current().plan, select)
+        return [written(self._store(), view) for view in views if view.source.stream.kind == "kafka"]  # type: ignore[union-attr]
+
     def stream_status(self) -> list[stream.StreamStatus]:
         """How far the stream of each view is, whether it runs or not."""
         return list(stream.statuses(self.config, self.registry.current().plan, self._store()))
@@ -330,7 +376,7 @@ class FeatureStore:
         return [(view.name, dead) for view in views for dead in stream.dead_events(self.config, view)]
 
     def replay_dead_letters(self, view: str, numbers: Sequence[int] | None = None) -> list[stream.DeadEvent]:
-        """Appends events that were set aside to their log again, as if they had arrived now; those that were."""
+        """Gives events that were set aside to their log or topic again, as if they had arrived now; those that were."""
         (found,) = stream.streamed_views(self.registry.current().plan, view)
         return stream.replay(self.config, found, numbers, _now())
 
@@ -423,15 +469,20 @@ class FeatureStore:
         timeout: float | None = None,
         scaled: bool = False,
         capture: bool = True,
+        context: Mapping[str, Any] | None = None,
     ) -> OnlineFeatures:
         """Feature vectors for entity rows: a dict of columns (scalars broadcast) or a list of row dicts.
 
         `at` replays a past moment: exact when nothing newer was written, else the status says INEXACT. `timeout` is in
-        seconds; a service's `deadline` bounds it. `capture` has no effect on a service that declares none.
+        seconds; a service's `deadline` bounds it. A service that declares `capture=` is captured, unless `capture` is False
+        here; `context` is columns of the caller's to keep beside (a model, an arm, positions): one value, or one for each row.
         """
-        scaler = self._pinned(service) if scaled else None
-        result = self._reader(service).read(entities, None if at is None else moment(at), timeout, request)
-        return result if scaler is None else scaled_features(result, scaler)
+        reader = self._reader(service)
+        if not scaled:
+            return reader.get(entities, None, request, timeout, at=at, capture=capture, context=context)
+        scaler = self._pinned(service)
+        result = reader.read(entities, None if at is None else moment(at), timeout, request)
+        return reader.hand_out(result, scaler, capture=capture, context=context)
 
     async def get_online_features_async(
         self,
@@ -443,14 +494,24 @@ class FeatureStore:
         timeout: float | None = None,  # noqa: ASYNC109
         scaled: bool = False,
         capture: bool = True,
+        context: Mapping[str, Any] | None = None,
     ) -> OnlineFeatures:
         """`get_online_features` without blocking the event loop: what is asked in one tick is one read of the store."""
         scaler = await asyncio.to_thread(self._pinned, service) if scaled else None
         reader = (
             self._reader(service) if self._known(service) else await asyncio.to_thread(self._reader, service)
         )
-        result = await reader.get_async(entities, None, request, timeout, at=at)
-        return result if scaler is None else scaled_features(result, scaler)
+        if scaler is None:
+            return await reader.get_async(
+                entities, None, request, timeout, at=at, capture=capture, context=context
+            )
+        result = await reader.get_async(entities, None, request, timeout, at=at, capture=False)
+        return reader.hand_out(result, scaler, capture=capture, context=context)
+
+    @property
+    def capture(self) -> Capturing:
+        """What was served, as it was kept, and what comes back of it."""
+        return Capturing(self.config, self._recorder, _now, self._retention)
 
     def reader(self, service: Asked) -> Reader | SteadyReader:
         """What reads one service, resolved once: `reader.get(keys)` costs little more than the store.
@@ -470,17 +531,36 @@ class FeatureStore:
         scaled: bool = False,
         statuses: bool = False,
         full_names: bool = False,
+        labelled: bool = True,
+        as_of: Moment | None = None,
+        immature: Immature = "drop",
+        bootstrap_from_log: bool = False,
     ) -> TrainingSet:
         """A point-in-time training set: for each spine row the values as of its `timestamp`, in the spine's order.
 
         `spine` is Arrow, pandas, polars, a DuckDB relation or a path, with the service's keys. `full_names` names every
         feature `view__feature`. Nothing is computed before the set is read.
 
+        A service with labels has them after its features, by what is known `as_of` a moment, now by default: `NAME`,
+        `NAME__state` (MATURE, IMMATURE or CENSORED), and `is_mature`. Rows whose label is not mature are left out;
+        `immature="keep"` keeps them, without a value. With `labelled=False` it is as if the service had none.
+
+        With `bootstrap_from_log` a cell that was served is what was served: of the captured row with the spine's `row_id`, or
+        else with its keys, moment and request columns. Holes are filled as ever, and `GROUP__from` says for each view and
+        on-demand feature: log (all was served), backfill, or default (backfilled, of no event).
+
         With `knowledge="arrived"` an event counts only from its arrival on (its time, where the source names no arrival), or a
         `lag` later: one for all sources, or by source. Static sources are visible always. Raises RequestError for a lag that is
         negative or without `"arrived"`, NotFound for that of a source the service does not read.
         """
         found, views, version = self._resolve(service)
+        labels = self._labels_of(service, found) if labelled else ()
+        check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
+        if bootstrap_from_log and (scaled or statuses or full_names or version is None):
+            raise RequestError(
+                "what was served is taken for features of an applied service as they are\n"
+                "  leave out bootstrap_from_log, or scaled, statuses and full_names"
+            )
         lags = lags_of(knowledge, lag, {views[r.view].source.name for r in found.reads})
         scaler = self._scaler_of(service, version) if scaled else None
         if full_names:
@@ -500,7 +580,84 @@ class FeatureStore:
             lag=lags,
             reference=None if version is None else version.reference,
             scaler=scaler,
+            labels=labels,
+            as_of=(_now() if as_of is None else moment(as_of)) if labels else None,
+            immature=immature,
+            bootstrap_from_log=bootstrap_from_log,
         )
+
+    def get_logged_features(
+        self,
+        service: str,
+        *,
+        labelled: bool = True,
+        as_of: Moment | None = None,
+        immature: Immature = "drop",
+        start: Moment | None = None,
+        end: Moment | None = None,
+    ) -> Logged:
+        """What was served, as rows to train on: one for each captured row of a service, read when it is asked for.
+
+        Features are those of the service as it is now, bit for bit as they went out; NULL in rows that were served when a
+        feature meant something else. A service with labels has them as in `get_historical_features`, by what is known `as_of`
+        a moment, now by default. `start` and `end` (exclusive) bound the moments asked for. A label's key that is no key of
+        the service is looked for in the request and in the context that was told at serving. Raises NotFound.
+        """
+        found, views, version = self._resolve(service)
+        if version is None:
+            raise NotFound("applied feature service", service, [v.name for v in self.registry.services()])
+        labels = self._labels_of(service, found) if labelled else ()
+        low, high = (None if m is None else moment(m) for m in (start, end))
+        check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
+        return Logged(
+            self.config,
+            self.capture.log,
+            found,
+            views,
+            meanings_of(self.registry, found.name),
+            labels,
+            (_now() if as_of is None else moment(as_of)) if labels else None,
+            immature,
+            low,
+            high,
+            erasures(self.registry),
+        )
+
+    def training_batches(
+        self,
+        service: str,
+        consumer: str,
+        *,
+        size: int = 512,
+        as_of: Moment | None = None,
+        stateless: bool = False,
+        architecture: int | None = None,
+    ) -> Generator[Batch, None, None]:
+        """The captured rows that have matured since a consumer's last commit, in the order they were served, `size` at a time.
+
+        `batch.commit()` makes a batch, and those before it, taken for good; what was not committed comes again, whatever was
+        killed. Consumers are independent. `stateless` begins anew from the first row: a model trained from scratch. Each round
+        has its number, `batch.lineage`, as V1.2.12: the architecture, the second training from scratch, and twelve rounds on
+        top. Raises ConsumerBusy while another process reads for the consumer, NotFound.
+        """
+        now = _now() if as_of is None else moment(as_of)
+        logged = self.get_logged_features(service)
+        logged = replace(logged, as_of=now if logged.labels else None)
+        return batches(
+            Consumer(self.config.offline / "consumers", logged.service.name, consumer),
+            logged.read,
+            size=size,
+            as_of=now,
+            features=dict(logged.columns),
+            labels=[x.name for x in logged.labels],
+            versions=[v.reference for v in versions(logged.labels, now)],
+            stateless=stateless,
+            architecture=architecture,
+        )
+
+    def consumers(self, service: str) -> dict[str, Consumed]:
+        """How far each consumer of a service is, by name, with the rounds that it trained."""
+        return consumers(self.config.offline / "consumers", self._resolve(service)[0].name)
 
     def reproduce(self, manifest: str | Path, out: str | Path, *, spine: Any = None) -> Reproduction:
         """Makes a written training set again in `out`, from its folder or `_manifest.json`, and says what has changed.
@@ -508,6 +665,21 @@ class FeatureStore:
         Its rows are read from the set's own files; `spine` gives them where these are gone.
         """
         return reproduce(self.config, manifest, out, spine)
+
+    def leakage(
+        self,
+        training: TrainingSet | str | Path,
+        label: str | None = None,
+        *,
+        threshold: float = 0.95,
+        rows: int = 200_000,
+    ) -> Leakage:
+        """What of a training set, or of the folder of one, may know its own answer; `str()` of it is for reading.
+
+        Looked for are values that could be known only after the row's moment, columns that alone predict a label (the set's
+        own, or the column `label`) with a score of at least `threshold` out of 1, and features that read a label's source.
+        """
+        return leakage(self.config, training, label, threshold=threshold, rows=rows)
 
     def spine(
         self,
@@ -750,10 +922,19 @@ class FeatureStore:
                 return self._readers[name]
             service, views, version = self._resolve(asked)
             served = None if version is None else partial(self._mark_served, version)
-            reader = reader_of(self._store(), service, views, self._breaker, served)
+            tap = None if version is None else self._recorder.tap(service, views, version.version)
+            reader = reader_of(self._store(), service, views, self._breaker, served, tap)
             if name is not None:
                 self._readers[name] = reader
             return reader
+
+    def _retention(self, service: str) -> int | None:
+        """How long (µs) what the newest version of a service captures is kept; for good where nobody says."""
+        try:
+            said = self.registry.service(service).service.capture
+        except NotFound:
+            return None
+        return None if said is None else said.retention
 
     def _mark_served(self, version: ServiceVersion) -> None:
         self.registry.mark_served(version.name, version.version, _now(), version.fingerprint)
@@ -800,6 +981,18 @@ class FeatureStore:
         wanted, declarations = declarations_of(asked, lambda: load_declarations(self.config))
         plan = self._lower(declarations)
         return plan.service(wanted.name), {v.name: v for v in plan.views}, None
+
+    def _labels_of(self, asked: Asked, service: ir.Service) -> tuple[ir.Label, ...]:
+        """The labels of what is asked for: of an applied service, whatever its version, as they are in force."""
+        if isinstance(asked, str) and ":" not in asked:
+            plan = self.registry.current().plan
+            if service.name not in {s.name for s in plan.services}:
+                plan = self.definitions() if "@" not in asked else plan
+            return plan.labels_of(service.name)
+        if not service.labels:
+            return ()
+        _, declarations = declarations_of(asked, lambda: load_declarations(self.config))
+        return self._lower(declarations).labels_of(service.name)
 
 
 def _fully_named(service: ir.Service) -> ir.Service:

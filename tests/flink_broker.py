@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from tests.flink_cluster import STREAMING
 from tests.services import MISSING, free_port, tied
@@ -56,6 +58,8 @@ class Broker:
             "num.partitions": "2",
             "group.initial.rebalance.delay.ms": "0",
             "log.retention.check.interval.ms": "500",
+            "broker.session.timeout.ms": "2000",  # for so long one that was killed is taken for alive
+            "broker.heartbeat.interval.ms": "500",
             **self.settings,
         }
         self._config.write_text("".join(f"{name}={value}\n" for name, value in told.items()))
@@ -67,12 +71,20 @@ class Broker:
             subprocess.run(made, check=True, stdout=log, stderr=log)
 
     def start(self) -> None:
-        """Starts it, and waits until it answers."""
+        """Starts it, and waits until it answers, for all topics that it has."""
         with self._log.open("a") as log:
             self._server = subprocess.Popen(
                 [*tied(), *JAVA, "kafka.Kafka", str(self._config)], stdout=log, stderr=log
             )
         wait_for(self.port, self._server)
+        if "SASL" in self.settings.get("listener.security.protocol.map", ""):
+            return  # whoever has a login may ask
+        asked = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not _led(asked):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the broker leads nothing: see broker.log")
+            time.sleep(0.1)
 
     def kill(self) -> None:
         """Ends it by SIGKILL."""
@@ -141,6 +153,15 @@ def built() -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason}; under CI=true nothing may be missing", pytrace=False)
     pytest.skip(reason)
+
+
+def _led(asked: AdminClient) -> bool:
+    """Whether a broker answers, and leads the partitions of every topic."""
+    try:
+        topics = asked.list_topics(timeout=2).topics
+    except KafkaException:
+        return False
+    return all(part.leader >= 0 for topic in topics.values() for part in topic.partitions.values())
 
 
 def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:

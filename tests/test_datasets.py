@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import featurestore.declare as fs
-from featurestore import FeatureStore, training
+from featurestore import FeatureStore, joining, training
 from featurestore.config import Config
 from featurestore.datasets.diff import diff
 from featurestore.datasets.digests import RowsDigest
@@ -210,8 +210,8 @@ def test_a_set_is_made_again_bit_for_bit_with(
     machine: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spine = many(tmp_path, events=300_000, rows=9_000, keys=500)
-    monkeypatch.setattr(training, "BATCH_EVENTS", 1 << 14)
-    monkeypatch.setattr(training, "CHUNK_EVENTS", 1 << 16)
+    monkeypatch.setattr(joining, "BATCH_EVENTS", 1 << 14)
+    monkeypatch.setattr(joining, "CHUNK_EVENTS", 1 << 16)
     with monkeypatch.context() as slices:
         slices.setattr(training, "SLICE_BYTES", 304 * 4_000)
         written = training_set(tmp_path, spine, MANY, statuses=True).to_parquet(tmp_path / "out")
@@ -278,7 +278,7 @@ def test_another_version_or_way_of_working_is_said(root: Path, monkeypatch: pyte
     made = a_set(root)
     made.to_parquet(root / "out")
     monkeypatch.setattr("numpy.__version__", "9.9.9")
-    monkeypatch.setattr(training, "CHUNK_EVENTS", 17)
+    monkeypatch.setattr(joining, "CHUNK_EVENTS", 17)
     done = reproduce(made.config, root / "out", root / "again")
     assert done.same_values
     assert done.changes == (

@@ -262,6 +262,25 @@ def test_the_page_on_erasure_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert got.startswith(want.removesuffix("…"))
 
 
+def test_the_page_on_labels_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    definitions, *rest = blocks("docs/labels.md")
+    (tmp_path / "fs.toml").write_text('[project]\nname = "clicks"\n', encoding="utf-8")
+    (tmp_path / "clicks.py").write_text(definitions, encoding="utf-8")
+    at = [datetime(2024, 3, 1, *clock, tzinfo=UTC) for clock in ((11, 50), (12, 20), (14, 0))]
+    rows = {"visitor_id": [1, 1, 2], "clicked_at": at, "price": [1.0, 2.0, 4.0]}
+    pq.write_table(pa.table(rows), tmp_path / "clicks.parquet")
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in rest:
+        said = io.StringIO()
+        with redirect_stdout(said):
+            exec(compile(block, "labels.md", "exec"), names)
+        assert said.getvalue().splitlines() == promised(block)
+    names["store"].close()
+
+
 def test_the_page_on_monitoring_runs() -> None:
     names: dict[str, Any] = {}
     for block in blocks("docs/monitoring.md"):

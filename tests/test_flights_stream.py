@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore
+from tests.test_kafka import topic_of
 
 PREPARE = Path(__file__).parent.parent / "definitions" / "prepare.py"
 
@@ -25,7 +26,7 @@ from featurestore import col
 carrier = fs.Entity("carrier", key="carrier")
 route = fs.Entity("route", keys=("origin", "dest"))
 departures = fs.StreamSource(
-    "departures", batch=fs.Parquet("rest/*.parquet"), stream=fs.Kafka("departures", bootstrap="nowhere"),
+    "departures", batch=fs.Parquet("rest/*.parquet"), stream=fs.Kafka("TOPIC", bootstrap="BROKERS", format="FORMAT"),
     event_time="departed_at", arrival_time="departed_at", event_id="id",
     columns={"carrier": fs.String, "origin": fs.String, "dest": fs.String, "departed_at": fs.Timestamp, "id": fs.Int64,
              "dep_delay": fs.Float64},
@@ -45,7 +46,16 @@ service = fs.FeatureService("all", [
 
 
 @pytest.mark.slow
-def test_flights_that_are_pushed_are_read_as_training_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "way", ["log", *(pytest.param(form, marks=pytest.mark.kafka) for form in ("json", "avro"))]
+)
+def test_flights_that_are_pushed_are_read_as_training_says(
+    tmp_path: Path, way: str, request: pytest.FixtureRequest
+) -> None:
+    topic, brokers = "departures", "nowhere"
+    if way != "log":
+        brokers = request.getfixturevalue("kafka_address")
+        topic = topic_of(brokers, 3, retention_ms="-1")  # they arrive in 2013
     command = [sys.executable, str(PREPARE), "--out", str(tmp_path / "data"), "--until", "2013-02-01"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -58,8 +68,13 @@ def test_flights_that_are_pushed_are_read_as_training_says(tmp_path: Path) -> No
     cut = datetime(2013, 1, 20, 13, 30, tzinfo=UTC)
     before = pc.less(flights.column("departed_at"), pa.scalar(cut))
     rest, live = flights.filter(before), flights.filter(pc.invert(before))
-    (tmp_path / "fs.toml").write_text("[offline]\nthreads = 1\n")
-    (tmp_path / "flights.py").write_text(DEFINITIONS)
+    events = "log" if way == "log" else "kafka"
+    (tmp_path / "fs.toml").write_text(f'[offline]\nthreads = 1\n[stream]\nevents = "{events}"\n')
+    said = {"TOPIC": topic, "BROKERS": brokers, "FORMAT": way.replace("log", "json")}
+    text = DEFINITIONS
+    for name, value in said.items():
+        text = text.replace(name, value)
+    (tmp_path / "flights.py").write_text(text)
     (tmp_path / "rest").mkdir()
     pq.write_table(rest, tmp_path / "rest" / "1.parquet")
     asked = flights.column("departed_at")[-1].as_py() + timedelta(minutes=7)

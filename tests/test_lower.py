@@ -156,12 +156,6 @@ MISTAKES = [
         "give a List(String), or no default",
     ),
     Mistake(
-        "the latest of a list",
-        view('latest("tags")  # here'),
-        "feature view 'v' keeps the latest of a List(String)",
-        "latest takes scalars and strings",
-    ),
-    Mistake(
         "an input that is neither column nor expression",
         view("sum(3).over(days(7))  # here"),
         "3 is neither a column name nor an expression",
@@ -310,7 +304,7 @@ MISTAKES = [
         'a = FeatureView("a", who, src, [week])\n'
         'b = FeatureView("b", who, src.with_columns(k=col("n").cast(Int64)), [week])  # here',
         "join key 'k' of entity 'who' has two types",
-        "feature view 'a' reads String, 'b' reads Int64",
+        "feature view 'a' reads String, feature view 'b' reads Int64",
     ),
     Mistake(
         "an entity without a key",
@@ -398,8 +392,8 @@ MISTAKES = [
     ),
     Mistake(
         "what this version cannot do",
-        'v = FeatureView("v", who, src, [week])\nx = FeatureService("x", [v], label=1)  # here',
-        "feature service 'x' asks for label, which this version cannot do yet",
+        'v = FeatureView("v", who, src, [week])\nx = FeatureService("x", [v], expectations=[1])  # here',
+        "feature service 'x' asks for expectations, which this version cannot do yet",
         "leave it out",
     ),
     Mistake(
@@ -449,6 +443,16 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_lines(tmp_path: Path)
         n for n, x in enumerate(lines, 1) if "# here" in x
     ]
     assert len(caught.value.problems) == len(alone) > 25
+
+
+def test_the_latest_of_lists_in_a_list_is_refused(tmp_path: Path) -> None:
+    deep = """
+deep = BatchSource("deep", Parquet("x"), event_time="at", columns={"at": Timestamp, "k": Int64, "x": List(List(Int64))})
+v = FeatureView("v", who, deep, [latest("x")])
+"""
+    with pytest.raises(DefinitionError, match="keeps the latest of a List") as caught:
+        load(deep, tmp_path / "views.py")
+    assert "latest takes scalars, strings, lists of these, and vectors" in str(caught.value)
 
 
 def test_a_message_reads_as_an_editor_wants_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

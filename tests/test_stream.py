@@ -30,7 +30,7 @@ from featurestore.errors import (
 from featurestore.evaluate.arrow import arrow_type
 from featurestore.ir import Plan, View
 from featurestore.ledger import Hole
-from featurestore.log.eventlog import EventLog
+from featurestore.log.eventlog import Appended, EventLog
 from featurestore.lower import lower
 from featurestore.online.lmdb import LmdbStore
 from featurestore.online.store import OnlineStore, open_store
@@ -481,7 +481,7 @@ def ago(seconds: float, k: str = "a", x: int = 1) -> dict[str, Any]:
 
 def test_pushed_events_are_served(store: FeatureStore) -> None:
     done = store.push("events", [ago(60), ago(30, x=4), ago(20, "b", 7)])
-    assert (done.first_offset, done.last_offset) == (0, 2)
+    assert done == Appended(0, 2, done.appended_at)
     assert store.run_stream(once=True) == 3
     online = store.get_online_features("svc", {"k": ["a", "b", "c"]})
     assert online.to_dict() == {"count_1d": [2, 1, 0], "x_sum_1d": [5, 7, None]}

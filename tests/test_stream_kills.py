@@ -17,13 +17,14 @@ import pytest
 
 from featurestore.store import FeatureStore
 from tests.services import RedisServer
+from tests.test_kafka import topic_of
 
 DEFINITIONS = """
 import featurestore as fs
 
 who = fs.Entity("who", key="k")
 events = fs.StreamSource(
-    "events", batch=fs.Parquet("events.parquet"), stream=fs.Kafka("events", bootstrap="nowhere"), event_time="at",
+    "events", batch=fs.Parquet("events.parquet"), stream=fs.Kafka("TOPIC", bootstrap="BROKERS"), event_time="at",
     event_id="id", columns={"k": fs.Int64, "at": fs.Timestamp, "id": fs.String, "x": fs.Int64, "t": fs.String},
 )
 windows = fs.hours(1), fs.days(1)
@@ -73,10 +74,13 @@ SCHEMA = pa.schema(
 class Killed:
     """A project whose stream is killed again and again; it remembers what was pushed."""
 
-    def __init__(self, root: Path, url: str) -> None:
-        self.root = root
-        (root / "fs.toml").write_text(f'[offline]\nthreads = 1\n[online]\nurl = "{url}"\n')
-        (root / "definitions.py").write_text(DEFINITIONS)
+    def __init__(self, root: Path, url: str, topic: str = "", brokers: str = "nowhere") -> None:
+        self.root, self.topic = root, topic
+        events = "kafka" if topic else "log"
+        (root / "fs.toml").write_text(
+            f'[offline]\nthreads = 1\n[online]\nurl = "{url}"\n[stream]\nevents = "{events}"\n'
+        )
+        (root / "definitions.py").write_text(DEFINITIONS.replace("TOPIC", topic).replace("BROKERS", brokers))
         self.store = FeatureStore(root)
         self.store.apply()
         self.pushed: list[pa.Table] = []
@@ -131,13 +135,23 @@ class Killed:
         assert online.to_pydict() == training.select(online.column_names).to_pydict()
 
 
-@pytest.fixture(params=["lmdb", pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.slow])])
+@pytest.fixture(
+    params=[
+        "lmdb",
+        pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.slow]),
+        pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.slow]),
+    ]
+)
 def killed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Killed]:
-    url = "lmdb://.fs/online"
+    """Events come by the local log, or by a topic of three partitions."""
+    url, topic, brokers = "lmdb://.fs/online", "", "nowhere"
+    if request.param == "kafka":
+        brokers = request.getfixturevalue("kafka_address")
+        topic = topic_of(brokers, 3)
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("fresh_redis")
         url = server.url
-    project = Killed(tmp_path, url)
+    project = Killed(tmp_path, url, topic, brokers)
     yield project
     project.store.close()
 
@@ -162,7 +176,7 @@ def test_killed_at_a_step(killed: Killed, step: str) -> None:
 
 @pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_random(killed: Killed, kills: int) -> None:
-    for _ in range(kills):
+    for _ in range(min(kills, 15) if killed.topic else kills):
         process = killed.start(once=False)
         assert process.stdout is not None
         process.stdout.readline()

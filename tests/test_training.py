@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import featurestore.declare as fs
-from featurestore import training
+from featurestore import joining, training
 from featurestore.aggregates import AGGREGATES
 from featurestore.compile.reference import Value, answers
 from featurestore.config import Config
@@ -359,7 +359,7 @@ def test_whole_keys_may_be_narrow_or_wide(stored: DType, asked: pa.DataType, tmp
         assert training_set(tmp_path, far, view).to_arrow()["count_lifetime"].to_pylist() == [0, 0, 0]
     if asked == pa.uint64():
         huge = pa.array([2**63] * 3, asked)
-        with pytest.raises(SpineError, match="does not fit the join key of view 'ids'"):
+        with pytest.raises(SpineError, match="does not fit the join key of feature view 'ids'"):
             training_set(tmp_path, spine.set_column(0, "id", huge), view).to_arrow()
 
 
@@ -390,7 +390,7 @@ BAD_SPINES: dict[str, tuple[Any, str]] = {
     "a time is a list": ({"city": ULM, "ts": [[1], [2]]}, "is not a time"),
     "a key is of another type": (
         {"city": [1, 2], "ts": NOW},
-        "int64, and the join key of view 'visits' is String",
+        "int64, and the join key of feature view 'visits' is String",
     ),
     "a column has a feature's name": (
         {"city": ULM, "ts": NOW, "tag": ULM},
@@ -496,11 +496,11 @@ def test_chunks_of_events_and_pieces_of_rows_change_nothing(
 ) -> None:
     spine = many(tmp_path)
     whole = training_set(tmp_path, spine, MANY).to_arrow()
-    monkeypatch.setattr(training, "BATCH_EVENTS", 2048)
-    monkeypatch.setattr(training, "CHUNK_EVENTS", 1000)
+    monkeypatch.setattr(joining, "BATCH_EVENTS", 2048)
+    monkeypatch.setattr(joining, "CHUNK_EVENTS", 1000)
     monkeypatch.setattr(point_in_time, "PIECE", 77)
     chunks: list[int] = []
-    monkeypatch.setattr(training, "cells_of", partial(_seen, chunks))
+    monkeypatch.setattr(joining, "cells_of", partial(_seen, chunks))
     assert same(training_set(tmp_path, spine, MANY).to_arrow(), whole)
     assert 39_900 < sum(chunks) <= 40_000  # those after the last row of the spine are not read
     assert len(chunks) > 10

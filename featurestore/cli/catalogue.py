@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from featurestore.registry import ServiceVersion
     from featurestore.store import FeatureStore
 
-KINDS = ("entities", "sources", "views", "features", "services")
+KINDS = ("entities", "sources", "views", "features", "labels", "services")
 
 
 @command("list")
 @click.argument("kind", required=False, type=click.Choice(KINDS))
 @click.option("--definitions", is_flag=True, help="The definitions, whatever is applied.")
 def list_command(settings: Settings, kind: str | None, definitions: bool) -> None:
-    """Entities, sources, views, features and services, as applied.
+    """Entities, sources, views, features, labels and services, as applied.
 
     Before the first `fs apply`, and with --definitions, as defined.
     """
@@ -37,9 +37,10 @@ def list_command(settings: Settings, kind: str | None, definitions: bool) -> Non
         "sources": lambda: [_source_row(s) for s in plan.sources],
         "views": lambda: [_view_row(v) for v in plan.views],
         "features": lambda: [{"view": v.name, **_feature_row(f)} for v in plan.views for f in v.features],
+        "labels": lambda: [_label_row(x) for x in plan.labels],
         "services": lambda: [_service_row(s, versions.get(s.name)) for s in plan.services],
     }
-    chosen = [kind] if kind else [k for k in KINDS if k != "features"]
+    chosen = [kind] if kind else [k for k in KINDS if k != "features" and (plan.labels or k != "labels")]
     if settings.json:
         print_json({"from": shown, **{k: tables[k]() for k in ([kind] if kind else KINDS)}})
         return
@@ -54,7 +55,7 @@ def list_command(settings: Settings, kind: str | None, definitions: bool) -> Non
 @click.argument("name", shell_complete=all_names)
 @click.option("--definitions", is_flag=True, help="The definitions, whatever is applied.")
 def show_command(settings: Settings, name: str, definitions: bool) -> None:
-    """All there is to know about an entity, source, view, feature or service.
+    """All there is to know about an entity, source, view, feature, label or service.
 
     A feature is named VIEW:FEATURE, or FEATURE alone; a version of a service SERVICE@2.
     """
@@ -63,10 +64,10 @@ def show_command(settings: Settings, name: str, definitions: bool) -> None:
         versions = [] if definitions else store.registry.services()
     found = list(_found(name, plan, versions))
     if not found:
-        known = [x.name for group in (plan.entities, plan.sources, plan.views, plan.services) for x in group]
+        known = [x.name for group in _groups(plan) for x in group]
         features = [f.name for v in plan.views for f in v.features] + [o.name for o in _on_demand(plan)]
         raise NotFound(
-            "entity, source, view, feature or service",
+            "entity, source, view, feature, label or service",
             name,
             {*known, *features} if features else known,
             shown,
@@ -106,7 +107,9 @@ def _found(name: str, plan: ir.Plan, versions: Sequence[ServiceVersion]) -> Iter
     for entity in plan.entities:
         if entity.name == name:
             views = [v.name for v in plan.views if v.entity == name]
-            yield {"kind": "entity", **_entity_row(entity), "views": views, **_about(entity.about)}
+            labels = [x.name for x in plan.labels if x.view.entity == name]
+            said = {"views": views, "labels": labels, **_about(entity.about)}
+            yield {"kind": "entity", **_entity_row(entity), **said}
     for source in plan.sources:
         if source.name == name:
             yield {"kind": "source", **_source(source, plan)}
@@ -120,6 +123,9 @@ def _found(name: str, plan: ir.Plan, versions: Sequence[ServiceVersion]) -> Iter
         if asked.name == name:
             services = [s.name for s in plan.services if any(o.name == name for o in s.on_demand)]
             yield {"kind": "on-demand feature", **_computed(asked), "services": services}
+    for label in plan.labels:
+        if label.name == name:
+            yield {"kind": "label", **_label(label, plan)}
     mine = [v for v in versions if v.name == bare]
     if at:
         for version in mine:
@@ -129,6 +135,10 @@ def _found(name: str, plan: ir.Plan, versions: Sequence[ServiceVersion]) -> Iter
     for service in plan.services:
         if service.name == name:
             yield {"kind": "service", **_service(service), "versions": [_version_row(v) for v in mine]}
+
+
+def _groups(plan: ir.Plan) -> tuple[Sequence[Any], ...]:
+    return plan.entities, plan.sources, plan.views, plan.labels, plan.services
 
 
 def _about(about: ir.About) -> dict[str, Any]:
@@ -168,6 +178,7 @@ def _source(source: ir.Source, plan: ir.Plan) -> dict[str, Any]:
         "tiebreak": list(source.tiebreak),
         "columns": [{"name": name, "type": repr(dtype)} for name, dtype in source.columns],
         "views": [v.name for v in plan.views if v.source.name == source.name],
+        "labels": [x.name for x in plan.labels if x.view.source.name == source.name],
         **_about(source.about),
     }
 
@@ -272,6 +283,38 @@ def _computed(feature: ir.OnDemand) -> dict[str, Any]:
     return shown
 
 
+def _label_row(label: ir.Label) -> dict[str, Any]:
+    return {
+        "name": label.name,
+        "type": repr(label.dtype),
+        "is": label.text,
+        "entity": label.view.entity,
+        "source": label.view.source.name,
+        "gap": duration_text(label.gap) if label.gap else None,
+        "horizon": duration_text(label.horizon),
+        "lateness": duration_text(label.lateness) if label.lateness else None,
+        "matures": label.matures,
+        "description": label.about.description,
+    }
+
+
+def _label(label: ir.Label, plan: ir.Plan) -> dict[str, Any]:
+    from featurestore import ir
+    from featurestore.expr import describe
+
+    view = label.view
+    return {
+        **_label_row(label),
+        "observed": label.observed,
+        "keys": [{"name": k.name, "type": repr(k.dtype), "is": describe(k.value)} for k in view.keys],
+        "filter": None if view.filter is None else describe(view.filter),
+        "reads": sorted(view.reads),
+        "fingerprint": ir.label_fingerprint(label),
+        "services": [s.name for s in plan.services if label.name in s.labels],
+        **_about(label.about),
+    }
+
+
 def _service_row(service: ir.Service, version: ServiceVersion | None) -> dict[str, Any]:
     return {
         "name": service.name,
@@ -288,6 +331,7 @@ def _service(service: ir.Service) -> dict[str, Any]:
         "name": service.name,
         "keys": list(dict.fromkeys(column for r in service.reads for _, column in r.keys)),
         "request": {name: repr(dtype) for name, dtype in service.request},
+        "labels": list(service.labels),
         "max_staleness": None if service.max_staleness is None else duration_text(service.max_staleness),
         "scale": {s.column: f"{s.kind}({', '.join(f'{n:g}' for n in s.numbers)})" for s in service.scale},
         "columns": [_column(service, name, repr(dtype)) for name, dtype in service.columns],

@@ -22,7 +22,7 @@ def _plan(ctx: click.Context) -> tuple[list[str], list[str], list[str]]:
     except FeatureStoreError:
         return [], [], []  # nothing to complete with; the command itself will say why
     views, services = [v.name for v in plan.views], [s.name for s in plan.services]
-    others = [e.name for e in plan.entities] + [s.name for s in plan.sources]
+    others = [x.name for group in (plan.entities, plan.sources, plan.labels) for x in group]
     return views, services, [*views, *services, *others]
 
 

@@ -1,4 +1,4 @@
-"""`fs dataset`, `fs dataset diff` and `fs dataset reproduce`."""
+"""`fs dataset`, and `diff`, `reproduce` and `leakage` of sets that were written."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from featurestore.cli.project import Settings, command
 
 if TYPE_CHECKING:
     from featurestore.knowledge import Knowledge
+    from featurestore.labels import Immature
     from featurestore.training import TrainingSet
 
 _OUT = click.option(
@@ -57,6 +58,19 @@ _OUT = click.option(
     metavar="[SOURCE=]LENGTH",
     help="Of --knowledge arrived: how long after its arrival an event is known, as 1h; of one source, as purchases=1h.",
 )
+@click.option(
+    "--as-of",
+    metavar="TIME",
+    help="Of a service with labels: the moment by whose knowledge rows are labelled. Default: now.",
+)
+@click.option(
+    "--immature",
+    type=click.Choice(["drop", "keep"]),
+    default="drop",
+    show_default=True,
+    help="What becomes of rows whose label is not mature: kept, they have none, and is_mature says so.",
+)
+@click.option("--no-labels", is_flag=True, help="Without the labels of the service.")
 @click.option("--statuses", is_flag=True, help="A column more for each feature: why a value is missing.")
 @click.option("--scaled", is_flag=True, help="By the scaler that the service is pinned to.")
 @click.option(
@@ -79,6 +93,9 @@ def write_command(
     timestamp: str,
     knowledge: Knowledge,
     lag: tuple[str, ...],
+    as_of: str | None,
+    immature: Immature,
+    no_labels: bool,
     statuses: bool,
     scaled: bool,
     split: str | None,
@@ -91,12 +108,14 @@ def write_command(
     """A point-in-time training set, written as Parquet: one row for each row of the spine, in its order.
 
     Each value holds what had happened strictly before the row's moment; with --knowledge arrived, what was known of it then.
+    A service with labels has what came of each row after its features, as far as that is known --as-of a moment.
     The folder appears when all of it is written, with
     a manifest that says what it was made of.
 
     \b
     fs dataset diff A B              what differs between two sets
     fs dataset reproduce DIR --out   make a set again from its manifest
+    fs dataset leakage DIR           what of a set may know its own answer
     """  # noqa: D301  \b keeps click from joining lines
     began = time.monotonic()
     asked = {"fractions": fractions, "at": at, "gap": gap, "column": column}
@@ -112,6 +131,9 @@ def write_command(
             lag=lags,
             statuses=statuses,
             scaled=scaled,
+            labelled=not no_labels,
+            as_of=as_of,
+            immature=immature,
         )
         with _staged(Path(out)) as (staging, target):
             written = _parts(training, split, asked, seed)(staging)
@@ -130,7 +152,15 @@ def write_command(
             f"{target / name}: {part['rows']:,} rows, {len(part['columns'])} columns, {features} of them features, "
             f"{size_text(part['bytes'])}"
         )
+        if any(part["left_out"].values()):
+            settings.note(_left_out(part["left_out"]))
     settings.note(f"in {seconds:.1f} s")
+
+
+def _left_out(counts: Mapping[str, int]) -> str:
+    said = " and ".join(f"{n:,} {state.lower()}" for state, n in counts.items() if n)
+    many = "row was" if sum(counts.values()) == 1 else "rows were"
+    return f"{said} {many} left out: their label is not known as of that moment; --immature keep keeps them"
 
 
 def _parts(
@@ -176,7 +206,11 @@ def _lags(given: tuple[str, ...]) -> timedelta | dict[str, timedelta] | None:
 def _measured(folder: Path, files: list[Path]) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
+    from featurestore.datasets.manifest import load
+
+    labels = load(folder).content.get("labels", {})
     return {
+        "left_out": labels.get("left_out", {}),
         "rows": sum(pq.read_metadata(p).num_rows for p in files),
         "columns": pq.read_schema(files[0]).names,
         "bytes": sum(p.stat().st_size for p in files),
@@ -264,10 +298,43 @@ def reproduce_command(settings: Settings, folder: str, out: str, spine: str | No
     return OK if done.identical else ERROR
 
 
+@command("leakage")
+@click.argument("folder", metavar="DIR", type=click.Path())
+@click.option(
+    "--label", metavar="COLUMN", help="A column that is to be predicted. Default: the labels of the set."
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.95,
+    show_default=True,
+    help="A column that alone predicts a label with this score is suspect.",
+)
+def leakage_command(settings: Settings, folder: str, label: str | None, threshold: float) -> int:
+    """What of a training set may know its own answer.
+
+    Values that could be known only after the row's moment, columns that alone predict a label too well, and features that
+    read a label's source.
+
+    Exit status: 0 when there is nothing but notes, 1 when there is more.
+    """
+    with settings.store() as store, settings.progress("looking at the training set"):
+        found = store.leakage(folder, label, threshold=threshold)
+    if settings.json:
+        print_json(found.to_json())
+    else:
+        click.echo(str(found))
+    return OK if found.clean else ERROR
+
+
 class _Dataset(click.Command):
     """`fs dataset SERVICE`, and beside it the commands that work on sets already written."""
 
-    commands: Mapping[str, click.Command] = {"diff": diff_command, "reproduce": reproduce_command}
+    commands: Mapping[str, click.Command] = {
+        "diff": diff_command,
+        "leakage": leakage_command,
+        "reproduce": reproduce_command,
+    }
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

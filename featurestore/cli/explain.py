@@ -29,7 +29,7 @@ def explain_command(
     NAME is a view, VIEW:FEATURE, a feature in whichever views have it, or an on-demand feature. The events in a
     picture are made up: they show where the window begins and ends.
     """
-    from featurestore.explain import SAMPLE, computed, explain
+    from featurestore.explain import SAMPLE, computed, explain, labelled
     from featurestore.time import moment
 
     with settings.store() as store:
@@ -41,13 +41,14 @@ def explain_command(
 
         asked = SAMPLE if at is None else moment(at)
         found = explain(plan, name, programs_of, asked)
-    on_demand = computed(plan, name)
+    on_demand, labels = computed(plan, name), labelled(plan, name)
     if settings.json:
         print_json(
             {
                 "at": moment_text(asked),
                 "views": [asdict(e) for e in found],
                 "on_demand": [asdict(c) for c in on_demand],
+                "labels": [asdict(c) for c in labels],
             }
         )
         return
@@ -55,7 +56,7 @@ def explain_command(
         if number:
             click.echo()
         _show(one)
-    for number, feature in enumerate(on_demand):
+    for number, feature in enumerate((*on_demand, *labels)):
         if number or found:
             click.echo()
         _show_computed(feature)

@@ -41,7 +41,9 @@ def stream_command(ctx: click.Context, /, **options: Any) -> None:
     shell_complete=readable_names,
     help="A view, a service, tag:NAME or owner:NAME; may be given again. Default: every view of a stream.",
 )
-@click.option("--reset", is_flag=True, help="Forget the stream's state: start from what the log holds.")
+@click.option(
+    "--reset", is_flag=True, help="Forget the stream's state: start from what the log or topic holds."
+)
 @click.option("--take-over", is_flag=True, help="Own views that another stream, gone for good, had owned.")
 def run_command(
     settings: Settings, engine: str | None, once: bool, select: tuple[str, ...], reset: bool, take_over: bool
@@ -74,6 +76,47 @@ def run_command(
         return
     settings.note(f"{came:,} events in {time.monotonic() - began:.1f} s")
     _table(told)
+
+
+@command("write")
+@click.option("--once", is_flag=True, help="Put in what is there, then end.")
+@click.option(
+    "--select",
+    multiple=True,
+    metavar="WHAT",
+    shell_complete=readable_names,
+    help="A view, a service, tag:NAME or owner:NAME; may be given again. Default: every view of a Kafka topic.",
+)
+@click.option(
+    "--reset", is_flag=True, help="Read the tile topics from their beginning, whatever was lost of them."
+)
+@click.option("--take-over", is_flag=True, help="Own views that another stream, gone for good, had owned.")
+def write_command(
+    settings: Settings, once: bool, select: tuple[str, ...], reset: bool, take_over: bool
+) -> None:
+    """Put the tiles of Flink jobs from their topics into the online store, until interrupted.
+
+    Any number of processes share the work: run as many as are wanted. One that is killed loses nothing, and the others go on.
+    """
+    stop = threading.Event()
+    if not once:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+    began = time.monotonic()
+    with settings.store() as store:
+        came = store.write_stream(
+            list(select) or None, once=once, stop=stop, reset=reset, take_over=take_over, say=settings.note
+        )
+        told = store.written(list(select) or None)
+    took = time.monotonic() - began
+    if settings.json:
+        print_json({"records": came, "seconds": round(took, 3), "views": [asdict(s) for s in told]})
+        return
+    settings.note(f"{came:,} tile records in {took:.1f} s")
+    rows = [
+        (s.view, s.lag, *(s.counts.get(n, 0) for n in ("records", "heads", "refused", "late"))) for s in told
+    ]
+    print_table(("view", "waiting", "records", "heads", "refused", "late"), rows)
 
 
 @command("status")
@@ -134,7 +177,7 @@ def list_command(settings: Settings, view: str | None) -> None:
 @click.argument("view", shell_complete=readable_names)
 @click.argument("numbers", nargs=-1, type=int, metavar="[NUMBER...]")
 def replay_command(settings: Settings, view: str, numbers: tuple[int, ...]) -> None:
-    """Append events that were set aside to their log again, as if they had arrived now. Default: all of the view's."""
+    """Give events that were set aside to their log or topic again, as if they had arrived now. Default: all of the view's."""
     with settings.store() as store:
         done = store.replay_dead_letters(view, numbers or None)
     if settings.json:
@@ -241,7 +284,7 @@ def log_prune_command(
     )
 
 
-for part in (run_command, status_command):
+for part in (run_command, write_command, status_command):
     stream_command.add_command(part)
 for part in (list_command, replay_command):
     dead_letters_group.add_command(part)

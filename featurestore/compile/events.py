@@ -12,7 +12,7 @@ from featurestore.compile.sources import Connection, source_sql
 from featurestore.compile.sql import expr_sql, ident
 from featurestore.expr import Expr, columns_of, infer
 from featurestore.expr.literals import MAX_TIMESTAMP, MIN_TIMESTAMP
-from featurestore.ir import View
+from featurestore.ir import Source, View
 from featurestore.types import (
     Bool,
     Date,
@@ -152,12 +152,13 @@ def events_sql(
     copies: bool = False,
     start: int | None = None,
     end: int | None = None,
+    known: int | None = None,
 ) -> str:
     """SELECT of key columns `k0…`, event time `t` (absent for a static source), the wanted columns, and tie-breakers.
 
     Events without a time of the years 1 to 9999, or with a NULL part of the key are left out, as are those the view's filter
     does not keep, those of erased entities, and (unless `copies`) all but one of the copies of an event. `start` and `end`
-    bound event time, end exclusive. `ordered` adds `o0…`.
+    bound event time, end exclusive; `known` leaves out what had not arrived by then. `ordered` adds `o0…`.
     """
     source = view.source
     wanted = set(view.reads).union(*map(columns_of, columns.names))
@@ -166,6 +167,8 @@ def events_sql(
     if ordered or source.event_id:
         wanted.update(view.order)
     if source.event_id and source.arrival_time:
+        wanted.add(source.arrival_time)
+    if known is not None and source.arrival_time:
         wanted.add(source.arrival_time)
     src = source_sql(con, source, sorted(wanted), root)
     keys = [f"{expr_sql(k.value, source.schema, DUCKDB)} AS k{i}" for i, k in enumerate(view.keys)]
@@ -177,6 +180,7 @@ def events_sql(
         where.append(f"{at} BETWEEN make_timestamp({MIN_TIMESTAMP}) AND make_timestamp({MAX_TIMESTAMP})")
         where += [f"{at} >= make_timestamp({start})"] if start is not None else []
         where += [f"{at} < make_timestamp({end})"] if end is not None else []
+        where += [known_sql(source, known)] if known is not None else []
     if view.filter is not None:
         where.append(expr_sql(view.filter, source.schema, DUCKDB))
     if view.erased is not None:
@@ -184,6 +188,17 @@ def events_sql(
     once = f" QUALIFY {_first_copy(view)}" if source.event_id is not None and not copies else ""
     select = ", ".join([*keys, *time, *columns.select(), *ties])
     return f"SELECT {select} FROM ({src}) WHERE {' AND '.join(f'({w})' for w in where)}{once}"
+
+
+def known_sql(source: Source, known: int) -> str:
+    """Whether an event had happened before a moment, and had arrived by then."""
+    assert source.event_time is not None
+    at = ident(source.event_time, DUCKDB)
+    happened = f"{at} < make_timestamp({known})"
+    if source.arrival_time is None:
+        return happened
+    arrived = f"coalesce({ident(source.arrival_time, DUCKDB)}, {at})"
+    return f"{happened} AND {arrived} <= make_timestamp({known})"
 
 
 def _first_copy(view: View) -> str:

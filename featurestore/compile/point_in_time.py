@@ -34,14 +34,15 @@ def sorted_events_sql(
     settled: bool,
     start: int | None,
     end: int,
+    known: int | None = None,
 ) -> str:
     """SELECT `k` (dense key number of table `keys`), `t` and the wanted columns, sorted by `k` and `t`.
 
     `settled` sorts ties by the order of events too, and drops copies of an event: both cost more here than afterwards, where
-    only rows that tie are looked at. The events of a static source are at 0.
+    only rows that tie are looked at. The events of a static source are at 0. `known` leaves out what had not arrived by then.
     """
     static = view.source.event_time is None
-    bounds = {} if static else {"start": start, "end": end}
+    bounds = {} if static else {"start": start, "end": end, "known": known}
     events = events_sql(con, view, root, columns, ordered=settled, copies=not settled, **bounds)
     same = " AND ".join(f"e.{k} = s.{k}" for k in key_names(view))
     select = ["s.k", "0::BIGINT AS t" if static else "e.t", *(f"e.{n}" for n in columns.names.values())]

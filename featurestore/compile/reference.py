@@ -46,10 +46,10 @@ from featurestore.aggregates import (
     Tally,
     Variance,
 )
-from featurestore.compile.rowwise import Settled, clean, evaluate
+from featurestore.compile.rowwise import AS_OF, Settled, clean, evaluate, evaluator
 from featurestore.expr import Column, Expr
-from featurestore.ir import LATEST, Feature, View
-from featurestore.status import Status
+from featurestore.ir import LATEST, Feature, Label, Source, View
+from featurestore.status import LabelState, Status
 from featurestore.time import inside, known_at
 from featurestore.types import (
     Bool,
@@ -130,6 +130,52 @@ def _known(view: View, event: Event, asked: int, lag: int | None) -> bool:
     assert isinstance(at, int)
     assert arrival is None or isinstance(arrival, int)
     return known_at(arrival, at, lag) <= asked
+
+
+def label_answer(
+    label: Label, events: Sequence[Event], key: Sequence[Value], asked: int, as_of: int
+) -> tuple[Result, LabelState]:
+    """The label of a row of one entity at one moment, by what is known as of another (microseconds), and its state.
+
+    The value is None unless it is mature. Erasures are not looked at.
+    """
+    view, source = label.view, label.view.source
+    if any(part is None for part in key):
+        return None, LabelState.CENSORED
+    schema = Settled(source.schema)
+    known = [
+        e for e in events if _happened(source, e, schema) < as_of and _arrived(source, e, schema) <= as_of
+    ]
+    start, end = asked + label.gap, asked + label.gap + label.horizon
+    rows = [e for e in entity_events(view, known, key) if start <= _happened(source, e, schema) < end]
+    last = max((_happened(source, e, schema) for e in known), default=None)
+    if not (label.matures == "first_event" and rows):
+        if as_of < end + label.lateness:
+            return None, LabelState.IMMATURE
+        if label.observed == "last_event" and (last is None or last < end):
+            return None, LabelState.CENSORED
+    found: dict[str, Any] = {}
+    for feature in view.features:
+        of = [e for e in rows if feature.where is None or evaluate(feature.where, e, schema) is True]
+        found[feature.name] = _settled(feature, *_aggregated(feature, of, source, schema), found=True).value
+    types = {f.name: f.dtype for f in view.features}
+    value = evaluator(label.value, types, on_demand=True)({**found, AS_OF: asked})
+    return value, LabelState.MATURE
+
+
+def _happened(source: Source, event: Event, schema: Mapping[str, DType]) -> float:
+    assert source.event_time is not None
+    at = clean(event.get(source.event_time), schema[source.event_time])
+    assert at is None or isinstance(at, int)
+    return math.inf if at is None else at
+
+
+def _arrived(source: Source, event: Event, schema: Mapping[str, DType]) -> float:
+    if source.arrival_time is None:
+        return -math.inf
+    at = clean(event.get(source.arrival_time), schema[source.arrival_time])
+    assert at is None or isinstance(at, int)
+    return -math.inf if at is None else at
 
 
 def entity_events(view: View, events: Sequence[Event], key: Sequence[Value]) -> list[Event]:
@@ -214,7 +260,18 @@ def _value(
             continue
         if feature.where is not None and evaluate(feature.where, event, schema) is not True:
             continue
-        row: dict[str, Value] = {"at": at}
+        rows.append(event)
+    return _aggregated(feature, rows, view.source, schema)
+
+
+def _aggregated(
+    feature: Feature, events: Sequence[Event], source: Source, schema: Mapping[str, DType]
+) -> tuple[Result, Status]:
+    """The aggregate of these events, in order, before its default."""
+    assert source.event_time is not None
+    rows = []
+    for event in events:
+        row: dict[str, Value] = {"at": event[source.event_time]}
         for name, node in zip(("x", "by"), feature.inputs, strict=False):
             row[name] = evaluate(node, event, schema)
         rows.append(row)

@@ -111,14 +111,16 @@ class Card:
 def card(folder: str | Path, *, label: str | None = None, by: str | None = None) -> Card:
     """The card of the training set in a folder: read once, and once more with `by`, a column whose values are slices.
 
-    `label` is the column that a model is to predict. Raises DatasetError for a folder that is no set, or a column it has not.
+    `label` is the column that a model is to predict, by default the set's own label. Raises DatasetError for a folder that is
+    no set, or a column it has not.
     """
     manifest = load(folder)
     content = manifest.content
     schema = pq.read_schema(manifest.parts[0]) if manifest.parts else pa.schema([])
-    features = tuple(
-        n for n in schema.names if n not in manifest.spine_columns and not n.endswith("__status")
-    )
+    labels = list(content.get("labels", {}).get("columns", []))
+    aside = {*manifest.spine_columns, *labels}
+    features = tuple(n for n in schema.names if n not in aside and not n.endswith(("__status", "__from")))
+    label = label if label is not None or not labels else labels[0]
     for name in (label, by):
         if name is not None and name not in schema.names:
             raise DatasetError(

@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import metadata
@@ -29,8 +30,10 @@ from featurestore.datasets.rows import Streamed
 from featurestore.erasures import Erasures
 from featurestore.errors import DatasetError, SourceError
 from featurestore.functions import bound
+from featurestore.labels import versions
 from featurestore.repo import load_declarations
 from featurestore.statistics.scalers import Scaler
+from featurestore.status import LabelState
 
 if TYPE_CHECKING:
     from featurestore.training import TrainingSet
@@ -48,7 +51,7 @@ PARQUET: Mapping[str, Any] = {
 """How parts are written: with one version of Arrow the same rows are the same bytes."""
 
 _NOT_PARAMETERS = frozenset(
-    {"config", "service", "views", "spine", "reference", "slice_rows", "scaler", "erased"}
+    {"config", "service", "views", "spine", "reference", "slice_rows", "scaler", "erased", "labels"}
 )
 _AGAIN = "`TrainingSet.to_parquet(dir)` and `fs dataset` write one"
 
@@ -99,10 +102,13 @@ def write(training: TrainingSet, directory: str | Path) -> list[Path]:
     root = training.config.root
     erased = training.erasures_now()
     training = replace(training, slice_rows=training.rows_of_a_slice, erased=erased)
-    before = inputs(training.views, root)
+    read = {**training.views, **{f"label {x.name}": x.view for x in training.labels}}
+    before = inputs(read, root)
+    left_out: Counter[str] = Counter()
     spine_digest, parts, written, schema = RowsDigest(), [], [], pa.schema([])
     own = len(training.service.columns) * (2 if training.statuses else 1)
-    for number, rows in enumerate(training.tables()):
+    own += len(training.provenance_columns) + len(training.label_columns)
+    for number, rows in enumerate(training.tables(left_out)):
         table = rows.combine_chunks()
         schema = table.schema
         spine_digest.add(table.select(schema.names[: len(schema) - own]))
@@ -121,12 +127,14 @@ def write(training: TrainingSet, directory: str | Path) -> list[Path]:
             }
         )
         written.append(partial.rename(path))
-    if _stamps(before, root) != _stamps(inputs(training.views, root, digests=False), root):
+    if _stamps(before, root) != _stamps(inputs(read, root, digests=False), root):
         raise SourceError("a source changed while it was read\n  make the set again in a new folder")
     if training.erasures_now().number != erased.number:
         raise SourceError("an entity was erased while the set was made\n  make it again in a new folder")
     spine_schema = pa.schema(list(schema)[: len(schema) - own])
     content = _content(training, before, spine_schema, spine_digest.hexdigest(), schema, parts)
+    if training.labels:
+        content["labels"] = _labels(training, left_out)
     _write_last(target / MANIFEST, content)
     return written
 
@@ -167,18 +175,37 @@ def _content(
         "rows": sum(p["rows"] for p in parts),
         "columns": [{"name": f.name, "type": str(f.type)} for f in schema],
         "parts": parts,
-        "plan": ir.to_json(ir.Plan(views=tuple(views.values()), services=(replace(service, about=about),))),
+        "plan": ir.to_json(
+            ir.Plan(
+                views=tuple(views.values()),
+                services=(replace(service, about=about),),
+                labels=training.labels,
+            )
+        ),
+    }
+
+
+def _labels(training: TrainingSet, left_out: Mapping[str, int]) -> dict[str, Any]:
+    """Which version of each label the set holds, and how many rows had none that is mature."""
+    assert training.as_of is not None
+    return {
+        "versions": {
+            v.name: {"version": v.reference, "fingerprint": v.fingerprint, "id": v.id}
+            for v in versions(training.labels, training.as_of)
+        },
+        "columns": training.label_columns,
+        "left_out": {s.name: left_out.get(s.name, 0) for s in LabelState if s is not LabelState.MATURE},
     }
 
 
 def _constants() -> dict[str, Any]:
     """What decides in which order floats are added up, besides the plan."""
-    from featurestore import training
+    from featurestore import joining
     from featurestore.evaluate import point_in_time, ranges
 
     return {
-        "batch_events": training.BATCH_EVENTS,
-        "chunk_events": training.CHUNK_EVENTS,
+        "batch_events": joining.BATCH_EVENTS,
+        "chunk_events": joining.CHUNK_EVENTS,
         "piece_rows": point_in_time.PIECE,
         "block_rows": ranges.BLOCK,
         "parquet": dict(PARQUET),
@@ -332,30 +359,12 @@ def reproduce(config: Config, path: str | Path, out: str | Path, spine: Any = No
 
     Raises DatasetError when that cannot be tried: the manifest or the rows are not what was written, or an input is gone.
     """
-    from featurestore.training import TrainingSet
-
     old = load(path)
     content, notes = old.content, list[str]()
     if spine is None:
         notes = broken_parts(old)
         spine = _rows_of(old, notes)
-    plan = ir.from_json(content["plan"])
-    known = {f.name for f in fields(TrainingSet)}
-    parameters = content["parameters"]
-    if strange := sorted(parameters.keys() - known):
-        raise DatasetError(
-            f"{old.folder / MANIFEST} names parameter '{strange[0]}', which this version does not know"
-        )
-    training = TrainingSet(
-        config=config,
-        service=bound(plan.services[0], lambda: load_declarations(config)),
-        views={v.name: v for v in plan.views},
-        spine=spine,
-        reference=content["service"]["version"],
-        slice_rows=content["work"]["slice_rows"],
-        scaler=None if content.get("scaler") is None else Scaler.from_json(content["scaler"]),
-        **parameters,
-    )
+    training = training_of(config, old, spine)
     try:
         written = write(training, out)
     except SourceError as error:
@@ -371,6 +380,31 @@ def reproduce(config: Config, path: str | Path, out: str | Path, spine: Any = No
         _each(old, "digest") == _each(new, "digest"),
         _each(old, "rows_digest") == _each(new, "rows_digest"),
         (*notes, *changes(content, new.content)),
+    )
+
+
+def training_of(config: Config, manifest: Manifest, spine: Any) -> TrainingSet:
+    """The training set that a manifest describes, over the rows `spine`. Raises DatasetError for one of another version."""
+    from featurestore.training import TrainingSet
+
+    content = manifest.content
+    plan = ir.from_json(content["plan"])
+    known = {f.name for f in fields(TrainingSet)}
+    parameters = content["parameters"]
+    if strange := sorted(parameters.keys() - known):
+        raise DatasetError(
+            f"{manifest.folder / MANIFEST} names parameter '{strange[0]}', which this version does not know"
+        )
+    return TrainingSet(
+        config=config,
+        service=bound(plan.services[0], lambda: load_declarations(config)),
+        views={v.name: v for v in plan.views},
+        spine=spine,
+        reference=content["service"]["version"],
+        slice_rows=content["work"]["slice_rows"],
+        scaler=None if content.get("scaler") is None else Scaler.from_json(content["scaler"]),
+        labels=plan.labels,
+        **parameters,
     )
 
 
@@ -471,5 +505,6 @@ __all__ = [
     "load",
     "made_with",
     "reproduce",
+    "training_of",
     "write",
 ]

@@ -7,6 +7,7 @@ How it is computed is elsewhere: `compile/sql.py` for the engines, `compile/roww
 
 from featurestore.expr.build import (
     Expression,
+    Operand,
     as_expr,
     as_of,
     coalesce,
@@ -44,6 +45,7 @@ __all__ = [
     "Expression",
     "Function",
     "Literal",
+    "Operand",
     "Typed",
     "Value",
     "as_expr",

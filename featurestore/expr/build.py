@@ -248,7 +248,80 @@ def as_expr(value: object) -> Expression:
         raise TypeError(
             "a when(…).then(…) is not finished: end it with .otherwise(value), or .otherwise(None)"
         )
+    if isinstance(value, Operand):
+        return value.expression
     return Expression(literal_of(value))
+
+
+class Operand:
+    """What is no expression, and stands for one beside an operator: an aggregate in the value of a label."""
+
+    __slots__ = ()
+
+    @property
+    def expression(self) -> Expression:
+        """The expression that it stands for."""
+        raise NotImplementedError
+
+    def __add__(self, other: object) -> Expression:
+        return self.expression + other
+
+    def __radd__(self, other: object) -> Expression:
+        return as_expr(other) + self.expression
+
+    def __sub__(self, other: object) -> Expression:
+        return self.expression - other
+
+    def __rsub__(self, other: object) -> Expression:
+        return as_expr(other) - self.expression
+
+    def __mul__(self, other: object) -> Expression:
+        return self.expression * other
+
+    def __rmul__(self, other: object) -> Expression:
+        return as_expr(other) * self.expression
+
+    def __truediv__(self, other: object) -> Expression:
+        return self.expression / other
+
+    def __rtruediv__(self, other: object) -> Expression:
+        return as_expr(other) / self.expression
+
+    def __neg__(self) -> Expression:
+        return -self.expression
+
+    def __lt__(self, other: object) -> Expression:
+        return self.expression < other
+
+    def __le__(self, other: object) -> Expression:
+        return self.expression <= other
+
+    def __gt__(self, other: object) -> Expression:
+        return self.expression > other
+
+    def __ge__(self, other: object) -> Expression:
+        return self.expression >= other
+
+    def __and__(self, other: object) -> Expression:
+        return self.expression & other
+
+    def __or__(self, other: object) -> Expression:
+        return self.expression | other
+
+    def __invert__(self) -> Expression:
+        return ~self.expression
+
+    def is_null(self) -> Expression:
+        """Whether it is NULL; never NULL itself."""
+        return self.expression.is_null()
+
+    def is_not_null(self) -> Expression:
+        """Whether it is not NULL; never NULL itself."""
+        return self.expression.is_not_null()
+
+    def fill_null(self, value: object) -> Expression:
+        """`value` where this is NULL."""
+        return self.expression.fill_null(value)
 
 
 def column_or_expression(value: object) -> Expression:

@@ -15,6 +15,7 @@ from featurestore.planning.words import (
     differences,
     entity_words,
     feature_count,
+    label_words,
     lookup_text,
     meaning_words,
     said,
@@ -31,7 +32,7 @@ FLOAT32_WHOLE = 2**24
 
 _WEIGHT: tuple[Class, ...] = ("metadata only", "state-compatible", "backfill")
 
-_Named = TypeVar("_Named", ir.Entity, ir.Source, ir.View, ir.Service)
+_Named = TypeVar("_Named", ir.Entity, ir.Source, ir.View, ir.Label, ir.Service)
 
 
 def diff(
@@ -71,7 +72,13 @@ class _Diff:
         return ChangePlan(
             base_revision=self.current.number,
             desired=self.desired,
-            changes=(*self._entities(), *self._sources(), *self._views(broken), *own),
+            changes=(
+                *self._entities(),
+                *self._sources(),
+                *self._views(broken),
+                *self._labels(),
+                *own,
+            ),
             drafts=tuple(s.draft for s in services if s.draft),
             retired=tuple(c.name for c in own if c.action == "removed"),
             warnings=(*(w for s in services for w in s.warnings), *_warnings(self.desired, self.rows_of)),
@@ -117,6 +124,19 @@ class _Diff:
                     change = replace(change, effect="breaking", reasons=why)
                 if change is not None:
                     yield change
+
+    def _labels(self) -> Iterator[Change]:
+        """Nothing is stored of a label: one that means something else is another version of it, in sets made from now on."""
+        for old, new in _pairs(self.current.plan.labels, self.desired.labels):
+            if new is None and old is not None:
+                yield Change("label", old.name, "removed", "removed", ())
+            elif old is None and new is not None:
+                yield Change("label", new.name, "added", "new", (new.text,))
+            elif old is not None and new is not None and old != new:
+                same = ir.label_fingerprint(old) == ir.label_fingerprint(new)
+                effect: Class = "metadata only" if same else "state-compatible"
+                if not same or replace(old, view=new.view) != new or old.view.entity != new.view.entity:
+                    yield _edit("label", new.name, effect, label_words(old, new))
 
     def _view(self, old: ir.View, new: ir.View) -> Change | None:
         if ir.view_fingerprint(old) == ir.view_fingerprint(new):
@@ -337,6 +357,11 @@ def _dangling(plan: ir.Plan) -> Iterator[str]:
             yield f"entity '{view.entity}' is gone, and feature view '{view.name}' is still about it"
         if view.source.name not in sources:
             yield f"source '{view.source.name}' is gone, and feature view '{view.name}' still reads it"
+    for label in plan.labels:
+        if label.view.entity not in entities:
+            yield f"entity '{label.view.entity}' is gone, and label '{label.name}' is still about it"
+        if label.view.source.name not in sources:
+            yield f"source '{label.view.source.name}' is gone, and label '{label.name}' still reads it"
     views = {v.name for v in plan.views}
     readers: dict[str, dict[str, None]] = {}
     for service in plan.services:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from featurestore import ir
 from featurestore.errors import RegistryError
 
-Kind = Literal["entity", "source", "view", "service"]
+Kind = Literal["entity", "source", "view", "label", "service"]
 
 Action = Literal["added", "changed", "removed"]
 

@@ -80,8 +80,33 @@ def source_words(old: ir.Source, new: ir.Source) -> tuple[str, ...]:
 
 def service_words(old: ir.Service, new: ir.Service) -> tuple[str, ...]:
     """The differences of two services that give the same columns."""
-    before, after = ({r.output: f"{r.view}.{r.feature}" for r in s.reads} for s in (old, new))
+    before, after = (
+        {r.output: f"{r.view}.{r.feature}" for r in s.reads} | {"labels": ", ".join(s.labels)}
+        for s in (old, new)
+    )
     return said([*differences(before, after), *differences(_about(old.about), _about(new.about))])
+
+
+def label_words(old: ir.Label, new: ir.Label) -> tuple[str, ...]:
+    """Every difference of two labels of one name."""
+    before, after = (_label_parts(label) for label in (old, new))
+    words = [*differences(before, after), *differences(_about(old.about), _about(new.about))]
+    inside = view_words(old.view, new.view) if not words else ()
+    return said([*words, *inside])
+
+
+def _label_parts(label: ir.Label) -> dict[str, str]:
+    view = _view_parts(label.view)
+    return {
+        "value": label.text,
+        "type": repr(label.dtype),
+        "gap": time_text(label.gap or None),
+        "horizon": time_text(label.horizon),
+        "lateness": time_text(label.lateness or None),
+        "matures": label.matures,
+        "observed": label.observed,
+        **{k: view[k] for k in ("entity", "source", "join keys", "filter")},
+    }
 
 
 def view_words(old: ir.View, new: ir.View) -> tuple[str, ...]:

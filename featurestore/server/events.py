@@ -1,7 +1,7 @@
 """`POST /events/{source}`: events in, for those who have no Kafka client at hand.
 
-The body is JSON, a list of objects or an object a line (`application/x-ndjson`), or an Arrow stream. All of it is on disk when
-the answer goes out, or, when an event does not fit, none of it.
+The body is JSON, a list of objects or an object a line (`application/x-ndjson`), or an Arrow stream. All of it is in the log or
+topic of the source when the answer goes out, or, when an event does not fit, none of it.
 """
 
 from __future__ import annotations
@@ -17,34 +17,33 @@ from fastapi import FastAPI, Request, Response
 from featurestore.config import Config
 from featurestore.errors import RequestError, TooLarge
 from featurestore.ir import Plan, Source
-from featurestore.log.eventlog import Appended, EventLog
 from featurestore.server.arrow import CONTENT_TYPE
 from featurestore.stream import stream_source
-from featurestore.stream.feeds import open_log
+from featurestore.stream.inbox import Inbox, Pushed, open_inbox, pushed_json
 
 LINES = "application/x-ndjson"
 
 
 class Events:
-    """The logs of stream sources, opened when they are first written to."""
+    """The logs and topics of stream sources, opened when they are first written to."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._logs: dict[Source, EventLog] = {}
+        self._inboxes: dict[Source, Inbox] = {}
         self._lock = threading.Lock()
 
-    def append(self, plan: Plan, name: str, rows: Any) -> Appended:
-        """Appends events to the log of an applied stream source. Raises NotFound, Unsupported, EventError and LogError."""
+    def append(self, plan: Plan, name: str, rows: Any) -> Pushed:
+        """Gives events to an applied stream source. Raises NotFound, Unsupported, EventError, LogError and BrokerError."""
         source = stream_source(plan, name)
         with self._lock:
-            if source not in self._logs:
-                self._logs[source] = open_log(self._config, source)
-            log = self._logs[source]
-        return log.append(rows, time.time_ns() // 1000)
+            if source not in self._inboxes:
+                self._inboxes[source] = open_inbox(self._config, source)
+            inbox = self._inboxes[source]
+        return inbox.append(rows, time.time_ns() // 1000)
 
     def close(self) -> None:
-        for log in self._logs.values():
-            log.close()
+        for inbox in self._inboxes.values():
+            inbox.close()
 
 
 def add_routes(api: FastAPI, worker: Any) -> None:
@@ -58,8 +57,7 @@ def add_routes(api: FastAPI, worker: Any) -> None:
         )
         plan = worker.catalog.state.plan
         done = await asyncio.to_thread(worker.events.append, plan, source, rows)
-        said = {"source": source, "rows": done.rows, "first_offset": done.first_offset}
-        said |= {"last_offset": done.last_offset, "appended_at": done.appended_at}
+        said = {"source": source, **pushed_json(done), "appended_at": done.appended_at}
         return Response(orjson.dumps(said), 200, media_type="application/json")
 
 

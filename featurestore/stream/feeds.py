@@ -1,4 +1,4 @@
-"""Where a stream's events come from: the local log of a source, and a directory of event files.
+"""Where a stream's events come from: the local log of a source or its topic, and a directory of event files.
 
 A feed is read from a position that the caller keeps, in one transaction with what it made of the events. A new kind of
 feed is a class here and a line in `feeds_of`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,26 +21,10 @@ from featurestore.errors import EventError, LogCorrupt, LogPruned, OutageTooLong
 from featurestore.evaluate.partials import Array
 from featurestore.ir import Source
 from featurestore.log.eventlog import APPENDED_AT, OFFSET, EventLog
-from featurestore.log.events import DeadLetter
 from featurestore.log.files import SUFFIXES, FilesFeed
 from featurestore.log.segment import SKIP
-
-
-@dataclass(frozen=True)
-class Taken:
-    """Events of a feed in its order: the source's columns, and for each when it was appended (µs; None: nobody knows).
-
-    `places` says in words where each lies, `dead` are events of the wrong shape, `position` is where to read on. `batch`: they
-    are batch's own, of which none is late. `skipped` counts events that somebody set aside as damaged before they were read.
-    """
-
-    table: pa.Table
-    appended_at: Array | None
-    places: Sequence[str]
-    dead: Sequence[tuple[str, DeadLetter]]
-    position: Any
-    batch: bool = False
-    skipped: int = 0
+from featurestore.stream.taken import Taken
+from featurestore.stream.topic import KafkaFeed
 
 
 class Feed(Protocol):
@@ -186,11 +170,18 @@ def open_log(config: Config, source: Source) -> EventLog:
     return EventLog.open(log_directory(config, source), source.schema)
 
 
+def in_topic(config: Config, source: Source) -> bool:
+    """Whether the events of a source are in its topic: else a topic is only named, and a local log stands for it."""
+    return config.stream_events == "kafka" and source.stream is not None and source.stream.kind == "kafka"
+
+
 def feeds_of(config: Config, source: Source) -> list[Feed]:
     """The feeds of a source under the embedded engine: what was pushed to it, and the directory it names, if it does.
 
-    A topic stands for the log: under this engine what is pushed goes to the log and nobody reads the topic.
+    The first is where pushed events are: the log, or the topic where the project's events go through Kafka.
     """
+    if in_topic(config, source):
+        return [KafkaFeed(source)]
     feeds: list[Feed] = [LogFeed(open_log(config, source), source.name)]
     if source.stream is not None and source.stream.kind == "files":
         directory = config.root / expand(source.stream.path)

@@ -28,7 +28,8 @@ from featurestore.expr.literals import MAX_TIMESTAMP, MIN_TIMESTAMP
 from featurestore.ir import View
 from featurestore.layout import layout_of
 from featurestore.online.codec import entity_keys
-from featurestore.stream.feeds import Taken, arrivals
+from featurestore.stream.feeds import arrivals
+from featurestore.stream.taken import Taken
 from featurestore.time import DAY, HOUR, MINUTE, SECOND
 from featurestore.types import Bool, Int64
 

@@ -26,7 +26,7 @@ from featurestore.errors import (
 from featurestore.ir import Location
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+    from confluent_kafka import Consumer, KafkaError, Producer
     from confluent_kafka.admin import AdminClient
 
 PATIENCE_SECONDS: Final = 5.0
@@ -155,7 +155,13 @@ def _made(
     properties: Mapping[str, Any],
 ) -> T:
     more = {name.replace("_", "."): value for name, value in properties.items()}
-    told = {"bootstrap.servers": cluster.bootstrap, **cluster.properties, **settings, **more}
+    told = {
+        "bootstrap.servers": cluster.bootstrap,
+        "reconnect.backoff.max.ms": 1000,  # back soon after a broker is
+        **cluster.properties,
+        **settings,
+        **more,
+    }
     with typed(cluster):
         return kind({**told, "error_cb": cluster.complaints.append, "logger": LOGGER})
 
@@ -165,6 +171,13 @@ def _made(
 
 def partitions(client: Consumer | AdminClient | Producer, cluster: Cluster, topic: str) -> list[int]:
     """The partitions of a topic, in order. Raises TopicNotFound, BrokerUnavailable and BrokerDenied; makes no topic."""
+    from confluent_kafka import Consumer
+
+    if isinstance(client, Consumer):  # others may make the topic that they ask for by name
+        with typed(cluster, client):
+            told = client.list_topics(topic, timeout=PATIENCE_SECONDS).topics.get(topic)
+        if told is not None and told.error is None and told.partitions:
+            return sorted(told.partitions)
     found = topics(client, cluster)
     if topic not in found:
         raise TopicNotFound(topic, cluster.bootstrap, found)
@@ -205,11 +218,15 @@ def topic_id(client: AdminClient, cluster: Cluster, topic: str) -> str:
     return "" if told is None else str(told)
 
 
-def place(topic: str, number: int, offset: int) -> TopicPartition:
-    """A place in a topic."""
-    from confluent_kafka import TopicPartition
+def setting(client: AdminClient, cluster: Cluster, topic: str, name: str) -> str:
+    """A setting of a topic."""
+    from confluent_kafka.admin._config import ConfigResource
+    from confluent_kafka.admin._resource import ResourceType
 
-    return TopicPartition(topic, number, offset)
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    with typed(cluster, client, topic):
+        asked = client.describe_configs([resource], request_timeout=PATIENCE_SECONDS)
+        return str(asked[resource].result(PATIENCE_SECONDS)[name].value)
 
 
 # ── errors
@@ -279,16 +296,25 @@ def error_of(error: KafkaError, cluster: Cluster, topic: str | None = None) -> B
             " librdkafka takes, or has a value that it refuses\n"
             "  names are librdkafka's, or the Java client's for logins and certificates"
         )
-    if error.retriable() or error.code() in _AWAY():
+    if error.retriable() or error.code() in _away():
         return BrokerUnavailable(_unavailable(cluster, said.str() or error.name()))
     return BrokerError(f"Kafka at {cluster.bootstrap}: {error.str() or error.name()}")
 
 
-def _AWAY() -> frozenset[int]:  # noqa: N802
+_AWAY: Final = (
+    "_NOENT _TRANSPORT _TIMED_OUT _ALL_BROKERS_DOWN _RESOLVE _MSG_TIMED_OUT _TIMED_OUT_QUEUE _WAIT_COORD _DESTROY",
+    "LEADER_NOT_AVAILABLE NOT_LEADER_FOR_PARTITION REQUEST_TIMED_OUT BROKER_NOT_AVAILABLE REPLICA_NOT_AVAILABLE",
+    "NETWORK_EXCEPTION NOT_ENOUGH_REPLICAS NOT_ENOUGH_REPLICAS_AFTER_APPEND NOT_CONTROLLER KAFKA_STORAGE_ERROR",
+    "COORDINATOR_LOAD_IN_PROGRESS COORDINATOR_NOT_AVAILABLE NOT_COORDINATOR FENCED_LEADER_EPOCH UNKNOWN_LEADER_EPOCH",
+    "OFFSET_NOT_AVAILABLE THROTTLING_QUOTA_EXCEEDED",
+)
+"""Errors that pass: nobody answers, or a broker that comes back or takes over from another has not begun yet."""
+
+
+def _away() -> frozenset[int]:
     from confluent_kafka import KafkaError
 
-    names = "_TRANSPORT _TIMED_OUT _ALL_BROKERS_DOWN _RESOLVE _MSG_TIMED_OUT _TIMED_OUT_QUEUE _WAIT_COORD _DESTROY"
-    return frozenset(getattr(KafkaError, name) for name in names.split())
+    return frozenset(getattr(KafkaError, name) for names in _AWAY for name in names.split())
 
 
 def _unavailable(cluster: Cluster, why: str) -> str:

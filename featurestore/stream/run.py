@@ -5,24 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
 from featurestore.config import Config
 from featurestore.erasures import erasures, newest
-from featurestore.errors import NotFound, StoreUnavailable, Unsupported
+from featurestore.errors import BrokerUnavailable, NotFound, StoreUnavailable, Unsupported
 from featurestore.ir import Plan, Source, View
 from featurestore.layout import layout_of
 from featurestore.ledger import Hole
-from featurestore.log.eventlog import EventLog
 from featurestore.online.codec import NEVER, codec_of
 from featurestore.online.state import load_stream
 from featurestore.online.store import OnlineStore
 from featurestore.registry import Registry
 from featurestore.selection import select_views
-from featurestore.stream.feeds import feeds_of, open_log
+from featurestore.stream.feeds import feeds_of
+from featurestore.stream.inbox import open_inbox
 from featurestore.stream.state import DeadEvent, Shelf, directory_of
 from featurestore.stream.view import Step, ViewStream
 
@@ -127,7 +127,7 @@ class Stream:
     def run(self, stop: threading.Event | None = None, *, once: bool = False) -> int:
         """Takes events until `stop` is set, or, with `once`, until none is left; how many came.
 
-        A store that does not answer is tried again, unless `once`. Raises OutageTooLong and LogCorrupt, after which
+        A store or broker that does not answer is tried again, unless `once`. Raises OutageTooLong and LogCorrupt, after which
         the stream goes on from where it was once that is mended.
         """
         stop = stop or threading.Event()
@@ -136,10 +136,11 @@ class Stream:
             try:
                 taken = sum(stream.advance() for stream in list(self._streams.values()))
                 pause = 0.1
-            except StoreUnavailable as error:
+            except (StoreUnavailable, BrokerUnavailable) as error:
                 if once:
                     raise
-                self._say(f"the online store does not answer; trying again in {pause:.1f} s\n  {error}")
+                who = "the online store" if isinstance(error, StoreUnavailable) else "Kafka"
+                self._say(f"{who} does not answer; trying again in {pause:.1f} s\n  {error}")
                 stop.wait(pause)
                 pause = min(2 * pause, LONGEST_SECONDS)
                 continue
@@ -213,13 +214,16 @@ def statuses(config: Config, plan: Plan, online: OnlineStore) -> Iterator[Stream
             lags: list[int] = []
             for feed in feeds_of(config, view.source):
                 stack.callback(feed.close)
-                lag = feed.lag(None if meta is None else meta.positions.get(feed.name))
+                try:
+                    lag = feed.lag(None if meta is None else meta.positions.get(feed.name))
+                except BrokerUnavailable:
+                    lag = None  # the rest is known all the same; `fs doctor` says what is wrong
                 lags += [] if lag is None else [lag]
             clock = None if said is None or said.clock == NEVER else said.clock
             yield StreamStatus(
                 view.name,
                 view.source.name,
-                sum(lags),
+                sum(lags) if lags else None,
                 clock,
                 None if said is None else said.since,
                 None if said is None else said.updated_at,
@@ -238,16 +242,16 @@ def dead_events(config: Config, view: View) -> list[DeadEvent]:
 
 
 def replay(config: Config, view: View, numbers: Sequence[int] | None, now: int) -> list[DeadEvent]:
-    """Appends events that were set aside to their log again, as if they had arrived now; those that were.
+    """Gives events that were set aside to their log or topic again, as if they had arrived now; those that were.
 
-    All of them, or those of these numbers. An event is appended once, should this be killed and run again. Those that never
+    All of them, or those of these numbers. An event is given once, should this be killed and run again. Those that never
     had the shape of an event stay where they are. Raises NotFound for a number that is not there.
     """
     shelf = Shelf.open(directory_of(config.root, view, codec_of(view, layout_of(view))))
     if shelf is None:
         return []
     done = []
-    with shelf, open_log(config, view.source) as log:
+    with shelf, closing(open_inbox(config, view.source)) as inbox:
         kept = {dead.number: dead for dead in shelf.dead()}
         for number in numbers if numbers is not None else sorted(kept):
             if number not in kept:
@@ -255,23 +259,13 @@ def replay(config: Config, view: View, numbers: Sequence[int] | None, now: int) 
             dead = kept[number]
             if dead.table is None:
                 continue
+            events = dead.table.select(list(view.source.schema))
             if dead.replayed is None:
-                dead = replace(dead, replayed=log.end())
+                dead = replace(dead, replayed=inbox.end())
                 shelf.keep(dead)
-                log.append(dead.table, at=now)
-            elif not _appended(log, view.source, dead):
-                log.append(dead.table, at=now)
+                inbox.append(events, now)
+            elif not inbox.holds(events.to_pylist()[0], dead.replayed):
+                inbox.append(events, now)
             shelf.forget(number)
             done.append(dead)
     return done
-
-
-def _appended(log: EventLog, source: Source, dead: DeadEvent) -> bool:
-    """Whether an earlier try appended the event before it was killed."""
-    offset = dead.replayed or 0
-    wanted = dead.table.select(list(source.schema)).to_pylist()[0] if dead.table is not None else None
-    while (batch := log.read(offset)).next_offset > offset:
-        if wanted in batch.table.select(list(source.schema)).to_pylist():
-            return True
-        offset = batch.next_offset
-    return False

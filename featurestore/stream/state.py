@@ -75,8 +75,8 @@ class Meta:
 class DeadEvent:
     """An event that was set aside: its number, where it lay, why, when (µs), and the event as it came.
 
-    `table` has it as one row, if it had the shape of an event. `replayed` is the offset of the log from which on it may have
-    been appended again, None if nobody tried.
+    `table` has it as one row, if it had the shape of an event. `replayed` is where the log or topic ended before it may
+    have been appended again, None if nobody tried.
     """
 
     number: int
@@ -85,7 +85,7 @@ class DeadEvent:
     at: int
     event: Mapping[str, Any]
     table: pa.Table | None = None
-    replayed: int | None = None
+    replayed: Any = None
 
     def to_bytes(self) -> bytes:
         said: dict[str, Any] = {"place": self.place, "reason": self.reason, "at": self.at}
@@ -109,11 +109,12 @@ class DeadEvent:
         )
 
 
-def meaning_of(view: View) -> str:
-    """Changes with whatever decides which events a stream applies, and is no part of what is stored."""
+def meaning_of(view: View, events: str = "log") -> str:
+    """Changes with whatever decides which events a stream applies, and is no part of what is stored; `events`: where they are."""
     source = view.source
     place = None if source.stream is None else [source.stream.kind, source.stream.path]
-    return digest([source.name, place, source.lateness, source.arrival_time, source.event_id])
+    elsewhere = [] if events == "log" else [events]
+    return digest([source.name, place, source.lateness, source.arrival_time, source.event_id, *elsewhere])
 
 
 def directory_of(root: Path, view: View, codec: Codec) -> Path:
@@ -182,7 +183,7 @@ class State:
     `holes` counts the events that were left out, by the start of the range of time they belong to, and reason.
     """
 
-    def __init__(self, directory: Path, view: View, *, fresh: bool = False) -> None:
+    def __init__(self, directory: Path, view: View, events: str = "log", *, fresh: bool = False) -> None:
         """Raises StreamConflict when another process holds it. `fresh` forgets what there is, and so does another meaning."""
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -191,7 +192,7 @@ class State:
         raw = self._store.get_meta("stream")
         found = None if raw is None else Meta.from_bytes(raw)
         self.replaced = None if found is None else found.owner
-        meaning = meaning_of(view)
+        meaning = meaning_of(view, events)
         self.holes: Counter[tuple[int, str]] = Counter()
         if fresh or found is None or found.meaning != meaning:
             self.begin(meaning)

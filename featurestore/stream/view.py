@@ -29,11 +29,12 @@ from featurestore.online.state import StreamState, load_states, load_stream, str
 from featurestore.online.store import OnlineStore
 from featurestore.online_records import key_columns, latest_records, owners, tile_items, tile_rows
 from featurestore.stream.erasing import carry_out, orders
-from featurestore.stream.feeds import Feed, Taken, feeds_of
+from featurestore.stream.feeds import Feed, feeds_of, in_topic
 from featurestore.stream.intake import ARRIVED, Intake, Judged
 from featurestore.stream.merge import merge_latest, merge_tiles, take
 from featurestore.stream.publish import Heads, Publisher
 from featurestore.stream.state import DeadEvent, Meta, State, counter_of, directory_of
+from featurestore.stream.taken import Taken
 from featurestore.time import SECOND, floor
 
 ROWS = 1 << 17
@@ -79,7 +80,8 @@ class ViewStream:
         self.layout = layout_of(view)
         self._codec = codec_of(view, self.layout, placed=True)
         self._plain = codec_of(view, self.layout)
-        self._state = State(directory_of(config.root, view, self._codec), view, fresh=fresh)
+        where = "kafka" if in_topic(config, view.source) else "log"
+        self._state = State(directory_of(config.root, view, self._codec), view, where, fresh=fresh)
         try:
             self._own(take_over=take_over or fresh)
             self._feeds: list[Feed] = feeds_of(config, view.source)
@@ -168,6 +170,7 @@ class ViewStream:
         meta.counts.update(judged.counts if feed is not None else {"from_batch": judged.counts["applied"]})
         meta.counts["malformed"] += len(taken.dead)
         meta.counts["skipped"] += taken.skipped
+        meta.counts["tombstone"] += taken.tombstones
         if judged.clock is not None and feed is not None:
             meta.clock = max(meta.clock, judged.clock)
         if judged.since is not None and feed is not None:
@@ -190,7 +193,7 @@ class ViewStream:
             self._state.commit(meta, (), judged.seen, dead, judged.holes)
             self._step("committed")
         self._tell_holes(judged.holes)
-        return len(taken.table) + len(taken.dead)
+        return len(taken.table) + len(taken.dead) + taken.tombstones
 
     def _begin(self) -> None:
         """Begins with what batch holds from the cut of its base on: that was in heads which are this stream's now.

@@ -27,11 +27,11 @@ from featurestore.evaluate.arrow import arrow_type
 from featurestore.evaluate.finish import Cells
 from featurestore.expr import columns_of
 from featurestore.ir import Location, Read, Service, View
+from featurestore.joining import enrich
 from featurestore.materialize import materialize_view
 from featurestore.online.store import OnlineStore, open_store
 from featurestore.serving import Reader
 from featurestore.status import Status
-from featurestore.training import enrich
 from featurestore.types import String
 from featurestore.verify.replay import Replay, laboratory
 from featurestore.verify.tables import as_arrow

@@ -59,6 +59,7 @@ class Replay:
             copy = tuple((event[c] is not None, event[c]) for c in view.copy_order if c in event)
             places.append((turn, copy if source.event_id is not None else (), number))
         self._waiting = [events[number] for _, _, number in sorted(places)]
+        config = replace(config, stream_events="log")  # of its own, wherever the project's events are
         self._log = open_log(config, source)
         self._now = 0
         self._stream = ViewStream(config, self.view, store, whole=True, clock=lambda: self._now)

@@ -29,12 +29,12 @@ from featurestore.expr import Call, Expr
 from featurestore.expr.literals import INT_BOUNDS, MAX_DATE, MAX_TIMESTAMP, MIN_DATE, MIN_TIMESTAMP
 from featurestore.expr.nodes import children
 from featurestore.ir import OnDemand, PythonFunction, Read, Service, View, service_fingerprint
+from featurestore.joining import service_cells
 from featurestore.materialize import materialize_view
 from featurestore.picture import meaning
 from featurestore.serving import Reader
 from featurestore.status import Status
 from featurestore.time import DAY
-from featurestore.training import service_cells
 from featurestore.types import (
     Bool,
     Date,
