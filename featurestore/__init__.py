@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featurestore import scale as scale
     from featurestore.declare import BatchSource as BatchSource
+    from featurestore.declare import Capture as Capture
     from featurestore.declare import Csv as Csv
     from featurestore.declare import Delta as Delta
     from featurestore.declare import Entity as Entity
@@ -93,7 +94,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "declare": (
-        "BatchSource Csv Delta Entity FeatureService FeatureView Files Iceberg Json Kafka Label OnDemand Parquet "
+        "BatchSource Capture Csv Delta Entity FeatureService FeatureView Files Iceberg Json Kafka Label OnDemand Parquet "
         "RequestSource Sql StreamSource "
         "count count_distinct first first_k histogram kurtosis largest_k last last_k latest max max_by mean "
         "min min_by most_frequent python quantile skew smallest_k stddev_pop stddev_samp sum var_pop var_samp"

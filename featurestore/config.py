@@ -21,6 +21,14 @@ _KNOWN: dict[str, dict[str, str]] = {
     "online": {"url": _TEXT},
     "offline": {"path": _TEXT, "memory_limit": _TEXT, "threads": _WHOLE},
     "stream": {"engine": _TEXT, "events": _TEXT},
+    "capture": {
+        "path": _TEXT,
+        "sink": _TEXT,
+        "bootstrap": _TEXT,
+        "topic": _TEXT,
+        "linger_ms": _WHOLE,
+        "buffer_rows": _WHOLE,
+    },
     "server": {
         "host": _TEXT,
         "port": _WHOLE,
@@ -42,6 +50,8 @@ _KNOWN: dict[str, dict[str, str]] = {
         "tls_client_ca": _TEXT,
     },
 }
+SINKS = ("log", "kafka")
+"""Where what was served is kept."""
 ENGINES = ("embedded", "flink")
 """What may run a stream: DuckDB in a process of its own, or a Flink cluster."""
 
@@ -57,7 +67,7 @@ class Config:
 
     `definitions` are globs below `root` of the files to load. `memory_limit` bounds DuckDB (`"2GB"`; None is DuckDB's own
     bound, 80 % of the machine); `threads` its cores (None is all); `stream_engine` is one of `ENGINES`, `stream_events` one of
-    `EVENTS`.
+    `EVENTS`, `capture_sink` one of `SINKS`. What was served waits for `capture_linger_ms` in a buffer of `capture_buffer_rows`.
     """
 
     root: Path
@@ -70,9 +80,20 @@ class Config:
     threads: int | None = None
     stream_engine: str = "embedded"
     stream_events: str = "log"
+    capture_path: str = ".fs/capture"
+    capture_sink: str = "log"
+    capture_bootstrap: str = ""
+    capture_topic: str = ""
+    capture_linger_ms: int = 50
+    capture_buffer_rows: int = 262_144
     environment: str | None = None
     server: Mapping[str, str | int] = field(default_factory=dict)
     """What `[server]` says, by name; `featurestore.server.settings` has the meaning of each."""
+
+    @property
+    def capture(self) -> Path:
+        """The folder of the capture log."""
+        return self.root / self.capture_path
 
     @property
     def offline(self) -> Path:
@@ -117,6 +138,14 @@ def load_config(
     if engine == "flink" and events == "log":
         line = Where(str(path), _line_of(text, r"events\s*="))
         problems.append(Problem("events = 'log' is not for engine 'flink', which reads topics", line))
+    sink = _one_of(SINKS, "capture.sink", settings, text, path, problems)
+    if sink == "kafka" and not (settings.get("capture.bootstrap") and settings.get("capture.topic")):
+        line = Where(str(path), _line_of(text, r"sink\s*="))
+        problems.append(Problem("the capture sink 'kafka' wants 'bootstrap' and 'topic' in [capture]", line))
+    for name in ("linger_ms", "buffer_rows"):
+        if (given := settings.get(f"capture.{name}", 1)) < 1:
+            line = Where(str(path), _line_of(text, rf"{name}\s*="))
+            problems.append(Problem(f"'{name}' in [capture] is {given}: give 1 or more", line))
     if problems:
         raise ConfigError("\n\n".join(map(str, problems)))
     defaults = Config(root, root.resolve().name)
@@ -131,6 +160,7 @@ def load_config(
         threads=settings.get("offline.threads"),
         stream_engine=engine,
         stream_events=events or ("kafka" if engine == "flink" else defaults.stream_events),
+        **{k.replace(".", "_"): v for k, v in settings.items() if k.startswith("capture.")},
         environment=environment,
         server={k.removeprefix("server."): v for k, v in settings.items() if k.startswith("server.")},
     )

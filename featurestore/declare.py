@@ -15,7 +15,7 @@ from typing import Any, Literal, overload
 from featurestore.errors import Where
 from featurestore.expr import Column, Expression, Operand, col, columns_of, describe
 from featurestore.scale import Scale
-from featurestore.time import Duration, Lifetime, hours, lifetime
+from featurestore.time import Duration, Lifetime, days, hours, lifetime
 from featurestore.types import DType
 
 _PACKAGE = str(Path(__file__).parent)
@@ -564,6 +564,21 @@ class OnDemand(_Shown):
 
 
 @dataclass(frozen=True)
+class Capture:
+    """Log and wait: what a service gives is kept as it was served, to be trained on when labels have come.
+
+    `sample` is the fraction that is kept: of entities, each with all its requests or none, or of requests. `context` names
+    columns that callers tell beside (a model, the arm of an experiment, a position, a propensity), with their types; others
+    may be told, too.
+    """
+
+    sample: float = 1.0
+    by: Literal["entity", "request"] = "entity"
+    retention: Duration | None = days(90)
+    context: Mapping[str, DType] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Label(_Shown):
     """What came of a row: an expression over aggregates of the events of its entity after the row's moment.
 
@@ -599,7 +614,7 @@ class FeatureService(_Shown):
     features: Sequence[FeatureView | ViewOn | FeatureRef | OnDemand]
     label: Label | Sequence[Label] | None = None
     scale: Scale | Mapping[str, Scale] | None = None
-    capture: object | None = None
+    capture: Capture | None = None
     expectations: Sequence[object] = ()
     max_staleness: Duration | None = None
     deadline: Duration | None = None
@@ -661,6 +676,7 @@ __all__ = [
     "AnySource",
     "At",
     "BatchSource",
+    "Capture",
     "Csv",
     "Declaration",
     "Delta",

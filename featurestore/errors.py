@@ -27,6 +27,8 @@ FeatureStoreError
 │   ├── LogPruned          an offset whose events were removed
 │   ├── LogUnread          events that may not be removed yet: a stream has still to read them
 │   └── EventError         events of the wrong shape; none of them was kept
+├── CaptureError           what was served, or came back of it, that could not be kept or read
+│   └── CaptureConflict    rows of another meaning lie where these would be kept
 ├── StreamError            a stream that refused to start or to go on
 │   ├── StreamConflict     another one owns what it would write
 │   ├── OutageTooLong      events were removed from the log or topic before it read them
@@ -206,6 +208,14 @@ class LogCorrupt(LogError):
         self.file, self.position, self.offset, self.reason = file, position, offset, reason
         at = f"{file}: byte {position}" + ("" if offset is None else f", offset {offset}")
         super().__init__(f"{at}: {reason}\n  {instead}")
+
+
+class CaptureError(FeatureStoreError):
+    """Rows that were served, predictions or labels that are not on disk, or cannot be read from there."""
+
+
+class CaptureConflict(CaptureError):
+    """A folder of captured rows is of another schema than the rows: they are not kept under a wrong name."""
 
 
 class LogPruned(LogError):

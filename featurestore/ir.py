@@ -257,6 +257,19 @@ class Scaling:
 
 
 @dataclass(frozen=True, slots=True)
+class Capture:
+    """How what a service gives is kept: the fraction, drawn by `entity` or by `request`, and for how long (µs; None: for good).
+
+    `context` names columns that callers tell beside, with their types.
+    """
+
+    sample: float = 1.0
+    by: str = "entity"
+    retention: int | None = None
+    context: tuple[tuple[str, DType], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Label:
     """What came of a row at `ts`: `value`, over aggregates of its entity's events in `[ts + gap, ts + gap + horizon)`.
 
@@ -310,6 +323,8 @@ class Service:
     """Microseconds within which a read answers or fails."""
     on_unavailable: str = "fail"
     """What a read gives while the store does not answer: `fail`, `last_known` or `default`."""
+    capture: Capture | None = None
+    """Whether, and how, what it gives is kept; no part of what it means."""
     labels: tuple[str, ...] = ()
     """What a model learns to predict, by name: no part of what is served, so of no version."""
 
@@ -358,6 +373,7 @@ Node = (
     | PythonFunction
     | OnDemand
     | Scaling
+    | Capture
     | Label
     | Service
     | Plan

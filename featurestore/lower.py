@@ -688,9 +688,7 @@ class Lowering:
     ) -> ir.Service | None:
         before = len(self.problems)
         who = f"feature service '{service.name}'"
-        for setting in ("capture",):
-            if getattr(service, setting) is not None:
-                self._later(service.line, who, setting)
+        capture = self._capture(service, who)
         learnt = labels_of_service(self, service, labels)
         if service.expectations:
             self._later(service.line, who, "expectations")
@@ -775,7 +773,29 @@ class Lowering:
             deadline=None if service.deadline is None else service.deadline.microseconds,
             on_unavailable=service.on_unavailable,
             labels=learnt,
+            capture=capture,
         )
+
+    def _capture(self, service: d.FeatureService, who: str) -> ir.Capture | None:
+        said = service.capture
+        if said is None:
+            return None
+        before = len(self.problems)
+        if not isinstance(said, d.Capture):
+            self.wrong(service.line, f"{who} has capture={said!r}", "give capture=Capture(sample=1.0)")
+            return None
+        if not 0 < said.sample <= 1:
+            self.wrong(
+                service.line, f"{who} captures a fraction of {said.sample!r}", "it is above 0 and at most 1"
+            )
+        if said.by not in ("entity", "request"):
+            self.wrong(service.line, f"{who} captures by={said.by!r}", "there is 'entity' and 'request'")
+        if said.retention is not None and said.retention.microseconds <= 0:
+            self.wrong(service.line, f"{who} keeps what it captures for no time", "give a retention, or None")
+        if len(self.problems) > before:
+            return None
+        kept = None if said.retention is None else said.retention.microseconds
+        return ir.Capture(float(said.sample), said.by, kept, tuple(sorted(said.context.items())))
 
     def _scale(
         self, service: d.FeatureService, columns: Mapping[str, DType]

@@ -20,6 +20,7 @@ from featurestore import ir, planning, profiles, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
+from featurestore.capturing import Capturing, recorder_of
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
@@ -57,7 +58,6 @@ from featurestore.scaling import (
 )
 from featurestore.selection import select_views, select_views_and_services
 from featurestore.serving import OnlineFeatures, Reader, Rows
-from featurestore.serving.scaled import scaled_features
 from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
@@ -82,6 +82,7 @@ class FeatureStore:
         self._readers: dict[str, Reader | SteadyReader] = {}
         self._breaker = Breaker()
         self._scalers: dict[str, Scaler] = {}
+        self._recorder = recorder_of(self.config, _now)
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -93,7 +94,8 @@ class FeatureStore:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the online store. The next call opens it again."""
+        """Lets go of the online store, once what was served is captured. The next call opens it again."""
+        self._recorder.close()
         with self._lock:
             if self._online is not None:
                 self._online.close()
@@ -419,15 +421,20 @@ class FeatureStore:
         timeout: float | None = None,
         scaled: bool = False,
         capture: bool = True,
+        context: Mapping[str, Any] | None = None,
     ) -> OnlineFeatures:
         """Feature vectors for entity rows: a dict of columns (scalars broadcast) or a list of row dicts.
 
         `at` replays a past moment: exact when nothing newer was written, else the status says INEXACT. `timeout` is in
-        seconds; a service's `deadline` bounds it. `capture` has no effect on a service that declares none.
+        seconds; a service's `deadline` bounds it. A service that declares `capture=` is captured, unless `capture` is False
+        here; `context` is columns of the caller's to keep beside (a model, an arm, positions): one value, or one for each row.
         """
-        scaler = self._pinned(service) if scaled else None
-        result = self._reader(service).read(entities, None if at is None else moment(at), timeout, request)
-        return result if scaler is None else scaled_features(result, scaler)
+        reader = self._reader(service)
+        if not scaled:
+            return reader.get(entities, None, request, timeout, at=at, capture=capture, context=context)
+        scaler = self._pinned(service)
+        result = reader.read(entities, None if at is None else moment(at), timeout, request)
+        return reader.hand_out(result, scaler, capture=capture, context=context)
 
     async def get_online_features_async(
         self,
@@ -439,14 +446,24 @@ class FeatureStore:
         timeout: float | None = None,  # noqa: ASYNC109
         scaled: bool = False,
         capture: bool = True,
+        context: Mapping[str, Any] | None = None,
     ) -> OnlineFeatures:
         """`get_online_features` without blocking the event loop: what is asked in one tick is one read of the store."""
         scaler = await asyncio.to_thread(self._pinned, service) if scaled else None
         reader = (
             self._reader(service) if self._known(service) else await asyncio.to_thread(self._reader, service)
         )
-        result = await reader.get_async(entities, None, request, timeout, at=at)
-        return result if scaler is None else scaled_features(result, scaler)
+        if scaler is None:
+            return await reader.get_async(
+                entities, None, request, timeout, at=at, capture=capture, context=context
+            )
+        result = await reader.get_async(entities, None, request, timeout, at=at, capture=False)
+        return reader.hand_out(result, scaler, capture=capture, context=context)
+
+    @property
+    def capture(self) -> Capturing:
+        """What was served, as it was kept, and what comes back of it."""
+        return Capturing(self.config, self._recorder, _now, self._retention)
 
     def reader(self, service: Asked) -> Reader | SteadyReader:
         """What reads one service, resolved once: `reader.get(keys)` costs little more than the store.
@@ -716,10 +733,19 @@ class FeatureStore:
                 return self._readers[name]
             service, views, version = self._resolve(asked)
             served = None if version is None else partial(self._mark_served, version)
-            reader = reader_of(self._store(), service, views, self._breaker, served)
+            tap = None if version is None else self._recorder.tap(service, views, version.version)
+            reader = reader_of(self._store(), service, views, self._breaker, served, tap)
             if name is not None:
                 self._readers[name] = reader
             return reader
+
+    def _retention(self, service: str) -> int | None:
+        """How long (µs) what the newest version of a service captures is kept; for good where nobody says."""
+        try:
+            said = self.registry.service(service).service.capture
+        except NotFound:
+            return None
+        return None if said is None else said.retention
 
     def _mark_served(self, version: ServiceVersion) -> None:
         self.registry.mark_served(version.name, version.version, _now(), version.fingerprint)

@@ -22,9 +22,12 @@ from featurestore.online.values import Values
 from featurestore.serving.entities import Entities
 from featurestore.serving.group import Group, groups_of
 from featurestore.serving.plain import Plain, plain_of
+from featurestore.serving.recorder import Tap
 from featurestore.serving.request import Request, Rows, key_columns_of, lookup, request_columns_of
 from featurestore.serving.result import Block, OnlineFeatures, Seen, TensorColumns, buffer_of
+from featurestore.serving.scaled import scaled_features
 from featurestore.serving.together import Together
+from featurestore.statistics.scalers import Scaler
 from featurestore.time import Moment, moment
 from featurestore.types import Int64
 
@@ -42,8 +45,10 @@ class Reader:
         views: Mapping[str, View],
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
         served: Callable[[], None] | None = None,
+        tap: Tap | None = None,
     ) -> None:
-        """`served` is called before the first value goes out."""
+        """`served` is called before the first value goes out; `tap` takes what goes out."""
+        self._tap = tap
         self.store, self.service, self._clock, self._served = store, service, clock, served
         self._together = Together(self)
         # Columns of the service come first; what is read for on-demand features alone has places behind them.
@@ -87,11 +92,14 @@ class Reader:
         timeout: float | None = None,
         *,
         at: Moment | None = None,
+        capture: bool = True,
+        context: Mapping[str, Any] | None = None,
     ) -> OnlineFeatures:
         """The vectors of entities: a dict of columns (scalars broadcast), a list of row dicts, or the values of the one key.
 
         `out` is filled with the tensor as `OnlineFeatures.into` says. `request` holds the request columns of the same rows,
-        `timeout` is in seconds, `at` the moment, now by default. Raises RequestError for what does not fit the service,
+        `timeout` is in seconds, `at` the moment, now by default. A read of a captured service is kept, with the columns of
+        `context` (one value, or one for each row), unless `capture` is False. Raises RequestError for what does not fit it,
         before the store is asked, and StoreUnavailable when it does not answer in time.
         """
         asked = self.prepare(keys, request)
@@ -99,6 +107,8 @@ class Reader:
         result = self.answer(asked, None if at is None else moment(at), timeout)
         if buffer is not None:
             result.fill(buffer)
+        if capture and self._tap is not None:
+            self._tap.offer(result, context=context)
         return result
 
     async def get_async(
@@ -109,6 +119,8 @@ class Reader:
         timeout: float | None = None,  # noqa: ASYNC109
         *,
         at: Moment | None = None,
+        capture: bool = True,
+        context: Mapping[str, Any] | None = None,
     ) -> OnlineFeatures:
         """`get` for an event loop, which it does not block: what is asked in one tick of the loop is one read of the store."""
         asked = self.prepare(keys, request)
@@ -116,7 +128,24 @@ class Reader:
         result = await self._together.answer(asked, None if at is None else moment(at), timeout)
         if buffer is not None:
             result.fill(buffer)
+        if capture and self._tap is not None:
+            self._tap.offer(result, context=context)
         return result
+
+    def hand_out(
+        self,
+        result: OnlineFeatures,
+        scaler: Scaler,
+        *,
+        capture: bool = True,
+        context: Mapping[str, Any] | None = None,
+        degraded: bool = False,
+    ) -> OnlineFeatures:
+        """A read of this reader, scaled; captured as it was and as it goes out."""
+        scaled = scaled_features(result, scaler)
+        if capture and self._tap is not None:
+            self._tap.offer(result, context=context, degraded=degraded, scaled=scaled, scaler=scaler.version)
+        return scaled
 
     def read(
         self,
@@ -125,7 +154,7 @@ class Reader:
         timeout: float | None = None,
         request: Rows | None = None,
     ) -> OnlineFeatures:
-        """`get` at a moment in microseconds."""
+        """`get` at a moment in microseconds, not captured."""
         return self.answer(self.prepare(entities, request), at, timeout)
 
     def buffer(self, out: Any, asked: Request) -> Any:
@@ -174,11 +203,13 @@ class Reader:
         blocks: list[Block] = []
         seen: list[Seen] = []
         fresh: dict[str, float | None] = {}
+        marks: dict[str, int | None] = {}
         for group, plain, plan, values in zip(self._groups, self._plain, plans, raw, strict=True):
             view, rows = group.view, plan.rows
             state = states.get(view.name)
             stale = _stale(state, q, self.service.max_staleness)
             fresh[view.name] = _freshness(state, q)
+            marks[view.name] = None if state is None else state.end
             mine, met = self._read(group, plain, values, plan.key_bytes, q, stale)
             blocks += mine if rows is None else [b.rows(rows) for b in mine]
             if view.source.event_time is not None:  # what is static has no age
@@ -198,6 +229,8 @@ class Reader:
             fresh,
             q,
             self._columns,
+            marks,
+            request,
         )
 
     def _read(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
+import itertools
+import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +18,9 @@ from featurestore.evaluate.partials import Array, Mask
 from featurestore.ir import Service
 from featurestore.status import Status
 from featurestore.types import DType, is_tensor
+
+if TYPE_CHECKING:
+    from featurestore.serving.request import Request
 
 
 class Block:
@@ -109,6 +114,23 @@ class Seen:
         return Seen(self.places, None if self.found is None else self.found[rows], self.last_at[rows])
 
 
+_ids = (secrets.token_hex(10), itertools.count())
+
+
+def _ids_anew() -> None:
+    global _ids  # noqa: PLW0603
+    _ids = (secrets.token_hex(10), itertools.count())
+
+
+os.register_at_fork(after_in_child=_ids_anew)
+
+
+def new_request_id() -> str:
+    """A name that no other request has: 80 bits drawn by the process, and a number."""
+    own, numbers = _ids
+    return f"{own}{next(numbers):012x}"
+
+
 def settled(values: Array) -> Array:
     """Stored values as features have them: -0 is 0."""
     return values + values.dtype.type(0) if values.dtype.kind == "f" else values
@@ -180,15 +202,23 @@ class OnlineFeatures:
     freshness: Mapping[str, float | None]
     at: int
     columns: TensorColumns
+    watermarks: Mapping[str, int | None] = field(default_factory=dict)
+    """The moment up to which each view was complete, in microseconds."""
+    asked: Request | None = None
+    """The keys and request columns of the rows."""
+    request_id: str = field(default_factory=new_request_id)
+    """A name for this read that no other has."""
 
     def __len__(self) -> int:
         return self.rows
 
-    def part(self, start: int, stop: int) -> OnlineFeatures:
-        """The rows from `start` to before `stop`, as a read of their own."""
+    def part(self, start: int, stop: int, asked: Request | None = None) -> OnlineFeatures:
+        """The rows from `start` to before `stop`, as a read of their own, which asked for what `asked` says."""
         chosen = slice(start, stop)
         return replace(
             self,
+            request_id=new_request_id(),
+            asked=asked,
             rows=stop - start,
             blocks=tuple(b.rows(chosen) for b in self.blocks),
             seen=tuple(s.rows(chosen) for s in self.seen),
@@ -198,11 +228,6 @@ class OnlineFeatures:
         from featurestore.serving.shown import online_html
 
         return online_html(self)
-
-    @cached_property
-    def request_id(self) -> str:
-        """A name for this read that no other has."""
-        return uuid.uuid4().hex
 
     @cached_property
     def cells(self) -> tuple[Cells, ...]:

@@ -87,7 +87,7 @@ class Together:
         out: list[OnlineFeatures | BaseException] = []
         start = 0
         for one in batch:
-            out.append(whole.part(start, start + one.request.rows))
+            out.append(whole.part(start, start + one.request.rows, one.request))
             start += one.request.rows
         return out
 

@@ -21,8 +21,11 @@ from featurestore.ir import Service, View
 from featurestore.online.store import OnlineStore
 from featurestore.online.values import Asked, Values
 from featurestore.serving.reader import Reader
+from featurestore.serving.recorder import Tap
 from featurestore.serving.request import Request, Rows
 from featurestore.serving.result import Block, OnlineFeatures
+from featurestore.serving.scaled import scaled_features
+from featurestore.statistics.scalers import Scaler
 from featurestore.status import Status
 from featurestore.time import Moment, moment
 from featurestore.types import DType
@@ -95,7 +98,9 @@ class SteadyReader:
         breaker: Breaker,
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
         served: Callable[[], None] | None = None,
+        tap: Tap | None = None,
     ) -> None:
+        self._tap = tap
         self.service, self._views, self._breaker = service, views, breaker
         self._deadline = None if service.deadline is None else service.deadline / 1e6
         self._memory: _Memory | None = None
@@ -158,13 +163,32 @@ class SteadyReader:
         timeout: float | None = None,
         *,
         at: Moment | None = None,
+        capture: bool = True,
+        context: Mapping[str, Any] | None = None,
     ) -> OnlineFeatures:
         """As `Reader.get`, within the service's deadline."""
         buffer = None if out is None else self.reader.buffer(out, self.reader.prepare(keys, request))
         result = self.read(keys, None if at is None else moment(at), timeout, request)
         if buffer is not None:
             result.fill(buffer)
+        if capture and self._tap is not None:
+            self._tap.offer(result, context=context, degraded=type(result) is Degraded)
         return result
+
+    def hand_out(
+        self,
+        result: OnlineFeatures,
+        scaler: Scaler,
+        *,
+        capture: bool = True,
+        context: Mapping[str, Any] | None = None,
+    ) -> OnlineFeatures:
+        """As `Reader.hand_out`."""
+        scaled = scaled_features(result, scaler)
+        if capture and self._tap is not None:
+            degraded = type(result) is Degraded
+            self._tap.offer(result, context=context, degraded=degraded, scaled=scaled, scaler=scaler.version)
+        return scaled
 
     async def get_async(
         self,
@@ -174,8 +198,23 @@ class SteadyReader:
         timeout: float | None = None,  # noqa: ASYNC109
         *,
         at: Moment | None = None,
+        capture: bool = True,
+        context: Mapping[str, Any] | None = None,
     ) -> OnlineFeatures:
         """As `Reader.get_async`, within the service's deadline."""
+        result = await self._read_async(keys, out, request, timeout, at)
+        if capture and self._tap is not None:
+            self._tap.offer(result, context=context, degraded=type(result) is Degraded)
+        return result
+
+    async def _read_async(
+        self,
+        keys: Any,
+        out: Any,
+        request: Rows | None,
+        timeout: float | None,  # noqa: ASYNC109
+        at: Moment | None,
+    ) -> OnlineFeatures:
         timeout = self._within(timeout)
         began = time.monotonic()
         try:
@@ -329,8 +368,9 @@ def reader_of(
     views: Mapping[str, View],
     breaker: Breaker,
     served: Callable[[], None] | None = None,
+    tap: Tap | None = None,
 ) -> Reader | SteadyReader:
     """The reader a service asks for: a plain one where it promises nothing about trouble."""
     if service.deadline is None and service.on_unavailable == "fail":
-        return Reader(store, service, views, served=served)
-    return SteadyReader(store, service, views, breaker, served=served)
+        return Reader(store, service, views, served=served, tap=tap)
+    return SteadyReader(store, service, views, breaker, served=served, tap=tap)
