@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featurestore import expect as expect
     from featurestore import scale as scale
     from featurestore.declare import BatchSource as BatchSource
     from featurestore.declare import Capture as Capture
@@ -110,7 +111,7 @@ _HOMES = {
     "types": "Bool Date Decimal Float32 Float64 Int32 Int64 List String Timestamp Vector",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
-_MODULES = ("scale",)
+_MODULES = ("expect", "scale")
 
 __all__ = list(_HOME_OF)
 

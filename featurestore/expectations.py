@@ -173,7 +173,7 @@ class Expectation:
 
     @property
     def kind(self) -> str:
-        """The word that makes it: `not_null`, `mean_between`, …"""
+        """The word that makes it, as `not_null` or `mean_between`."""
         return check_kind(self.check)
 
     @property
