@@ -81,8 +81,7 @@ def _pass(rows: Rows, asked: Mapping[int, Mapping[str, str]]) -> dict[int, Mappi
 
 
 def _one(con: Connection, sql: str) -> tuple[Any, ...]:
-    row = con.execute(sql).fetchone()
-    assert row is not None
+    (row,) = con.execute(sql).fetchall()
     return tuple(row)
 
 

@@ -61,7 +61,7 @@ def rows_of_table(con: Connection, table: Any, root: Path) -> Rows:
         table = pa.table(table)
     try:
         con.register(TABLE, table)
-    except (duckdb.Error, TypeError) as error:
+    except (duckdb.InvalidInputException, TypeError) as error:
         raise RequestError(
             f"{type(table).__name__} holds no rows\n  give an Arrow table, a frame, a list of dicts, or a path"
         ) from error
