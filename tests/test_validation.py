@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from decimal import Decimal as D
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from featurestore.statistics import Keep, Statistics
 from featurestore.time import moment
 from featurestore.types import Date, Float64, Int64, String
 from featurestore.validation import gx, on_statistics, pushed_down
-from featurestore.validation.rows import Rows, rows_of_table
+from featurestore.validation.rows import rows_of_table
 from featurestore.verdicts import Outcome, Verdict
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
-PASSED, FAILED, OPEN = "passed", "failed", "not_evaluated"
+PASSED: Outcome = "passed"
+FAILED: Outcome = "failed"
+OPEN: Outcome = "not_evaluated"
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ CASES = [
     Case("days between days", {"d": [date(2024, 1, 1), None]}, expect.between("d", date(2024, 1, 2)), FAILED),
     Case("moments between moments", {"t": at(3, 5)}, expect.between("t", NOON.replace(hour=3)), PASSED),
     Case("texts by their bytes", ABC, expect.between("c", "a", "b"), PASSED, "gx"),
-    Case("decimals", {"p": [D("1.50"), D("2.50")]}, expect.between("p", D("1.5"), 2.5), PASSED),
+    Case("decimals", {"p": [Decimal("1.50"), Decimal("2.50")]}, expect.between("p", Decimal("1.5"), 2.5), PASSED),
     Case("all values are in the set", ABC, expect.in_set("c", ["a", "b"]), PASSED),
     Case("one value is not in the set", ABC, expect.in_set("c", ["a"]), FAILED),
     Case("a new category within what is allowed", ABC, expect.in_set("c", ["b"], mostly=0.6), PASSED),
@@ -183,3 +185,87 @@ def test_every_engine_gives_the_same_verdict(engine: str, con: Any) -> None:
         if found.outcome != PASSED:
             assert found.why, case.name
     assert wrong == []
+
+
+def test_a_gap_in_an_engine_is_named_and_is_one(con: Any) -> None:
+    for case in CASES:
+        for engine in case.open_to.split():
+            (found,) = ENGINES[engine](con, pa.table(case.table), [case.expectation])
+            assert found.outcome == OPEN, (case.name, engine)
+
+
+def test_one_that_breaks_takes_no_other_with_it(con: Any) -> None:
+    """A condition that breaks on a row is judged by itself; the others have their one pass."""
+    three = [expect.not_null("c"), expect.sql("CAST(c AS INTEGER) > 1"), expect.distinct_between("c", 2, 2)]
+    for engine in (by_duckdb, by_gx):
+        found = engine(con, pa.table(ABC), three)
+        assert [v.outcome for v in found] == [FAILED, OPEN, PASSED]
+        assert "cannot" in found[1].why
+
+
+def test_what_fails_is_counted_and_shown(con: Any) -> None:
+    table = pa.table({"c": ["a", "x", "x", "y", None], "n": [1, 2, 3, 4, 5]})
+    (found,) = by_duckdb(con, table, [expect.in_set("c", ["a"])])
+    assert (found.considered, found.unexpected, found.examples) == (4, 3, ("x", "y"))
+    assert found.observed == 0.25
+    (found,) = by_duckdb(con, table, [expect.unique("c")])
+    assert (found.unexpected, found.examples) == (2, ("x",))
+    (found,) = by_duckdb(con, table, [expect.sql("n < 5")])
+    assert found.examples == ("c=NULL, n=5",)
+
+
+NUMBERS = st.one_of(st.none(), st.integers(-5, 5))
+TEXTS = st.one_of(st.none(), st.sampled_from(["a", "b", "ab", "", "a b", "é"]))
+BOUND = st.integers(-6, 6)
+
+
+@st.composite
+def judged_tables(draw: st.DrawFn) -> tuple[pa.Table, list[Expectation]]:
+    """Rows of two columns of numbers and one of texts, and some expectations of them."""
+    rows = draw(st.integers(0, 12))
+    columns = {
+        "x": pa.array(draw(st.lists(NUMBERS, min_size=rows, max_size=rows)), pa.int64()),
+        "y": pa.array(draw(st.lists(NUMBERS, min_size=rows, max_size=rows)), pa.float64()),
+        "c": pa.array(draw(st.lists(TEXTS, min_size=rows, max_size=rows)), pa.string()),
+    }
+    number = st.sampled_from(["x", "y"])
+    mostly = st.sampled_from([1.0, 0.9, 0.5, 0.25])
+    ends = st.tuples(BOUND, BOUND).map(sorted)
+    measures = [
+        expect.min_between,
+        expect.max_between,
+        expect.mean_between,
+        expect.median_between,
+        expect.std_between,
+        expect.distinct_between,
+    ]
+    one = st.one_of(
+        st.builds(lambda c, m: expect.not_null(c, mostly=m), st.sampled_from(["x", "y", "c"]), mostly),
+        st.builds(lambda c, e, m: expect.between(c, e[0], e[1], mostly=m), number, ends, mostly),
+        st.builds(lambda v, m: expect.in_set("c", v, mostly=m), st.lists(st.sampled_from("ab"), min_size=1), mostly),
+        st.builds(lambda m: expect.matches("c", "^a", mostly=m), mostly),
+        st.builds(lambda o, m: expect.greater("x", "y", or_equal=o, mostly=m), st.booleans(), mostly),
+        st.builds(lambda c, m: expect.unique(*c, mostly=m), st.sampled_from([("x",), ("c",), ("x", "c")]), mostly),
+        st.builds(lambda f, c, e: f(c, e[0], e[1]), st.sampled_from(measures), number, ends),
+        st.builds(lambda c, p, e: expect.quantile_between(c, p, *e), number, st.sampled_from([0.0, 0.25, 1.0]), ends),
+        st.builds(lambda v, lo: expect.share_between("c", v, lo / 4), st.sampled_from("ab"), st.integers(0, 4)),
+        st.builds(lambda e: expect.row_count(max(e[0], 0), max(e[1], 1) * 2), ends),
+        st.builds(lambda b: expect.sql(f"x + {b} > y"), BOUND),
+        st.builds(lambda b: expect.not_null("y", where=col("x") > b), BOUND),
+    )  # fmt: skip
+    return pa.table(columns), draw(st.lists(one, min_size=1, max_size=4))
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(judged_tables())
+def test_engines_agree_on_random_rows(con: Any, drawn: tuple[pa.Table, list[Expectation]]) -> None:
+    table, expectations = drawn
+    by_sql = by_duckdb(con, table, expectations)
+    for sql, lib, kept in zip(
+        by_sql, by_gx(con, table, expectations), by_statistics(con, table, expectations), strict=True
+    ):
+        assert lib.outcome == sql.outcome, (sql, lib)
+        assert kept.outcome in (sql.outcome, OPEN), (sql, kept)
+        if lib.considered is not None and sql.considered is not None:
+            assert (lib.considered, lib.unexpected) == (sql.considered, sql.unexpected)

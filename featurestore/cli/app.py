@@ -47,6 +47,7 @@ COMMANDS = {
     "dataset": Entry("Values", "A point-in-time training set, written as Parquet.", "dataset"),
     "stats": Entry("Values", "What the values of a service, a view or a training set look like.", "stats"),
     "scaler": Entry("Values", "What a service's features are scaled by: fit, refit, pin, show.", "scaler"),
+    "validate": Entry("Watching", "Whether rows are as they are expected to be.", "validate"),
     "drift": Entry("Watching", "Whether values still look like those of a baseline.", "drift"),
     "serve": Entry("Serving", "Features over HTTP.", "serve"),
     "key": Entry("Serving", "Keys for the server: add, list, revoke.", "key"),
