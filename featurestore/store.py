@@ -6,7 +6,7 @@ import asyncio
 import getpass
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -24,6 +24,8 @@ from featurestore.capturing import Capturing, recorder_of
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
+from featurestore.continual import Batch, Consumer, batches, consumers
+from featurestore.continual import State as Consumed
 from featurestore.datasets.entities import known_entities, moments_of
 from featurestore.datasets.leakage import Leakage, leakage
 from featurestore.datasets.manifest import Reproduction, reproduce
@@ -34,11 +36,12 @@ from featurestore.errors import EventError, MaterializeError, NotFound, ScalerEr
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
-from featurestore.labels import Immature
+from featurestore.labels import Immature, versions
 from featurestore.labels import check as check_labels
 from featurestore.ledger import HoleEntry, Ledger, Unit
 from featurestore.log.eventlog import Pruned, Skipped
 from featurestore.log.files import read_file
+from featurestore.logged import Logged
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
 from featurestore.monitor import drifting
@@ -555,6 +558,80 @@ class FeatureStore:
             as_of=(_now() if as_of is None else moment(as_of)) if labels else None,
             immature=immature,
         )
+
+    def get_logged_features(
+        self,
+        service: str,
+        *,
+        labelled: bool = True,
+        as_of: Moment | None = None,
+        immature: Immature = "drop",
+        start: Moment | None = None,
+        end: Moment | None = None,
+    ) -> Logged:
+        """What was served, as rows to train on: one for each captured row of a service, read when it is asked for.
+
+        Features are those of the service as it is now, bit for bit as they went out; NULL in rows that were served when a
+        feature meant something else. A service with labels has them as in `get_historical_features`, by what is known `as_of`
+        a moment, now by default. `start` and `end` (exclusive) bound the moments asked for. A label's key that is no key of
+        the service is looked for in the request and in the context that was told at serving. Raises NotFound.
+        """
+        found, views, version = self._resolve(service)
+        if version is None:
+            raise NotFound("applied feature service", service, [v.name for v in self.registry.services()])
+        labels = self._labels_of(service, found) if labelled else ()
+        low, high = (None if m is None else moment(m) for m in (start, end))
+        check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
+        mine = [v for v in self.registry.services() if v.name == found.name]
+        return Logged(
+            self.config,
+            self.capture.log,
+            found,
+            views,
+            {v.fingerprint: ir.column_meanings(v.service, {x.name: x for x in v.views}) for v in mine},
+            labels,
+            (_now() if as_of is None else moment(as_of)) if labels else None,
+            immature,
+            low,
+            high,
+            erasures(self.registry),
+        )
+
+    def training_batches(
+        self,
+        service: str,
+        consumer: str,
+        *,
+        size: int = 512,
+        as_of: Moment | None = None,
+        stateless: bool = False,
+        architecture: int | None = None,
+    ) -> Generator[Batch, None, None]:
+        """The captured rows that have matured since a consumer's last commit, in the order they were served, `size` at a time.
+
+        `batch.commit()` makes a batch, and those before it, taken for good; what was not committed comes again, whatever was
+        killed. Consumers are independent. `stateless` begins anew from the first row: a model trained from scratch. Each round
+        has its number, `batch.lineage`, as V1.2.12: the architecture, the second training from scratch, and twelve rounds on
+        top. Raises ConsumerBusy while another process reads for the consumer, NotFound.
+        """
+        now = _now() if as_of is None else moment(as_of)
+        logged = self.get_logged_features(service)
+        logged = replace(logged, as_of=now if logged.labels else None)
+        return batches(
+            Consumer(self.config.offline / "consumers", logged.service.name, consumer),
+            logged.read,
+            size=size,
+            as_of=now,
+            features=dict(logged.columns),
+            labels=[x.name for x in logged.labels],
+            versions=[v.reference for v in versions(logged.labels, now)],
+            stateless=stateless,
+            architecture=architecture,
+        )
+
+    def consumers(self, service: str) -> dict[str, Consumed]:
+        """How far each consumer of a service is, by name, with the rounds that it trained."""
+        return consumers(self.config.offline / "consumers", self._resolve(service)[0].name)
 
     def reproduce(self, manifest: str | Path, out: str | Path, *, spine: Any = None) -> Reproduction:
         """Makes a written training set again in `out`, from its folder or `_manifest.json`, and says what has changed.
