@@ -378,13 +378,13 @@ def _stays(
         place = source.location
         yield Stays(f"source {source.name}", f"its rows in {place.kind} {place.path}: left out", yours=True)
         if source.stream is not None:
-            wire = f"its events in {source.stream.kind} {source.stream.path}: left out"
-            yield Stays(f"source {source.name}", wire, yours=True)
+            topic = f"its events in {source.stream.kind} {source.stream.path}: left out"
+            yield Stays(f"source {source.name}", topic, yours=True)
         for bad in sorted(log_directory(config, source).glob(f"*{BAD_SUFFIX}")):
             yield Stays(f"log of {source.name}", f"damaged bytes, set aside in {bad.name}", yours=True)
     for kept in views:
-        wire = kept.view.source.stream
-        if wire is not None and wire.kind == "kafka":
+        topic = kept.view.source.stream
+        if topic is not None and topic.kind == "kafka":
             what = "tiles and dead letters in topics of a Flink job, if it has one: left out, until the topics' retention"
             yield Stays(f"view {kept.view.name}", what, yours=True)
         if (
