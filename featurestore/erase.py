@@ -378,8 +378,8 @@ def _stays(
         place = source.location
         yield Stays(f"source {source.name}", f"its rows in {place.kind} {place.path}: left out", yours=True)
         if source.stream is not None:
-            topic = f"its events in {source.stream.kind} {source.stream.path}: left out"
-            yield Stays(f"source {source.name}", topic, yours=True)
+            wire = f"its events in {source.stream.kind} {source.stream.path}: left out"
+            yield Stays(f"source {source.name}", wire, yours=True)
         for bad in sorted(log_directory(config, source).glob(f"*{BAD_SUFFIX}")):
             yield Stays(f"log of {source.name}", f"damaged bytes, set aside in {bad.name}", yours=True)
     for kept in views:
