@@ -20,6 +20,7 @@ from featurestore import ir, planning, profiles, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
+from featurestore.bootstrap import meanings_of
 from featurestore.capturing import Capturing, recorder_of
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
@@ -32,7 +33,15 @@ from featurestore.datasets.manifest import Reproduction, reproduce
 from featurestore.drift.verdicts import DriftReport, Limits
 from featurestore.erase import entity_of, erase, plans_of
 from featurestore.erasures import Receipt, erasures, receipts
-from featurestore.errors import EventError, MaterializeError, NotFound, ScalerError, SourceError, Unsupported
+from featurestore.errors import (
+    EventError,
+    MaterializeError,
+    NotFound,
+    RequestError,
+    ScalerError,
+    SourceError,
+    Unsupported,
+)
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
@@ -44,11 +53,18 @@ from featurestore.log.files import read_file
 from featurestore.logged import Logged
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
-from featurestore.monitor import drifting
+from featurestore.monitor import drifting, results
+from featurestore.monitor.alerts import AlertState, acknowledged, snoozed
+from featurestore.monitor.report import report_of
+from featurestore.monitor.run import Ran, alerts_of, change_alerts, evaluate_triggers
+from featurestore.monitor.run import run as run_monitors
+from featurestore.monitor.triggers import Evaluation
 from featurestore.online.store import StoreUrl, open_store
+from featurestore.policy import Policies
 from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
+from featurestore.registry.alerts import Triggered, history
 from featurestore.registry.scalers import scaler as kept_scaler
-from featurestore.repo import load_declarations
+from featurestore.repo import load_declarations, load_policies
 from featurestore.scaling import (
     Refit,
     fit_scaler,
@@ -518,6 +534,7 @@ class FeatureStore:
         labelled: bool = True,
         as_of: Moment | None = None,
         immature: Immature = "drop",
+        bootstrap_from_log: bool = False,
     ) -> TrainingSet:
         """A point-in-time training set: for each spine row the values as of its `timestamp`, in the spine's order.
 
@@ -528,6 +545,10 @@ class FeatureStore:
         `NAME__state` (MATURE, IMMATURE or CENSORED), and `is_mature`. Rows whose label is not mature are left out;
         `immature="keep"` keeps them, without a value. With `labelled=False` it is as if the service had none.
 
+        With `bootstrap_from_log` a cell that was served is what was served: of the captured row with the spine's `row_id`, or
+        else with its keys, moment and request columns. Holes are filled as ever, and `GROUP__from` says for each view and
+        on-demand feature: log (all was served), backfill, or default (backfilled, of no event).
+
         With `knowledge="arrived"` an event counts only from its arrival on (its time, where the source names no arrival), or a
         `lag` later: one for all sources, or by source. Static sources are visible always. Raises RequestError for a lag that is
         negative or without `"arrived"`, NotFound for that of a source the service does not read.
@@ -535,6 +556,11 @@ class FeatureStore:
         found, views, version = self._resolve(service)
         labels = self._labels_of(service, found) if labelled else ()
         check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
+        if bootstrap_from_log and (scaled or statuses or full_names or version is None):
+            raise RequestError(
+                "what was served is taken for features of an applied service as they are\n"
+                "  leave out bootstrap_from_log, or scaled, statuses and full_names"
+            )
         lags = lags_of(knowledge, lag, {views[r.view].source.name for r in found.reads})
         scaler = self._scaler_of(service, version) if scaled else None
         if full_names:
@@ -557,6 +583,7 @@ class FeatureStore:
             labels=labels,
             as_of=(_now() if as_of is None else moment(as_of)) if labels else None,
             immature=immature,
+            bootstrap_from_log=bootstrap_from_log,
         )
 
     def get_logged_features(
@@ -582,13 +609,12 @@ class FeatureStore:
         labels = self._labels_of(service, found) if labelled else ()
         low, high = (None if m is None else moment(m) for m in (start, end))
         check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
-        mine = [v for v in self.registry.services() if v.name == found.name]
         return Logged(
             self.config,
             self.capture.log,
             found,
             views,
-            {v.fingerprint: ir.column_meanings(v.service, {x.name: x for x in v.views}) for v in mine},
+            meanings_of(self.registry, found.name),
             labels,
             (_now() if as_of is None else moment(as_of)) if labels else None,
             immature,
@@ -753,6 +779,63 @@ class FeatureStore:
                 at=at,
                 limits=limits,
             )
+
+    def monitor(
+        self,
+        names: Sequence[str] = (),
+        *,
+        at: Moment | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> Ran:
+        """One pass over the monitors of the definitions: looks, keeps what it found, tells whom it concerns, sets triggers off.
+
+        `names` picks monitors; without, those whose time has come. `at` is the moment, now by default. What cannot be judged is a
+        finding. Raises NotFound and DefinitionError.
+        """
+        now = _now() if at is None else moment(at)
+        with engine_errors():
+            return run_monitors(self.config, self.registry, self.policies(), now, names=names, say=say)
+
+    def triggers(
+        self, *, at: Moment | None = None, dry_run: bool = False
+    ) -> tuple[list[Evaluation], list[Triggered]]:
+        """Whether a trigger of the definitions is due, by what monitors found last; runs what is, once, unless `dry_run`."""
+        now = _now() if at is None else moment(at)
+        return evaluate_triggers(self.config, self.registry, self.policies(), now, dry_run=dry_run)
+
+    def trigger_history(self) -> Sequence[Triggered]:
+        """When triggers went off, why, and how that ended: the newest first."""
+        return history(self.registry)
+
+    def policies(self) -> Policies:
+        """The monitors and triggers that the definitions hold. Raises DefinitionError."""
+        return load_policies(self.config)
+
+    def monitoring(self, *, since: Moment | None = None) -> Any:
+        """What monitors found, as an Arrow table, the oldest first. The files lie below `monitoring` in the offline folder."""
+        return results.read(self.config, since=None if since is None else moment(since))
+
+    def monitoring_report(self, *, since: Moment | None = None) -> str:
+        """What monitors found as one HTML page, complete in itself."""
+        services = self.registry.current().plan.services
+        return report_of(self.config.name, services, self.monitoring(since=since), self.alerts(), _now())
+
+    def alerts(self) -> list[AlertState]:
+        """Every alert that is kept: what fires first, then what is pending, then what is over."""
+        return alerts_of(self.registry)
+
+    def acknowledge(self, *alerts: str, who: str | None = None) -> list[AlertState]:
+        """Takes note of alerts, by id or title: they are told no more until they are over. Raises NotFound."""
+        name = who or _user()
+        return change_alerts(self.registry, alerts, lambda a: acknowledged(a, name), _now())
+
+    def snooze(
+        self, *alerts: str, length: timedelta | Duration, at: Moment | None = None
+    ) -> list[AlertState]:
+        """Keeps alerts quiet for a while, by id or title. Raises NotFound."""
+        now = _now() if at is None else moment(at)
+        until = now + _microseconds(length)
+        return change_alerts(self.registry, alerts, lambda a: snoozed(a, until), now)
 
     def scaler(self, service: str, version: int | None = None) -> Scaler:
         """The scaler that a service (`"delay"` is its newest version) is pinned to, or its scaler `version`.

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore
-from featurestore.errors import NotFound
+from featurestore.errors import NotFound, RequestError
 
 DEFINITIONS = """
 import featurestore as fs
@@ -180,3 +181,92 @@ def test_a_trainer_that_is_killed_misses_and_repeats_nothing(project: FeatureSto
     assert (state.taken, sum(r.rows for r in state.rounds)) == (VISITORS, VISITORS)
     assert all(not len(rows) for rows in state.waiting.values())
     assert len(read) == len(set(read))
+
+
+# ---------------------------------------------------------------------------------------------------------------- bootstrap
+
+
+def spine(visitors: list[int], **more: list[object]) -> dict[str, list[object]]:
+    moments: list[object] = [NOON] * len(visitors)
+    rows: dict[str, list[object]] = {"visitor_id": list(visitors), "event_timestamp": moments}
+    rows |= {"session_id": [f"s{v}" for v in visitors], "position": [v % 5 for v in visitors]}
+    return rows | more
+
+
+def other_prices(store: FeatureStore) -> None:
+    """The source as it is after a correction: what was served is no longer what a backfill gives."""
+    path = store.config.root / "clicks.parquet"
+    table = pq.read_table(path)
+    prices = pa.array([100.0 + i for i in range(table.num_rows)])
+    pq.write_table(table.set_column(table.column_names.index("price"), "price", prices), path)
+
+
+def test_a_bootstrapped_set_has_what_was_served_and_fills_the_holes(
+    project: FeatureStore, tmp_path: Path
+) -> None:
+    served = serve(project, 0, 5)
+    other_prices(project)
+    rows = spine([3, 0, 7, 99])
+    made = project.get_historical_features(
+        rows, "ranking", as_of=NOON + timedelta(hours=2), bootstrap_from_log=True
+    )
+    found = made.to_arrow()
+    plain = project.get_historical_features(rows, "ranking", as_of=NOON + timedelta(hours=2)).to_arrow()
+    assert found.column_names == [
+        *rows,
+        *("count_1h", "price_mean_6h", "position_1"),
+        *("activity__from", "position_1__from"),
+        *("clicked", "clicked__state", "is_mature"),
+    ]
+    assert found["activity__from"].to_pylist() == ["log", "log", "backfill", "default"]
+    assert found["position_1__from"].to_pylist() == ["log", "log", "backfill", "backfill"]
+    price = found["price_mean_6h"].to_pylist()
+    assert price[:2] == [served["price_mean_6h"][3], served["price_mean_6h"][0]]
+    assert price[2:] == plain["price_mean_6h"].to_pylist()[2:]
+    assert price[0] != plain["price_mean_6h"].to_pylist()[0]
+    assert found["clicked"].to_pylist() == [True, True, False, False]
+    made.to_parquet(tmp_path / "set")
+    again = project.reproduce(tmp_path / "set", tmp_path / "again")
+    assert again.identical
+
+
+def test_a_row_is_found_by_its_id_or_by_all_that_was_asked(project: FeatureStore) -> None:
+    serve(project, 0, 5)
+    ids = project.get_logged_features("ranking", labelled=False).to_arrow()
+    by_visitor = dict(zip(ids["visitor_id"].to_pylist(), ids["row_id"].to_pylist(), strict=True))
+
+    def places(rows: dict[str, list[object]]) -> list[str]:
+        made = project.get_historical_features(rows, "ranking", labelled=False, bootstrap_from_log=True)
+        return made.to_arrow()["activity__from"].to_pylist()
+
+    assert places(spine([1, 2], row_id=[by_visitor[1], "unknown-0"])) == ["log", "backfill"]
+    asked_otherwise = spine([1, 2]) | {"position": [1, 4]}
+    assert places(asked_otherwise) == ["log", "backfill"]
+    later = spine([1]) | {"event_timestamp": [NOON + timedelta(microseconds=1)]}
+    assert places(later) == ["backfill"]
+
+
+def test_a_feature_that_was_not_served_yet_is_backfilled_beside_those_that_were(
+    project: FeatureStore,
+) -> None:
+    serve(project, 0, 2)
+    longer = 'slow = fs.FeatureView("slow", visitor, clicks, [mean("price").over(hours(3))])\nranking'
+    text = DEFINITIONS.replace("ranking", longer, 1).replace("position],", "position, slow],")
+    (project.config.root / "definitions.py").write_text(text, encoding="utf-8")
+    project.apply()
+    found = project.get_historical_features(
+        spine([1]), "ranking", labelled=False, bootstrap_from_log=True
+    ).to_arrow()
+    assert (found["activity__from"][0].as_py(), found["slow__from"][0].as_py()) == ("log", "backfill")
+    assert found["price_mean_3h"].null_count == 0
+
+
+def test_what_cannot_be_bootstrapped_is_refused(project: FeatureStore) -> None:
+    refused: list[Any] = [{"statuses": True}, {"full_names": True}]
+    for wrong in refused:
+        with pytest.raises(RequestError, match="bootstrap_from_log"):
+            project.get_historical_features(spine([1]), "ranking", bootstrap_from_log=True, **wrong)
+    nothing = project.get_historical_features(
+        spine([1]), "ranking", labelled=False, bootstrap_from_log=True
+    ).to_arrow()
+    assert nothing["activity__from"].to_pylist() == ["backfill"]  # nothing was captured yet
