@@ -22,6 +22,7 @@ from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
 from featurestore.bootstrap import meanings_of
 from featurestore.capturing import Capturing, recorder_of
+from featurestore.comparing import Comparison, Contender, Predict, compare
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
@@ -54,11 +55,18 @@ from featurestore.log.files import read_file
 from featurestore.logged import Logged
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
-from featurestore.monitor import drifting
+from featurestore.monitor import drifting, results
+from featurestore.monitor.alerts import AlertState, acknowledged, snoozed
+from featurestore.monitor.report import report_of
+from featurestore.monitor.run import Ran, alerts_of, change_alerts, evaluate_triggers
+from featurestore.monitor.run import run as run_monitors
+from featurestore.monitor.triggers import Evaluation
 from featurestore.online.store import StoreUrl, open_store
+from featurestore.policy import Policies
 from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
+from featurestore.registry.alerts import Triggered, history
 from featurestore.registry.scalers import scaler as kept_scaler
-from featurestore.repo import load_declarations
+from featurestore.repo import load_declarations, load_policies
 from featurestore.scaling import (
     Refit,
     fit_scaler,
@@ -689,6 +697,30 @@ class FeatureStore:
             erasures(self.registry),
         )
 
+    def compare(
+        self,
+        first: str,
+        second: str,
+        *,
+        sample: int = 10_000,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        predict: Predict | tuple[Predict, Predict] | None = None,
+    ) -> Comparison:
+        """Two versions of a service (`"delay@1"`, `"delay@2"`) on the captured requests of the first: what differs by feature.
+
+        Both are computed for the same requests from the same events. With `predict`, a function of a table of features (or one
+        for each version), their predictions are compared too. `start` and `end` (exclusive) bound the requests; up to `sample`
+        of them are drawn. Raises NotFound, RequestError when nothing was captured.
+        """
+        models = predict if isinstance(predict, tuple) else (predict, predict)
+        logged = self.get_logged_features(first, labelled=False, start=start, end=end)
+        one, two = (
+            Contender(name, *self._resolve(name)[:2], model)
+            for name, model in zip((first, second), models, strict=True)
+        )
+        return compare(self.config, logged, one, two, sample=sample)
+
     def training_batches(
         self,
         service: str,
@@ -845,6 +877,63 @@ class FeatureStore:
                 at=at,
                 limits=limits,
             )
+
+    def monitor(
+        self,
+        names: Sequence[str] = (),
+        *,
+        at: Moment | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> Ran:
+        """One pass over the monitors of the definitions: looks, keeps what it found, tells whom it concerns, sets triggers off.
+
+        `names` picks monitors; without, those whose time has come. `at` is the moment, now by default. What cannot be judged is a
+        finding. Raises NotFound and DefinitionError.
+        """
+        now = _now() if at is None else moment(at)
+        with engine_errors():
+            return run_monitors(self.config, self.registry, self.policies(), now, names=names, say=say)
+
+    def triggers(
+        self, *, at: Moment | None = None, dry_run: bool = False
+    ) -> tuple[list[Evaluation], list[Triggered]]:
+        """Whether a trigger of the definitions is due, by what monitors found last; runs what is, once, unless `dry_run`."""
+        now = _now() if at is None else moment(at)
+        return evaluate_triggers(self.config, self.registry, self.policies(), now, dry_run=dry_run)
+
+    def trigger_history(self) -> Sequence[Triggered]:
+        """When triggers went off, why, and how that ended: the newest first."""
+        return history(self.registry)
+
+    def policies(self) -> Policies:
+        """The monitors and triggers that the definitions hold. Raises DefinitionError."""
+        return load_policies(self.config)
+
+    def monitoring(self, *, since: Moment | None = None) -> Any:
+        """What monitors found, as an Arrow table, the oldest first. The files lie below `monitoring` in the offline folder."""
+        return results.read(self.config, since=None if since is None else moment(since))
+
+    def monitoring_report(self, *, since: Moment | None = None) -> str:
+        """What monitors found as one HTML page, complete in itself."""
+        services = self.registry.current().plan.services
+        return report_of(self.config.name, services, self.monitoring(since=since), self.alerts(), _now())
+
+    def alerts(self) -> list[AlertState]:
+        """Every alert that is kept: what fires first, then what is pending, then what is over."""
+        return alerts_of(self.registry)
+
+    def acknowledge(self, *alerts: str, who: str | None = None) -> list[AlertState]:
+        """Takes note of alerts, by id or title: they are told no more until they are over. Raises NotFound."""
+        name = who or _user()
+        return change_alerts(self.registry, alerts, lambda a: acknowledged(a, name), _now())
+
+    def snooze(
+        self, *alerts: str, length: timedelta | Duration, at: Moment | None = None
+    ) -> list[AlertState]:
+        """Keeps alerts quiet for a while, by id or title. Raises NotFound."""
+        now = _now() if at is None else moment(at)
+        until = now + _microseconds(length)
+        return change_alerts(self.registry, alerts, lambda a: snoozed(a, until), now)
 
     def scaler(self, service: str, version: int | None = None) -> Scaler:
         """The scaler that a service (`"delay"` is its newest version) is pinned to, or its scaler `version`.
