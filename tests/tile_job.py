@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -114,6 +115,10 @@ class TileJob:
             self._producer.produce(self.tiles, value, key, partition=partition_of(key, PARTITIONS))
         self.log += records
         self._producer.flush(20)
+
+    def step_back(self, chance: Random) -> None:
+        """What a restart from a checkpoint does: the last records come again, from some place on."""
+        self.produce(self.log[-chance.randrange(1, 60) :])
 
     def forget_tiles(self) -> None:
         """Removes all tile records that there are, as retention does."""
