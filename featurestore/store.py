@@ -892,7 +892,17 @@ class FeatureStore:
         """
         now = _now() if at is None else moment(at)
         with engine_errors():
-            return run_monitors(self.config, self.registry, self.policies(), now, names=names, say=say)
+            return run_monitors(
+                self.config,
+                self.registry,
+                self.policies(),
+                now,
+                names=names,
+                validate=lambda name, start, end: self.validate(
+                    name, start=start, end=end, applied=True, who="monitor"
+                ),
+                say=say,
+            )
 
     def triggers(
         self, *, at: Moment | None = None, dry_run: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, assert_never
@@ -30,6 +30,11 @@ from featurestore.online.state import load_complete
 from featurestore.online.store import OnlineStore, open_store
 from featurestore.policy import Monitor
 from featurestore.time import DAY, HOUR, SECOND, Duration, floor, moment_text
+from featurestore.validation.keep import load as kept_validations
+from featurestore.verdicts import Validation, Verdict
+
+Validate = Callable[[str, int | None, int | None], Validation]
+"""Judges a source, view or service by what is expected of it, its rows between two moments."""
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Surroundings:
     now: int
     results: pa.Table
     loop: Loop | None = None
+    validate: Validate | None = None
     _read: dict[tuple[str, int, str | None, int | None], Observed] = field(default_factory=dict)
     _metrics: list[Any] | None = None
     _online: OnlineStore | None = None
@@ -316,8 +322,43 @@ def _objective(
 # ------------------------------------------------------------------------------------------ what was recorded elsewhere
 
 
-def _expectations(around: Surroundings, monitor: Monitor, finding: Make) -> list[Finding]:
-    raise StatisticsError("this version does not run expectations from a monitor\n  `fs validate` does")
+def _expectations(around: Surroundings, monitor: Monitor, finding: Make) -> Iterator[Finding]:
+    """The verdicts of the window, and of what was judged elsewhere since a day before: at ingest, materialisation, serving."""
+    name, plan = monitor.watched, around.plan
+    of_rows = {n.name: n.expectations for group in (plan.sources, plan.services) for n in group}
+    expected = {v.name: v.expectations for v in plan.views} | of_rows
+    if not expected.get(name) or around.validate is None:
+        return
+    start = end = None
+    if name in of_rows:
+        window = monitor.window_text
+        length = DAY if window is None or ".." in window else parse_length(window)
+        end = floor(around.now, DAY if length % DAY == 0 else HOUR)
+        start = end - length
+    newest: dict[str, Validation] = {}
+    for one in reversed(kept_validations(around.config, name, around.now - DAY)):
+        if one.where != "validate" and one.at <= around.now:
+            newest[one.where] = one
+    for done in [*newest.values(), around.validate(name, start, end)]:
+        for verdict in done.verdicts:
+            yield _verdict(finding, done, verdict)
+
+
+def _verdict(finding: Make, done: Validation, verdict: Verdict) -> Finding:
+    states: dict[str, State] = {"passed": "ok", "failed": "bad", "not_evaluated": "unknown"}
+    where = "" if done.where == "validate" else f" (at {done.where})"
+    figures = {}
+    if verdict.unexpected is not None:
+        figures["failed"] = float(verdict.unexpected)
+        if verdict.considered:
+            figures["share"] = verdict.unexpected / verdict.considered
+    rows = (
+        ""
+        if verdict.unexpected is None
+        else f"{verdict.unexpected:,} of {verdict.considered or 0:,} rows fail; "
+    )
+    said = f"{verdict.expectation.text}{where}: {rows}{verdict.why or verdict.outcome.replace('_', ' ')}"
+    return finding("expectation", verdict.expectation.name, states[verdict.outcome], said, figures)
 
 
 def _logged(around: Surroundings, monitor: Monitor, check: Logged, finding: Make) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from featurestore.monitor import outbox, results
 from featurestore.monitor.alerts import COOLDOWN, AlertState, advance, forgotten
 from featurestore.monitor.findings import Finding, State
 from featurestore.monitor.health import Health, health
-from featurestore.monitor.looking import Surroundings, look
+from featurestore.monitor.looking import Surroundings, Validate, look
 from featurestore.monitor.loop import Loop, labelled_moments
 from featurestore.monitor.triggers import RAN, Evaluation, Facts, evaluate, set_off
 from featurestore.policy import Alert, Monitor, Policies
@@ -83,6 +83,7 @@ def run(
     *,
     names: Sequence[str] = (),
     loop: Loop | None = None,
+    validate: Validate | None = None,
     send: outbox.Send | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Ran:
@@ -95,7 +96,7 @@ def run(
     found: dict[str, list[Finding]] = {}
     with closing(connect(config.memory_limit, config.threads, config.offline / "spill")) as con:
         past = results.read(config, since=now - 31 * DAY)
-        around = Surroundings(config, plan, con, now, past, loop)
+        around = Surroundings(config, plan, con, now, past, loop, validate)
         try:
             for monitor in chosen:
                 say(monitor.name)
