@@ -89,7 +89,7 @@ def replay(config: Config, view: View, places: Sequence[str] | None) -> list[Dea
 
 
 def _read(view: View) -> Iterator[DeadLetter]:
-    from confluent_kafka import TopicPartition
+    from confluent_kafka import KafkaError, TopicPartition
 
     wire = view.source.stream
     assert wire is not None
@@ -115,6 +115,8 @@ def _read(view: View) -> Iterator[DeadLetter]:
                 break
             for message in messages:
                 failure, number, offset = message.error(), message.partition(), message.offset()
+                if failure is not None and failure.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                    continue
                 if failure is not None:
                     raise kafka.error_of(failure, cluster, topic)
                 assert number is not None
