@@ -78,7 +78,17 @@ class Session:
         (self.folder / "config.yaml").write_text(lines)
 
     def _java(self, kind: str, *options: str) -> subprocess.Popen[bytes]:
-        words = [*tied(), "java", *options, "-XX:+UseSerialGC", "-cp", f"{LIB}/*", kind, "--configDir", str(self.folder)]
+        words = [
+            *tied(),
+            "java",
+            *options,
+            "-XX:+UseSerialGC",
+            "-cp",
+            f"{LIB}/*",
+            kind,
+            "--configDir",
+            str(self.folder),
+        ]
         opens = ("java.base/java.util", "java.base/java.lang", "java.base/java.time")
         words[-5:-5] = [word for one in opens for word in ("--add-opens", f"{one}=ALL-UNNAMED")]
         with (self.folder / f"{kind.rpartition('.')[2]}.log").open("ab") as log:
@@ -112,7 +122,11 @@ class Session:
         path = self.folder / "job.json"
         path.write_text(json.dumps({"engine": "flink", "programs": programs_}))
         done = subprocess.run(
-            [str(PYTHON), "-m", "fsflink", "submit", str(path)], cwd=STREAMING, capture_output=True, text=True, check=False
+            [str(PYTHON), "-m", "fsflink", "submit", str(path)],
+            cwd=STREAMING,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         self.job = json.loads(done.stdout.splitlines()[-1])["job"]
@@ -135,7 +149,7 @@ class Session:
     def get(self, path: str) -> Any:
         """What the job manager says, None where it does not answer."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.rest}{path}", timeout=5) as answer:  # noqa: S310
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.rest}{path}", timeout=5) as answer:
                 return json.load(answer)
         except (urllib.error.URLError, OSError, ValueError):
             return None

@@ -69,8 +69,10 @@ class TileJob:
         self.source = self.view.source.stream.path
         self.prefix = topic_prefix(self.view)
         self.tiles, self.letters = f"{self.prefix}.tiles", f"{self.prefix}.dead-letters"
-        self._producer = Producer({"bootstrap.servers": self.address, "linger.ms": 1})
-        self._queries = job_of(self.view, wire_of(self.view)).queries
+        self._producer = Producer(
+            {"bootstrap.servers": self.address, "linger.ms": 1, "enable.idempotence": True}
+        )
+        self.queries = job_of(self.view, wire_of(self.view)).queries
 
     def make_topics(self) -> None:
         admin = AdminClient({"bootstrap.servers": self.address})
@@ -105,7 +107,7 @@ class TileJob:
         """The records of everything that was sent, and the batch of it in the file of the source."""
         self.write_batch()
         world: Any = World(None, self.root, self.events, None, self.view)  # type: ignore[arg-type]
-        return records_of(self.con, world, self._queries, self.epoch)
+        return records_of(self.con, world, self.queries, self.epoch)
 
     def write_batch(self) -> None:
         """Writes everything that was sent into the file of the source, at rest."""
@@ -149,3 +151,8 @@ class TileJob:
         ]
         consumer.commit(offsets=ends, asynchronous=False)
         consumer.close()
+
+
+def records_of_job(job: TileJob) -> tuple[Sequence[Query], list[bytes]]:
+    """The job's queries, and the values of all records that DuckDB makes of what was sent."""
+    return job.queries, list(job.tiles_now().values())
