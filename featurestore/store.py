@@ -22,6 +22,7 @@ from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
 from featurestore.bootstrap import meanings_of
 from featurestore.capturing import Capturing, recorder_of
+from featurestore.comparing import Comparison, Contender, Predict, compare
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
@@ -622,6 +623,30 @@ class FeatureStore:
             high,
             erasures(self.registry),
         )
+
+    def compare(
+        self,
+        first: str,
+        second: str,
+        *,
+        sample: int = 10_000,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        predict: Predict | tuple[Predict, Predict] | None = None,
+    ) -> Comparison:
+        """Two versions of a service (`"delay@1"`, `"delay@2"`) on the captured requests of the first: what differs by feature.
+
+        Both are computed for the same requests from the same events. With `predict`, a function of a table of features (or one
+        for each version), their predictions are compared too. `start` and `end` (exclusive) bound the requests; up to `sample`
+        of them are drawn. Raises NotFound, RequestError when nothing was captured.
+        """
+        models = predict if isinstance(predict, tuple) else (predict, predict)
+        logged = self.get_logged_features(first, labelled=False, start=start, end=end)
+        one, two = (
+            Contender(name, *self._resolve(name)[:2], model)
+            for name, model in zip((first, second), models, strict=True)
+        )
+        return compare(self.config, logged, one, two, sample=sample)
 
     def training_batches(
         self,

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore
+from featurestore.cli.app import main
 from featurestore.errors import NotFound, RequestError
 
 DEFINITIONS = """
@@ -270,3 +271,66 @@ def test_what_cannot_be_bootstrapped_is_refused(project: FeatureStore) -> None:
         spine([1]), "ranking", labelled=False, bootstrap_from_log=True
     ).to_arrow()
     assert nothing["activity__from"].to_pylist() == ["backfill"]  # nothing was captured yet
+
+
+# --------------------------------------------------------------------------------------------------------------- comparison
+
+TRIAL = """
+import featurestore as fs
+from definitions import clicks, page, position, visitor
+from featurestore import count, hours, mean
+
+dear = mean("price").where(fs.col("price") > 1).over(hours(6)).named("price_mean_6h")
+tried = fs.FeatureView("tried", visitor, clicks, [count().over(hours(1)), dear, count().over(hours(2))])
+trial = fs.FeatureService("trial", [tried, position])
+"""
+
+
+def test_two_versions_are_compared_on_what_was_asked(
+    project: FeatureStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = serve(project)
+    (project.config.root / "trial.py").write_text(TRIAL, encoding="utf-8")
+    project.apply()
+    found = project.compare("ranking@1", "trial", predict=lambda rows: rows["count_1h"].to_numpy() / 10)
+    assert (found.rows, found.same) == (VISITORS, False)
+    assert (found.only_in_first, found.only_in_second) == ((), ("count_2h",))
+    by_name = {f.feature: f for f in found.features}
+    assert {n for n, f in by_name.items() if f.differing} == {"price_mean_6h"}
+    price = by_name["price_mean_6h"]
+    cheap = sum(v is not None and v <= 1 for v in served["price_mean_6h"])  # type: ignore[operator]
+    assert (price.differing, price.lost, price.gained, price.skewed) == (cheap, cheap, 0, 0)
+    assert price.examples[0][1:] == (served["price_mean_6h"][0], None)
+    assert found.predictions is not None
+    assert (found.predictions.mean_absolute, found.predictions.flipped) == (0.0, 0)
+    assert found.start == found.end == int(NOON.timestamp()) * 1_000_000
+
+    few = project.compare("ranking", "trial", sample=7)
+    assert few.rows == 7
+    assert project.compare("ranking", "trial", sample=7).features == few.features
+    assert main(["compare", "ranking@1", "ranking@1", "--project", str(project.config.root)]) == 0
+    assert main(["compare", "ranking@1", "trial", "--json", "--project", str(project.config.root)]) == 1
+    assert '"same": false' in capsys.readouterr().out
+
+
+def test_what_was_served_otherwise_is_skew_and_no_change(project: FeatureStore) -> None:
+    serve(project)
+    other_prices(project)
+    found = project.compare("ranking", "ranking")
+    assert found.same
+    assert {f.feature: f.skewed for f in found.features} == {
+        "count_1h": 0,
+        "price_mean_6h": VISITORS,
+        "position_1": 0,
+    }
+    assert "had served something else than it computes now: price_mean_6h 40 rows" in str(found)
+
+
+def test_nothing_captured_is_nothing_to_compare(project: FeatureStore) -> None:
+    with pytest.raises(NotFound, match="captured service"):
+        project.compare("ranking", "ranking")
+    serve(project, 0, 3)
+    with pytest.raises(RequestError, match="nothing was captured of 'ranking' in that time"):
+        project.compare("ranking", "ranking", start=NOON + timedelta(days=1))
+    with pytest.raises(RequestError, match=r"predictions of shape \(1,\) for 3 rows"):
+        project.compare("ranking", "ranking", predict=lambda _: [1.0])

@@ -30,7 +30,7 @@ COMMANDS = {
     "doctor": Entry("Begin", "Whether everything is reachable, fresh and consistent.", "doctor"),
     "plan": Entry("Definitions", "What applying would change, and what it costs.", "plan"),
     "apply": Entry("Definitions", "Make the definitions the ones in force.", "plan"),
-    "list": Entry("Definitions", "Entities, sources, views, features and services.", "catalogue"),
+    "list": Entry("Definitions", "Entities, sources, views, features, labels, services.", "catalogue"),
     "show": Entry("Definitions", "All there is to know about one of them.", "catalogue"),
     "compile": Entry("Definitions", "The SQL that a view becomes.", "compile"),
     "explain": Entry(
@@ -45,6 +45,7 @@ COMMANDS = {
     "erase": Entry("Values", "Take one entity out of everything that is kept.", "erase"),
     "get": Entry("Values", "One feature vector, read online.", "get"),
     "dataset": Entry("Values", "A point-in-time training set, written as Parquet.", "dataset"),
+    "compare": Entry("Values", "Two versions of a service on captured requests.", "compare"),
     "stats": Entry("Values", "What the values of a service, a view or a training set look like.", "stats"),
     "scaler": Entry("Values", "What a service's features are scaled by: fit, refit, pin, show.", "scaler"),
     "drift": Entry("Watching", "Whether values still look like those of a baseline.", "drift"),
