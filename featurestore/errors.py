@@ -27,6 +27,9 @@ FeatureStoreError
 │   ├── LogPruned          an offset whose events were removed
 │   ├── LogUnread          events that may not be removed yet: a stream has still to read them
 │   └── EventError         events of the wrong shape; none of them was kept
+├── ConsumerError          a consumer of matured rows whose place is not known
+│   ├── ConsumerBusy       another process trains for it
+│   └── CursorMoved        it was committed elsewhere since a batch was read
 ├── CaptureError           what was served, or came back of it, that could not be kept or read
 │   └── CaptureConflict    rows of another meaning lie where these would be kept
 ├── StreamError            a stream that refused to start or to go on
@@ -211,6 +214,18 @@ class LogCorrupt(LogError):
         self.file, self.position, self.offset, self.reason = file, position, offset, reason
         at = f"{file}: byte {position}" + ("" if offset is None else f", offset {offset}")
         super().__init__(f"{at}: {reason}\n  {instead}")
+
+
+class ConsumerError(FeatureStoreError):
+    """A consumer's place cannot be read or kept."""
+
+
+class ConsumerBusy(ConsumerError):
+    """Another process reads for this consumer."""
+
+
+class CursorMoved(ConsumerError):
+    """The consumer was committed elsewhere since this batch was read."""
 
 
 class CaptureError(FeatureStoreError):

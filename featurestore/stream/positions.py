@@ -21,6 +21,9 @@ POSITION = b"w"
 
 TILES, LETTERS = b"t", b"d"
 
+OWNER = "flink "
+"""What the owner of a stream that writers feed begins with; then comes the name that Kafka gives to the tile topic."""
+
 _MAGIC = b"FSP1\0\0\0\0"
 
 
@@ -30,8 +33,8 @@ class Position:
 
     `topic` is the name that Kafka gives to the topic itself, so that one made anew is told apart; `end` where the partition
     ended when its writer last looked; `at` when that was, `applied_at` when something was last written. `writer` says which
-    process it is and `erasures` which tombstones it knows. `counts` are those of all writers so far; `holes` count what was left
-    out, by the start of its range of time and the reason.
+    process it is, `erasures` which tombstones it knows and `store` how the store called itself. `counts` are those of all
+    writers so far; `holes` count what was left out, by the start of its range of time and the reason.
     """
 
     topic: str
@@ -41,6 +44,7 @@ class Position:
     applied_at: int = 0
     writer: str = ""
     erasures: int = 0
+    store: str = ""
     counts: Counter[str] = field(default_factory=Counter)
     holes: Counter[tuple[int, str]] = field(default_factory=Counter)
     number: int = -1
@@ -108,4 +112,4 @@ def summed(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
     return total
 
 
-__all__ = ["LETTERS", "POSITION", "TILES", "Position", "Positions", "summed"]
+__all__ = ["LETTERS", "OWNER", "POSITION", "TILES", "Position", "Positions", "summed"]

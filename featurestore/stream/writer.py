@@ -43,7 +43,7 @@ from featurestore.stream.apply import Heads
 from featurestore.stream.arrivals import arrival_of
 from featurestore.stream.clock import Clock, first_stamp
 from featurestore.stream.letters import left_out, span_of
-from featurestore.stream.positions import LETTERS, TILES, Position, Positions, summed
+from featurestore.stream.positions import LETTERS, OWNER, TILES, Position, Positions, summed
 from featurestore.stream.tile_records import Decoder
 from featurestore.stream.tombstones import Tombstones
 from featurestore.stream.upserts import Now
@@ -70,6 +70,9 @@ TICK_SECONDS = 1.0
 COMMIT_SECONDS = 10.0
 TRAIL_SECONDS = 60.0
 """How far the offsets of the group trail what was put in."""
+
+SESSION_MS = 10_000
+"""After so many milliseconds of silence a writer's partitions go to the others."""
 
 LONGEST_SECONDS = 5.0
 """How long a writer waits, at most, before it tries a store again that did not answer."""
@@ -262,9 +265,9 @@ class ViewWriter:
             self._cluster,
             group_id=f"{self.group}.writer",
             partition_assignment_strategy="cooperative-sticky",
-            session_timeout_ms=10_000,
+            session_timeout_ms=SESSION_MS,
             max_poll_interval_ms=1_800_000,  # a store that is away holds all writers up alike
-            heartbeat_interval_ms=2_000,
+            heartbeat_interval_ms=SESSION_MS // 5,
             topic_metadata_refresh_interval_ms=10_000,
             fetch_queue_backoff_ms=20,
             fetch_wait_max_ms=200,
@@ -290,7 +293,7 @@ class ViewWriter:
         found = load_stream(self._online, self._codec)
         if found is None or self._take_over:
             return found
-        if found.owner == owner or (owner is None and found.owner.startswith("flink ")):
+        if found.owner == owner or (owner is None and found.owner.startswith(OWNER)):
             return found
         ago = (self._clock() - found.updated_at) / SECOND
         raise StreamConflict(
@@ -300,7 +303,7 @@ class ViewWriter:
 
     def _own(self) -> None:
         """Says that this stream owns the view's heads: all writers of one tile topic are one owner."""
-        owner = self._owner = f"flink {self._ids[TILES]}"
+        owner = self._owner = f"{OWNER}{self._ids[TILES]}"
         found = self._must_be_ours(owner)
         # High, so that no materialisation ever bears the same number.
         self._mark = 1 << 31 | zlib.crc32(owner.encode()) & 0x7FFFFFFF
@@ -389,7 +392,7 @@ class ViewWriter:
             position = there.get(number)
             start, end = starts[number], ends[number]
             at = start
-            if position is not None and position.topic == self._ids[kind] and position.offset <= end:
+            if position is not None and self._holds(position, kind) and position.offset <= end:
                 at = position.offset
                 if at < start and kind == TILES:
                     self._removed(number, start, at)
@@ -405,6 +408,12 @@ class ViewWriter:
         if kind == LETTERS:
             self._holes_said = False  # what was counted and not reported
         return found
+
+    def _holds(self, position: Position, kind: bytes) -> bool:
+        """Whether what a position says was put in is there: it is of this topic, and of a store that loses both or none."""
+        if position.topic != self._ids[kind]:
+            return False
+        return in_order(self._online) or position.store == self._identity
 
     def _removed(self, number: int, start: int, stopped: int | None) -> None:
         """Records before `start` are gone. That is well where base has all that they were made of; else it is said.
@@ -544,7 +553,9 @@ class ViewWriter:
             if not mine:
                 continue
             moved = {
-                n: replace(p, at=moment, writer=self._name, erasures=self._erasures.number)
+                n: replace(
+                    p, at=moment, writer=self._name, erasures=self._erasures.number, store=self._identity
+                )
                 for n, p in mine.items()
             }
             before = {n: self._states[kind, n] for n in mine}
@@ -721,6 +732,13 @@ class ViewWriter:
                 pause = min(2 * pause, LONGEST_SECONDS)
                 continue
             return result
+
+
+def in_order(store: OnlineStore) -> bool:
+    """Whether a store that loses writes loses the newest ones. The servers of a cluster lose each their own."""
+    from featurestore.online.redis_cluster import ClusterStore
+
+    return not isinstance(store, ClusterStore)
 
 
 def summed_holes(found: Any) -> Counter[tuple[int, str]]:
