@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final
 
 from featurestore.capture.compact import Compacted, compact
 from featurestore.capture.log import CaptureLog, Cursor, Rows
+from featurestore.capture.returned import Returned, Taken, What
 from featurestore.capture.status import SchemaStatus, status_of
 from featurestore.config import Config
-from featurestore.errors import Unsupported
+from featurestore.errors import CaptureError, Unsupported
 from featurestore.serving.recorder import Counts, LogSink, Recorder, Sink
 from featurestore.time import Moment, moment
+
+FLUSH_SECONDS: Final = 5.0
+"""So long predictions wait for the rows of their own process."""
+
+Moments = Moment | Sequence[Moment]
 
 
 def recorder_of(config: Config, clock: Callable[[], int]) -> Recorder:
@@ -68,6 +76,34 @@ class Capturing:
         return self.log.read(
             service, after=after, fingerprint=fingerprint, start=low, end=high, columns=columns, size=size
         )
+
+    def predictions(
+        self, row_ids: Any, values: Any, *, model: str, version: str = "", at: Moments | None = None
+    ) -> Taken:
+        """Keeps what a model made of rows, named by their `row_ids`; on disk when it returns.
+
+        A value is a number, a text, a boolean, or a list of them. The same again is taken once; a different one is the next
+        version, and the newest is what is read. Rows that nothing was captured of are counted `unknown`, and kept.
+        """
+        return self._take("predictions", row_ids, values, model, str(version), at)
+
+    def labels(self, row_ids: Any, values: Any, *, name: str, at: Moments | None = None) -> Taken:
+        """Keeps what came of rows, as `predictions` does; `at` is when it came to pass: one moment, or one for each row."""
+        return self._take("labels", row_ids, values, name, "", at)
+
+    def _take(
+        self, what: What, row_ids: Any, values: Any, name: str, version: str, at: Moments | None
+    ) -> Taken:
+        if self._recorder.counts().waiting:
+            with suppress(CaptureError):  # then the rows are unknown yet, and no less kept
+                self._recorder.flush(FLUSH_SECONDS)
+        several = isinstance(at, Sequence) and not isinstance(at, str)
+        moments = [moment(m) for m in at] if several else None if at is None else moment(at)  # type: ignore[union-attr,arg-type]
+        return Returned(self.log, what).take(row_ids, values, name, version, moments, self._clock())
+
+    def returned(self, what: What) -> Returned:
+        """What came back: `predictions` or `labels`."""
+        return Returned(self.log, what)
 
     def status(self) -> list[SchemaStatus]:
         """What is kept, by service and fingerprint."""
