@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 from featurestore.capture.compact import Compacted, compact
@@ -11,8 +12,8 @@ from featurestore.capture.log import CaptureLog, Cursor, Rows
 from featurestore.capture.returned import Returned, Taken, What
 from featurestore.capture.status import SchemaStatus, status_of
 from featurestore.config import Config
-from featurestore.errors import CaptureError, Unsupported
-from featurestore.serving.recorder import Counts, LogSink, Recorder, Sink
+from featurestore.errors import CaptureError, RequestError, Unsupported, nearest
+from featurestore.serving.recorder import Counts, LogSink, Recorder, Sink, note, noted
 from featurestore.time import Moment, moment
 
 FLUSH_SECONDS: Final = 5.0
@@ -30,8 +31,41 @@ def recorder_of(config: Config, clock: Callable[[], int]) -> Recorder:
         return LogSink(CaptureLog(config.capture))
 
     return Recorder(
-        sink, buffer_rows=config.capture_buffer_rows, linger=config.capture_linger_ms / 1000, clock=clock
+        sink,
+        buffer_rows=config.capture_buffer_rows,
+        linger=config.capture_linger_ms / 1000,
+        clock=clock,
+        note=lambda counts: note(config.capture, counts),
     )
+
+
+def returned_file(path: Path, value: str, at: str | None) -> tuple[list[Any], list[Any], list[Any] | None]:
+    """Row ids, values and moments of a file of them: Parquet, CSV or JSON lines. Raises RequestError."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.json
+    import pyarrow.parquet
+
+    read: dict[str, Callable[[Path], Any]] = {
+        ".parquet": pa.parquet.read_table,
+        ".csv": pa.csv.read_csv,
+        ".json": pa.json.read_json,
+        ".jsonl": pa.json.read_json,
+        ".ndjson": pa.json.read_json,
+    }
+    if path.suffix not in read:
+        raise RequestError(f"{path}: no kind of file that is read here\n  there is {', '.join(read)}")
+    try:
+        table = read[path.suffix](path)
+    except (pa.ArrowException, OSError) as error:
+        raise RequestError(f"{path}: {str(error).splitlines()[0]}") from error
+    for name in ("row_id", value, *([at] if at is not None else ())):
+        if name not in table.column_names:
+            raise RequestError(
+                "\n  ".join([f"{path} has no column '{name}'", *nearest(name, table.column_names)])
+            )
+    moments = None if at is None else table[at].to_pylist()
+    return table["row_id"].to_pylist(), table[value].to_pylist(), moments
 
 
 class Capturing:
@@ -100,6 +134,10 @@ class Capturing:
         several = isinstance(at, Sequence) and not isinstance(at, str)
         moments = [moment(m) for m in at] if several else None if at is None else moment(at)  # type: ignore[union-attr,arg-type]
         return Returned(self.log, what).take(row_ids, values, name, version, moments, self._clock())
+
+    def writers(self) -> Counts:
+        """What became of the rows that all processes served, as far as each has said: within a second or so."""
+        return noted(self.log.path)
 
     def returned(self, what: What) -> Returned:
         """What came back: `predictions` or `labels`."""
