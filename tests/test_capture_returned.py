@@ -129,3 +129,24 @@ def test_a_lost_index_is_made_again(store: FeatureStore, tmp_path: Path) -> None
         file.unlink()
     assert store.capture.labels(row, [0], name="late", at=NOW).unknown == 0  # known from the rows
     assert newest(store, "labels") == {row[0]: 0}
+
+
+def test_an_erased_entity_leaves_the_log_and_what_came_back_of_it(tmp_path: Path) -> None:
+    """From Parquet and from segments alike; all other rows and their values stay."""
+    with FeatureStore(project(tmp_path)) as store:
+        reads = [ask(store, 1, 2), ask(store, 2, 3)]
+        store.capture.flush()
+        store.capture.compact()
+        reads += [ask(store, 2), ask(store, 4, 2)]
+        ids = [row for read in reads for row in read.row_ids]
+        store.capture.labels(ids, list(range(7)), name="late")
+        receipt = store.erase("card", {"card_id": 2}, reason="asked for")
+        deleted = {d.what: d.count for d in receipt.deleted if d.place == "capture log"}
+        assert (receipt.done, deleted) == (True, {"rows that were served": 4, "predictions and labels": 4})
+        left = [ids[i] for i in (0, 3, 5)]
+        rows = [r for part in store.capture.rows("pay") for r in part.table["row_id"].to_pylist()]
+        assert rows == left
+        assert newest(store, "labels") == dict(zip(left, [0, 3, 5], strict=True))
+        assert store.capture.labels(left, [0, 3, 5], name="late").same == 3
+        for file in (tmp_path / ".fs/capture").rglob("*.segment"):
+            assert reads[2].row_ids[0].encode() not in file.read_bytes()
