@@ -34,14 +34,18 @@ demo: $(DEMO)  ## real flights: definitions, a training set, a model, online rea
 	$(RUN) python definitions/demo.py
 
 .PHONY: test
-test: $(DEV) services  ## every test, against a real Redis and a real PostgreSQL
+test: $(DEV) services java-test  ## every test, against a real Redis, PostgreSQL, Kafka and Flink
 	$(PYTEST)
+
+.PHONY: java-test
+java-test: services  ## the tests of the functions that Flink calls, where Java is
+	@if command -v javac >/dev/null && command -v mvn >/dev/null; then $(MAKE) -C streaming test; fi
 
 .PHONY: setup
 setup: $(DEV)  ## the environment of a developer, in .venv
 
 .PHONY: services
-services:  ## Redis, PostgreSQL and a Kafka broker for the tests, through apt-get when root
+services:  ## Redis, PostgreSQL, Java, Flink and Kafka for the tests, through apt-get when root
 	@scripts/services
 
 .PHONY: check

@@ -489,6 +489,33 @@ def label_fingerprint(label: Label) -> str:
     )
 
 
+def column_meanings(service: Service, views: Mapping[str, View]) -> dict[str, str]:
+    """What each column of a service means, by name: equal exactly where a value is made of the same things."""
+    of = {
+        r.output: digest(
+            [
+                [list(k) for k in r.keys],
+                digest(feature_meaning(views[r.view], views[r.view].feature(r.feature))),
+            ]
+        )
+        for r in service.reads
+    }
+    inputs: dict[str, Expr] = {r.output: Column(of[r.output]) for r in service.reads if r.hidden}
+    asked = dict(service.request)
+    computed = {
+        o.name: digest(
+            [
+                _encode(_read_from(o.expression, inputs)),
+                type_to_json(o.dtype),
+                o.default,
+                [[c, type_to_json(asked[c])] for c in sorted(o.columns) if c in asked],
+            ]
+        )
+        for o in service.on_demand
+    }
+    return {**{r.output: of[r.output] for r in service.reads if not r.hidden}, **computed}
+
+
 def service_fingerprint(service: Service, views: Mapping[str, View]) -> str:
     """Changes exactly when a vector of the service can: its columns, their order, or the meaning of one."""
     meanings = {

@@ -6,7 +6,7 @@ import asyncio
 import getpass
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -20,25 +20,37 @@ from featurestore import ir, planning, profiles, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
+from featurestore.bootstrap import meanings_of
 from featurestore.capturing import Capturing, recorder_of
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
+from featurestore.continual import Batch, Consumer, batches, consumers
+from featurestore.continual import State as Consumed
 from featurestore.datasets.entities import known_entities, moments_of
 from featurestore.datasets.leakage import Leakage, leakage
 from featurestore.datasets.manifest import Reproduction, reproduce
 from featurestore.drift.verdicts import DriftReport, Limits
 from featurestore.erase import entity_of, erase, plans_of
 from featurestore.erasures import Receipt, erasures, receipts
-from featurestore.errors import EventError, MaterializeError, NotFound, ScalerError, SourceError, Unsupported
+from featurestore.errors import (
+    EventError,
+    MaterializeError,
+    NotFound,
+    RequestError,
+    ScalerError,
+    SourceError,
+    Unsupported,
+)
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
-from featurestore.labels import Immature
+from featurestore.labels import Immature, versions
 from featurestore.labels import check as check_labels
 from featurestore.ledger import HoleEntry, Ledger, Unit
 from featurestore.log.eventlog import Pruned, Skipped
 from featurestore.log.files import read_file
+from featurestore.logged import Logged
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
 from featurestore.monitor import drifting
@@ -62,6 +74,8 @@ from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
 from featurestore.stream.inbox import Pushed, open_inbox
+from featurestore.stream.writer import WriterStatus, written
+from featurestore.stream.writers import Writer
 from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
@@ -318,6 +332,33 @@ class FeatureStore:
         ):
             return running.run(stop, once=once)
 
+    def write_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        once: bool = False,
+        stop: threading.Event | None = None,
+        reset: bool = False,
+        take_over: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> int:
+        """Puts the tiles of Flink jobs from their topics into the online store, in as many processes as are wanted.
+
+        Until `stop` is set, or, with `once`, until nothing is left; how many records came. `reset` reads the topics from their
+        beginning; `take_over` owns views that another stream, gone for good, had owned. Raises NotFound, TopicNotFound,
+        StreamConflict, OutageTooLong and BrokerError.
+        """
+        options: dict[str, Any] = {"report": self.ledger.report_holes, "say": say}
+        writer = Writer(
+            self.config, self.registry, self._store(), select, take_over=take_over, reset=reset, **options
+        )
+        return writer.run(stop, once=once)
+
+    def written(self, select: str | Sequence[str] | None = None) -> list[WriterStatus]:
+        """How far the writers of views are that Flink jobs feed, whether they run or not."""
+        views = stream.streamed_views(self.registry.current().plan, select)
+        return [written(self._store(), view) for view in views if view.source.stream.kind == "kafka"]  # type: ignore[union-attr]
+
     def stream_status(self) -> list[stream.StreamStatus]:
         """How far the stream of each view is, whether it runs or not."""
         return list(stream.statuses(self.config, self.registry.current().plan, self._store()))
@@ -487,6 +528,7 @@ class FeatureStore:
         labelled: bool = True,
         as_of: Moment | None = None,
         immature: Immature = "drop",
+        bootstrap_from_log: bool = False,
     ) -> TrainingSet:
         """A point-in-time training set: for each spine row the values as of its `timestamp`, in the spine's order.
 
@@ -497,6 +539,10 @@ class FeatureStore:
         `NAME__state` (MATURE, IMMATURE or CENSORED), and `is_mature`. Rows whose label is not mature are left out;
         `immature="keep"` keeps them, without a value. With `labelled=False` it is as if the service had none.
 
+        With `bootstrap_from_log` a cell that was served is what was served: of the captured row with the spine's `row_id`, or
+        else with its keys, moment and request columns. Holes are filled as ever, and `GROUP__from` says for each view and
+        on-demand feature: log (all was served), backfill, or default (backfilled, of no event).
+
         With `knowledge="arrived"` an event counts only from its arrival on (its time, where the source names no arrival), or a
         `lag` later: one for all sources, or by source. Static sources are visible always. Raises RequestError for a lag that is
         negative or without `"arrived"`, NotFound for that of a source the service does not read.
@@ -504,6 +550,11 @@ class FeatureStore:
         found, views, version = self._resolve(service)
         labels = self._labels_of(service, found) if labelled else ()
         check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
+        if bootstrap_from_log and (scaled or statuses or full_names or version is None):
+            raise RequestError(
+                "what was served is taken for features of an applied service as they are\n"
+                "  leave out bootstrap_from_log, or scaled, statuses and full_names"
+            )
         lags = lags_of(knowledge, lag, {views[r.view].source.name for r in found.reads})
         scaler = self._scaler_of(service, version) if scaled else None
         if full_names:
@@ -526,7 +577,81 @@ class FeatureStore:
             labels=labels,
             as_of=(_now() if as_of is None else moment(as_of)) if labels else None,
             immature=immature,
+            bootstrap_from_log=bootstrap_from_log,
         )
+
+    def get_logged_features(
+        self,
+        service: str,
+        *,
+        labelled: bool = True,
+        as_of: Moment | None = None,
+        immature: Immature = "drop",
+        start: Moment | None = None,
+        end: Moment | None = None,
+    ) -> Logged:
+        """What was served, as rows to train on: one for each captured row of a service, read when it is asked for.
+
+        Features are those of the service as it is now, bit for bit as they went out; NULL in rows that were served when a
+        feature meant something else. A service with labels has them as in `get_historical_features`, by what is known `as_of`
+        a moment, now by default. `start` and `end` (exclusive) bound the moments asked for. A label's key that is no key of
+        the service is looked for in the request and in the context that was told at serving. Raises NotFound.
+        """
+        found, views, version = self._resolve(service)
+        if version is None:
+            raise NotFound("applied feature service", service, [v.name for v in self.registry.services()])
+        labels = self._labels_of(service, found) if labelled else ()
+        low, high = (None if m is None else moment(m) for m in (start, end))
+        check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
+        return Logged(
+            self.config,
+            self.capture.log,
+            found,
+            views,
+            meanings_of(self.registry, found.name),
+            labels,
+            (_now() if as_of is None else moment(as_of)) if labels else None,
+            immature,
+            low,
+            high,
+            erasures(self.registry),
+        )
+
+    def training_batches(
+        self,
+        service: str,
+        consumer: str,
+        *,
+        size: int = 512,
+        as_of: Moment | None = None,
+        stateless: bool = False,
+        architecture: int | None = None,
+    ) -> Generator[Batch, None, None]:
+        """The captured rows that have matured since a consumer's last commit, in the order they were served, `size` at a time.
+
+        `batch.commit()` makes a batch, and those before it, taken for good; what was not committed comes again, whatever was
+        killed. Consumers are independent. `stateless` begins anew from the first row: a model trained from scratch. Each round
+        has its number, `batch.lineage`, as V1.2.12: the architecture, the second training from scratch, and twelve rounds on
+        top. Raises ConsumerBusy while another process reads for the consumer, NotFound.
+        """
+        now = _now() if as_of is None else moment(as_of)
+        logged = self.get_logged_features(service)
+        logged = replace(logged, as_of=now if logged.labels else None)
+        return batches(
+            Consumer(self.config.offline / "consumers", logged.service.name, consumer),
+            logged.read,
+            size=size,
+            as_of=now,
+            features=dict(logged.columns),
+            labels=[x.name for x in logged.labels],
+            versions=[v.reference for v in versions(logged.labels, now)],
+            stateless=stateless,
+            architecture=architecture,
+        )
+
+    def consumers(self, service: str) -> dict[str, Consumed]:
+        """How far each consumer of a service is, by name, with the rounds that it trained."""
+        return consumers(self.config.offline / "consumers", self._resolve(service)[0].name)
 
     def reproduce(self, manifest: str | Path, out: str | Path, *, spine: Any = None) -> Reproduction:
         """Makes a written training set again in `out`, from its folder or `_manifest.json`, and says what has changed.

@@ -16,6 +16,7 @@ from tests.services import (
     fresh_redis,
     postgres_server,
     postgres_url,
+    redis_cluster,
     redis_server,
     redis_unix_url,
     redis_url,
@@ -30,6 +31,7 @@ __all__ = [
     "own_kafka",
     "postgres_server",
     "postgres_url",
+    "redis_cluster",
     "redis_server",
     "redis_unix_url",
     "redis_url",
@@ -47,7 +49,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         for server in ("redis", "postgres", "kafka"):
-            if f"{server}_server" in fixtures or f"own_{server}" in fixtures:
+            if (
+                f"{server}_server" in fixtures
+                or f"{server}_cluster" in fixtures
+                or f"own_{server}" in fixtures
+            ):
                 item.add_marker(server)
 
 

@@ -16,7 +16,7 @@ import pytest
 from featurestore.compile.flink import FLINK, JAVA, type_name
 from featurestore.compile.sql import ident, literal
 from featurestore.types import DType, String
-from tests.services import MISSING
+from tests.services import missing
 
 STREAMING = Path(__file__).parents[1] / "streaming"
 PYTHON = STREAMING / ".venv" / "bin" / "python"
@@ -142,6 +142,6 @@ def functions() -> list[str]:
 def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flink]:
     """Flink, kept for the session."""
     if not (PYTHON.exists() and BUILT.exists()):
-        pytest.skip(f"{MISSING}Flink: make -C streaming")
+        missing("Flink, built by make -C streaming", package="openjdk-17-jdk-headless maven")
     with Flink(tmp_path_factory.mktemp("flink")) as driver:
         yield driver

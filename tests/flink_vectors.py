@@ -27,13 +27,30 @@ from featurestore.aggregates import (
     Sum,
 )
 from featurestore.aggregates.reductions import BY, First, Last, X
+from featurestore.compile.avro import schema_of
+from featurestore.declare import Kafka
 from featurestore.errors import EventError
 from featurestore.evaluate.partials import Array, By, reduce_events
 from featurestore.evaluate.ragged import buckets, hashes
 from featurestore.evaluate.ranges import GatheredRanges
 from featurestore.layout import Slot
 from featurestore.log.events import events_table
-from featurestore.types import Bool, Date, Decimal, DecimalType, DType, Float64, Int64, String, Timestamp
+from featurestore.log.payloads import Format, events_of, format_of
+from featurestore.lower import location_of
+from featurestore.types import (
+    Bool,
+    Date,
+    DecimalType,
+    DType,
+    Float64,
+    Int64,
+    ListType,
+    String,
+    Timestamp,
+    VectorType,
+)
+from tests.flink_avro import avro_cases
+from tests.flink_columns import SCHEMA
 
 FILE = Path(__file__).parents[1] / "streaming" / "java" / "src" / "test" / "resources" / "vectors.json"
 
@@ -76,10 +93,6 @@ PAYLOADS: list[str] = [
     "7",
 ]
 """Events as they may come over the wire; what is not JSON at all is refused by whoever reads JSON."""
-
-SCHEMA: dict[str, DType] = {
-    "a": Int64, "x": Float64, "s": String, "p": Bool, "m": Decimal(12, 2), "t": Timestamp, "d": Date,
-}  # fmt: skip
 
 
 def slot(reduction: Reduction, dtype: DType, by: DType | None = None) -> Slot:
@@ -166,14 +179,37 @@ def events() -> list[list[Any]]:
     return [[payload, read(payload)] for payload in PAYLOADS]
 
 
+def avro() -> list[dict[str, Any]]:
+    """For each way to write Avro what Java is told of it, and records with the values of their columns."""
+    out = []
+    for properties, schema, payloads in avro_cases():
+        wire = location_of(Kafka("t", format="avro", properties=properties))
+        form = format_of(wire, schema)
+        text, number = schema_of(wire, schema)
+        spec = {"columns": [[n, repr(t)] for n, t in schema.items()], "schema": text, "number": number}
+        out.append({"spec": spec, "events": [[p.hex(), avro_values(p, form, schema)] for p in payloads]})
+    return out
+
+
+def avro_values(payload: bytes, form: Format, schema: dict[str, DType]) -> list[Any] | None:
+    table, _, dead = events_of([payload], form, schema)
+    return None if dead else physical_values(table, schema)
+
+
 def read(payload: str) -> list[Any] | None:
     try:
-        table = events_table([json.loads(payload)], SCHEMA)
+        return physical_values(events_table([json.loads(payload)], SCHEMA), SCHEMA)
     except EventError:
         return None
+
+
+def physical_values(table: Any, schema: dict[str, DType]) -> list[Any]:
     values: list[Any] = []
-    for name, dtype in SCHEMA.items():
+    for name, dtype in schema.items():
         column = table.column(name)
+        if isinstance(dtype, ListType | VectorType):
+            values.append(None if column[0].as_py() is None else True)
+            continue
         column = (
             column.cast("int64") if dtype == Timestamp else column.cast("int32") if dtype == Date else column
         )
@@ -192,6 +228,7 @@ def text() -> str:
         **words(),
         "columns": [[name, repr(dtype)] for name, dtype in SCHEMA.items()],
         "events": events(),
+        "avro": avro(),
     }
     return json.dumps(vectors, indent=1) + "\n"
 

@@ -15,10 +15,11 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psycopg
 import pytest
@@ -32,6 +33,7 @@ __all__ = [
     "fresh_redis",
     "postgres_server",
     "postgres_url",
+    "redis_cluster",
     "redis_server",
     "redis_unix_url",
     "redis_url",
@@ -88,6 +90,48 @@ def fresh_redis(redis_server: RedisServer) -> RedisServer:
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     return redis_server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`redis+cluster://127.0.0.1:PORT,…` of a cluster of three servers without replicas."""
+    binary = shutil.which("redis-server") or missing("redis-server", package="redis-server")
+    with ExitStack() as stack:
+        ports = []
+        for _ in range(3):
+            home = stack.enter_context(directory("fs-cluster-"))
+            ports.append(stack.enter_context(started(partial(cluster_command, binary, home))))
+        join(ports)
+        yield "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports)
+
+
+def join(ports: Sequence[int]) -> None:
+    """Makes one cluster of servers, each with as many of the slots as the others."""
+    each = -(-16384 // len(ports))
+    clients: list[Any] = [redis.Redis(host="127.0.0.1", port=port) for port in ports]
+    bus = clients[0].config_get("cluster-port")["cluster-port"]
+    try:
+        for number, client in enumerate(clients):
+            client.execute_command(
+                "CLUSTER ADDSLOTSRANGE", number * each, min((number + 1) * each, 16384) - 1
+            )
+            client.execute_command("CLUSTER MEET", "127.0.0.1", ports[0], bus)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while any(
+            c.cluster("INFO")["cluster_state"] != "ok" or len(c.cluster("NODES")) < len(ports)
+            for c in clients
+        ):
+            assert time.monotonic() < deadline, "the cluster did not come to be"
+            time.sleep(0.05)
+    finally:
+        for client in clients:
+            client.close()
+
+
+def cluster_command(binary: str, home: Path, port: int) -> Command:
+    plain = redis_command(binary, home, port)
+    options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+    return Command([*plain.argv, *options], plain.log, plain.answers)
 
 
 @pytest.fixture(scope="session")

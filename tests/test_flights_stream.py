@@ -46,7 +46,9 @@ service = fs.FeatureService("all", [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["log", pytest.param("json", marks=pytest.mark.kafka)])
+@pytest.mark.parametrize(
+    "way", ["log", *(pytest.param(form, marks=pytest.mark.kafka) for form in ("json", "avro"))]
+)
 def test_flights_that_are_pushed_are_read_as_training_says(
     tmp_path: Path, way: str, request: pytest.FixtureRequest
 ) -> None:

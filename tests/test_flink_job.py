@@ -224,7 +224,10 @@ def test_properties_and_variables_reach_the_topic_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"stream": d.Kafka("t", format="avro")}, "read events in the format 'avro'"),
+        (
+            {"stream": d.Kafka("t", format="avro", properties={"schema.registry.url": "x"})},
+            "ask a schema registry",
+        ),
         ({"stream": d.Files("events")}, "read source 'purchases'"),
         ({"columns": {**COLUMNS, "#x": Int64}}, "read a column called '#x'"),
     ],
@@ -232,6 +235,19 @@ def test_properties_and_variables_reach_the_topic_as_they_are() -> None:
 def test_what_a_job_cannot_do_is_refused(source: dict[str, Any], message: str) -> None:
     with pytest.raises(Unsupported, match=message):
         job(d.count().over(hours(1)), **source)
+
+
+def test_a_topic_of_avro_differs_by_the_function_that_reads_it_alone() -> None:
+    def text(wire: d.Kafka) -> str:
+        return "\n".join(s.sql for s in job(d.count().over(hours(1)), stream=wire).statements)
+
+    framed = {"avro.schema.id": "3", "security.protocol": "SSL"}
+    json_text, avro_text = text(d.Kafka("t")), text(d.Kafka("t", format="avro", properties=framed))
+    assert "fs_json_event(`payload`, '[[" in json_text
+    assert "fs_avro_event(`payload`, '{" in avro_text
+    assert '"number": 3}' in avro_text
+    assert "'properties.security.protocol' = 'SSL'" in avro_text
+    assert "properties.avro" not in avro_text, "what is ours is no property of a client"
 
 
 def test_a_list_that_nobody_reads_may_come_along() -> None:

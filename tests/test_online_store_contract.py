@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -26,7 +27,6 @@ from featurestore.errors import (
     StoreCorrupt,
     StoreFull,
     StoreUnavailable,
-    Unsupported,
 )
 from featurestore.online import lmdb as lmdb_store
 from featurestore.online.store import COUNTER_OFFSET, HEADER_SIZE, MAX_KEY, OnlineStore, open_store
@@ -66,15 +66,29 @@ class Place:
         return self.url.startswith("lmdb")
 
 
-@pytest.fixture(params=["lmdb", "redis over tcp", "redis over a unix socket"])
+@pytest.fixture(params=["lmdb", "redis over tcp", "redis over a unix socket", "redis cluster"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     where = Place("lmdb://.fs/online", tmp_path)
-    if request.param != "lmdb":
+    if request.param == "redis cluster":
+        where.url = request.getfixturevalue("redis_cluster")
+        emptied(where.url)
+    elif request.param != "lmdb":
         server: services.RedisServer = request.getfixturevalue("fresh_redis")
         where.url = server.url if "tcp" in request.param else f"{server.unix_url}?db=0"
     yield where
     for store in where.opened:
         store.close()
+
+
+def servers_of(url: str) -> list[int]:
+    """The ports of a cluster's servers."""
+    return [int(part.rpartition(":")[2]) for part in url.split(",")]
+
+
+def emptied(url: str) -> None:
+    for port in servers_of(url):
+        with redis.Redis(host="127.0.0.1", port=port) as client:
+            client.flushall()
 
 
 @pytest.fixture
@@ -361,7 +375,12 @@ def test_two_stores_on_one_place_see_each_other(place: Place) -> None:
 
 
 def test_threads_read_whole_batches_while_others_write(store: OnlineStore) -> None:
-    names = [key(n) for n in range(300)]
+    # In a cluster a moment is that of one entity: what differs in the eighth byte.
+    names = (
+        [key(n) for n in range(300)]
+        if "Cluster" not in repr(store)
+        else [b"view-00%cname" % n for n in b"bh"]
+    )
     store.write((name, row(0)) for name in names)
     over = threading.Event()
     torn: list[object] = []
@@ -879,9 +898,63 @@ def test_a_url_that_names_no_store_says_what_would(url: str, says: str, tmp_path
     assert "\n  " in str(caught.value) or "option" in str(caught.value)
 
 
-def test_a_redis_cluster_is_refused_with_what_works(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match=r"cluster(.|\n)*redis://host:port/db"):
-        open_store("redis+cluster://u:s3cret@host:7000", tmp_path)
+def test_a_cluster_named_as_one_server_says_how_to_name_it(redis_cluster: str) -> None:
+    port = servers_of(redis_cluster)[0]
+    with open_store(f"redis://127.0.0.1:{port}/0", Path()) as store:
+        with pytest.raises(OnlineStoreError, match=r"write redis\+cluster://host:port"):
+            store.write([(key(n), row(1)) for n in range(50)])
+        with pytest.raises(OnlineStoreError, match=r"write redis\+cluster://host:port"):
+            store.read([key(n) for n in range(50)])
+
+
+def test_keys_that_differ_in_the_eighth_byte_alone_are_one_command(redis_cluster: str) -> None:
+    """Base and head of an entity are read at one moment."""
+    emptied(redis_cluster)
+    with open_store(redis_cluster, Path()) as store:
+        store.write(
+            [(b"1234567" + role + struct.pack("<q", n), row(1)) for n in range(300) for role in (b"b", b"h")]
+        )
+    found = []
+    for port in servers_of(redis_cluster):
+        with redis.Redis(host="127.0.0.1", port=port) as client:
+            found.append({name.replace(b"}1234567h", b"}1234567b") for name in client.keys("fs:*")})
+    assert [len(names) for names in found if names] == [len(n) for n in found]
+    assert sum(map(len, found)) == 300
+
+
+def test_a_slot_that_moves_is_followed(redis_cluster: str) -> None:
+    emptied(redis_cluster)
+    items = [(b"view-007%06d" % n, row(n)) for n in range(400)]
+    with open_store(redis_cluster, Path()) as store:
+        store.write(items)
+        ports = servers_of(redis_cluster)
+        clients: list[Any] = [redis.Redis(host="127.0.0.1", port=port) for port in ports]
+        names = [c.execute_command("CLUSTER MYID").decode() for c in clients]
+        slots = {int(clients[0].execute_command("CLUSTER KEYSLOT", name)) for name in clients[0].keys("fs:*")}
+        moved = sorted(slots)[:40]
+        for number, slot in enumerate(moved):
+            clients[1].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[0])
+            clients[0].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[1])
+            there = clients[0].execute_command("CLUSTER GETKEYSINSLOT", slot, 100)
+            clients[0].execute_command("MIGRATE", "127.0.0.1", ports[1], "", 0, 5000, "KEYS", *there)
+            if number % 8 == 0:  # in the middle of moving
+                assert store.read([k for k, _ in items]) == [v for _, v in items]
+                store.write(items[:50])
+            for client in (clients[1], clients[0], clients[2]):
+                client.execute_command("CLUSTER SETSLOT", slot, "NODE", names[1])
+        assert store.read([k for k, _ in items]) == [v for _, v in items]
+        assert store.write(items) == len(items)
+        for slot in moved:  # back, for whoever comes next
+            clients[0].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[1])
+            clients[1].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[0])
+            there = clients[1].execute_command("CLUSTER GETKEYSINSLOT", slot, 100)
+            if there:
+                clients[1].execute_command("MIGRATE", "127.0.0.1", ports[0], "", 0, 5000, "KEYS", *there)
+            for client in clients:
+                client.execute_command("CLUSTER SETSLOT", slot, "NODE", names[0])
+        assert store.read([k for k, _ in items]) == [v for _, v in items]
+        for client in clients:
+            client.close()
 
 
 @pytest.mark.parametrize(

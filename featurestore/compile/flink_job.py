@@ -32,6 +32,7 @@ from featurestore.aggregates import (
     inputs_of,
     ordered,
 )
+from featurestore.compile.avro import schema_of
 from featurestore.compile.flink import FLINK, JAVA, type_name
 from featurestore.compile.sql import clean_sql, expr_sql, ident, quoted
 from featurestore.errors import Unsupported
@@ -55,6 +56,7 @@ AGGREGATES = {
     f"fs_{name}": f"featurestore.flink.{java}"
     for name, java in {
         "json_event": "Events$JsonEvent",
+        "avro_event": "AvroEvents$AvroEvent",
         "order_key": "Items$OrderKey",
         "hash": "Items$Hash",
         "bucket": "Items$Bucket",
@@ -91,10 +93,14 @@ Mode = Literal["streaming", "batch"]
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """Where raw events come from: options of a Flink table of payloads; `stamped`: a record has Kafka's timestamp."""
+    """Where raw events come from: options of a Flink table of payloads; `stamped`: a record has Kafka's timestamp.
+
+    `avro` is the schema of records of Avro, and its number in a registry where they say it; None: JSON.
+    """
 
     options: Mapping[str, str]
     stamped: bool = False
+    avro: tuple[str, int | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +155,10 @@ def wire_of(view: View, *, since: int | None = None, offsets: Mapping[int, int] 
             where, f"read source '{view.source.name}'", "a StreamSource with stream=Kafka(topic, …)"
         )
     options = dict(stream.options)
-    if options["format"] != "json":
-        raise Unsupported(where, f"read events in the format '{options['format']}'", 'format="json"')
+    if options["format"] not in ("json", "avro"):
+        raise Unsupported(
+            where, f"read events in the format '{options['format']}'", 'format="json" or "avro"'
+        )
     return Wire(
         {
             "connector": "kafka",
@@ -162,6 +170,7 @@ def wire_of(view: View, *, since: int | None = None, offsets: Mapping[int, int] 
             "format": "raw",
         },
         stamped=True,
+        avro=schema_of(stream, view.source.schema) if options["format"] == "avro" else None,
     )
 
 
@@ -177,7 +186,9 @@ def _start(since: int | None, offsets: Mapping[int, int] | None) -> dict[str, st
 def _properties(options: Mapping[str, str]) -> dict[str, str]:
     """What a source says of its brokers, as Flink's tables have it: for what is read and what is written alike."""
     return {
-        k.replace("property.", "properties.", 1): v for k, v in options.items() if k.startswith("property.")
+        k.replace("property.", "properties.", 1): v
+        for k, v in options.items()
+        if k.startswith("property.") and not k.startswith(("property.avro.", "property.schema.registry."))
     }
 
 
@@ -310,7 +321,7 @@ class _Events:
 
     def decoded(self) -> str:
         schema = self.view.source.schema
-        spec = json.dumps([[name, type_to_json(dtype)] for name, dtype in schema.items()], ensure_ascii=False)
+        decode, spec = self._decode()
         columns = []
         for name, dtype in schema.items():
             if isinstance(dtype, ListType | VectorType | MapType):
@@ -320,9 +331,18 @@ class _Events:
         stamp = ", fs_arrival(`stamped`) AS `#stamped`" if self.wire.stamped else ""
         return (
             f"SELECT {', '.join(columns)}, `#event`.`#problem` AS `#problem`, `payload` AS `#payload`, "
-            f"`proctime` AS `#proctime`{stamp} FROM (SELECT *, fs_json_event(`payload`, {quoted(spec)}) AS `#event` "
+            f"`proctime` AS `#proctime`{stamp} FROM (SELECT *, {decode}(`payload`, {quoted(spec)}) AS `#event` "
             f"FROM {self.name('payloads')})"
         )
+
+    def _decode(self) -> tuple[str, str]:
+        """The function that makes an event of a payload, and what it is told of the columns."""
+        columns = [[name, type_to_json(dtype)] for name, dtype in self.view.source.schema.items()]
+        if self.wire.avro is None:
+            return "fs_json_event", json.dumps(columns, ensure_ascii=False)
+        schema, number = self.wire.avro
+        told = {"columns": columns, "schema": schema, "number": number}
+        return "fs_avro_event", json.dumps(told, ensure_ascii=False)
 
     def judged(self) -> str:
         source = self.view.source

@@ -16,7 +16,9 @@ import pyarrow as pa
 
 from featurestore.errors import EventError, Unsupported
 from featurestore.ir import Location
+from featurestore.log.avro import Avro
 from featurestore.log.events import DeadLetter, events_table_lenient
+from featurestore.log.notevent import NotAnEvent
 from featurestore.types import Date, DecimalType, DType, Timestamp
 
 
@@ -28,10 +30,6 @@ class Format(Protocol):
         ...
 
     def write(self, event: Mapping[str, Any]) -> bytes: ...
-
-
-class NotAnEvent(ValueError):
-    """A payload that cannot be read at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +61,7 @@ def _plain(value: Any, dtype: DType) -> Any:
 
 FORMATS: dict[str, Callable[[Location, Mapping[str, DType]], Format]] = {
     "json": lambda _, schema: Json(schema),
+    "avro": Avro.of,
 }
 """What makes a format of a topic and a source's columns, by what `Kafka(topic, format=…)` says."""
 

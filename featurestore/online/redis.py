@@ -7,7 +7,6 @@ Python per key where keys have one length. Keys of one store share a short prefi
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
@@ -27,7 +26,7 @@ import numpy as np
 from redis import exceptions
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
-from featurestore.errors import ConfigError, OnlineStoreError, StoreFull, StoreUnavailable, Unsupported
+from featurestore.errors import ConfigError, OnlineStoreError, StoreFull, StoreUnavailable
 from featurestore.online.resp import FIRST_BUFFER, Buffer, Replies, Unexpected, at_once, socket_of
 from featurestore.online.store import (
     COUNTER_OFFSET,
@@ -72,7 +71,6 @@ for i = 1, #KEYS do
 end
 return table.concat(done)
 """.strip().encode()
-REPLACE_SHA: Final = hashlib.sha1(REPLACE, usedforsecurity=False).hexdigest().encode()
 
 MOST_BUFFER: Final = 16 << 20
 """A larger buffer for replies is not kept for the next read."""
@@ -85,7 +83,23 @@ _Connection = Any
 
 def open_redis(url: StoreUrl, base_dir: Path) -> RedisStore:
     """The store that `url` names. Nothing is sent before the first call."""
-    return RedisStore(*_address(url), prefix=url.option("prefix", _prefix, b"fs"))
+    return RedisStore(*_address(url), prefix=prefix_of(url))
+
+
+def prefix_of(url: StoreUrl) -> bytes:
+    """What the keys of the store at this URL begin with."""
+    return url.option("prefix", _prefix, b"fs")
+
+
+class Elsewhere(OnlineStoreError):
+    """A server of a cluster that does not have the slot of a key: `address` has it, now or (`asking`) for this once.
+
+    Without an address it is being moved: ask again.
+    """
+
+    def __init__(self, message: str, address: tuple[str, int] | None = None, *, asking: bool = False) -> None:
+        super().__init__(message)
+        self.address, self.asking = address, asking
 
 
 class RedisStore:
@@ -156,27 +170,23 @@ class RedisStore:
         try:
             self._writers.ask(self._msets(items, sizes), replies=replies)
         except OnlineStoreError as error:
-            _so_far(error, f"{sum(sizes[: len(replies)])} items are written; all may be written again")
+            so_far(error, f"{sum(sizes[: len(replies)])} items are written; all may be written again")
         if metas:
             self.set_metas(metas)
         return sum(sizes)
 
     def replace(self, items: Sequence[tuple[bytes, bytes]], expected: Sequence[int | None]) -> list[bool]:
-        rows = list(zip(items, expected, strict=True))
-        chunks = [rows[at : at + REPLACE_CHUNK] for at in range(0, len(rows), REPLACE_CHUNK)]
-        done: list[bool] = []
+        sizes: list[int] = []
+        replies: list[Any] = []
         try:
-            for chunk in chunks:
-                done += (answer == 0x31 for answer in self._replace(chunk))
+            self._writers.ask(self._replaces(items, expected, sizes), replies=replies)
         except OnlineStoreError as error:
-            _so_far(
-                error, f"{len(done)} items are decided, up to {REPLACE_CHUNK} more may be: read them again"
-            )
-        return done
+            so_far(error, f"{sum(sizes[: len(replies)])} items are decided, others may be: read them again")
+        return [answer == 0x31 for reply in replies for answer in reply]
 
     def delete(self, keys: Sequence[bytes]) -> int:
         chunks = (keys[at : at + CHUNK] for at in range(0, len(keys), CHUNK))
-        commands = (_pack(b"UNLINK", *(self._data + key for key in chunk)) for chunk in chunks)
+        commands = (packed(b"UNLINK", *(self._data + key for key in chunk)) for chunk in chunks)
         return sum(self._writers.ask(commands))
 
     def delete_prefix(self, prefix: bytes) -> int:
@@ -192,12 +202,12 @@ class RedisStore:
         return sum(map(len, self._pages(prefix)))
 
     def get_meta(self, name: str) -> bytes | None:
-        return self._readers.ask_one(_pack(b"GET", self._meta_key(name)))  # type: ignore[no-any-return]
+        return self._readers.ask_one(packed(b"GET", self._meta_key(name)))  # type: ignore[no-any-return]
 
     def set_metas(self, metas: Mapping[str, bytes]) -> None:
         if metas:
             parts = [part for name, value in metas.items() for part in (self._meta_key(name), value)]
-            self._writers.ask_one(_pack(b"MSET", *parts))
+            self._writers.ask_one(packed(b"MSET", *parts))
 
     def size(self) -> StoreSize:
         keys = 0
@@ -205,19 +215,23 @@ class RedisStore:
         for page in self._pages(b""):
             keys += len(page)
             sample += page[: max(0, SAMPLE - len(sample))]
-        commands = [_pack(b"MEMORY", b"USAGE", self._data + key) for key in sample]
+        commands = [packed(b"MEMORY", b"USAGE", self._data + key) for key in sample]
         measured = [used for used in self._readers.ask(commands) if used is not None]
         return StoreSize(keys, keys * sum(measured) // max(1, len(measured)))
 
     def identity(self) -> str:
         key, fresh = self._prefix + b"!", secrets.token_hex(8).encode()
-        commands = [_pack(b"SET", key, fresh, b"NX"), _pack(b"GET", key), _pack(b"INFO", b"server")]
+        commands = [packed(b"SET", key, fresh, b"NX"), packed(b"GET", key), packed(b"INFO", b"server")]
         _, generation, server = self._writers.ask(commands)
         return f"{_info(server)['run_id']}-{generation.decode()}"
 
+    def run_id(self) -> str:
+        """A name that the server took when it started."""
+        return _info(self._readers.ask_one(packed(b"INFO", b"server")))["run_id"]
+
     def doctor(self) -> list[str]:
         try:
-            facts = _info(self._readers.ask_one(_pack(b"INFO")))
+            facts = _info(self._readers.ask_one(packed(b"INFO")))
         except OnlineStoreError as error:
             return [str(error)]
         return [f"{self.name}: {problem}" for problem in _problems(facts)]
@@ -301,33 +315,39 @@ class RedisStore:
             raise OnlineStoreError(f"{self.name}: a key must have 1 to {MAX_KEY} bytes, not {length}")
         return self._heads[length]
 
-    def _replace(self, rows: Sequence[tuple[tuple[bytes, bytes], int | None]]) -> bytes:
-        keys = [self._data + key for (key, _), _ in rows]
-        arguments = [
-            part
-            for (_, value), want in rows
-            for part in (
-                b"" if want is None else want.to_bytes(HEADER_SIZE - COUNTER_OFFSET, "little"),
-                value,
+    def _replaces(
+        self, items: Sequence[tuple[bytes, bytes]], expected: Sequence[int | None], sizes: list[int]
+    ) -> Iterator[bytes]:
+        """Commands that replace all items; `sizes` gets how many each has, before it is given out.
+
+        The script is sent with each: a server that lost it, in a row of commands, would answer none of them.
+        """
+        wants = [b"" if want is None else _counter_bytes(want) for want in expected]
+        rows = list(zip(items, wants, strict=True))
+        for chunk in _chunked(rows):
+            sizes.append(len(chunk))
+            keys = self._wire([key for (key, _), _ in chunk])
+            arguments = b"".join(
+                [b"\r\n$%d\r\n%b\r\n$%d\r\n%b" % (len(want), want, len(v), v) for (_, v), want in chunk]
             )
-        ]
-        tail = (str(len(keys)).encode(), *keys, *arguments)
-        done: bytes
-        try:
-            done = self._writers.ask_one(_pack(b"EVALSHA", REPLACE_SHA, *tail))
-        except _NoScript:  # after a restart or SCRIPT FLUSH; this loads it as well
-            done = self._writers.ask_one(_pack(b"EVAL", REPLACE, *tail))
-        return done
+            start = b"*%d\r\n$4\r\nEVAL\r\n$%d\r\n%b\r\n" % (3 + 3 * len(chunk), len(REPLACE), REPLACE)
+            count = b"%d" % len(chunk)
+            yield b"%b$%d\r\n%b%b%b\r\n" % (start, len(count), count, keys, arguments)
 
     def _pages(self, prefix: bytes) -> Iterator[list[bytes]]:
         """The data keys that begin with `prefix`, a page at a time, without the store's own prefix."""
-        cursor, skip = b"0", len(self._data)
-        match = _glob_escaped(self._data + prefix) + b"*"
+        skip = len(self._data)
+        for found in self._matching(escaped(self._data + prefix) + b"*"):
+            yield [key[skip:] for key in found]
+
+    def _matching(self, pattern: bytes) -> Iterator[list[bytes]]:
+        """The keys that match, whole, a page at a time."""
+        cursor = b"0"
         while True:
-            command = _pack(b"SCAN", cursor, b"MATCH", match, b"COUNT", str(SCAN_COUNT).encode())
+            command = packed(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", str(SCAN_COUNT).encode())
             cursor, found = self._readers.ask_one(command)
             if found:
-                yield [key[skip:] for key in found]
+                yield found
             if cursor == b"0":
                 return
 
@@ -500,11 +520,6 @@ class _Lane:
             connection, used = self._borrow(deadline)
             try:
                 reply = exchange(connection, deadline)
-            except (
-                exceptions.NoScriptError
-            ) as error:  # the whole reply to a lone command: the connection is clean
-                self._give_back(connection)
-                raise _NoScript(str(error)) from error
             except exceptions.ConnectionError as error:
                 connection.disconnect()
                 if not (used and again):
@@ -585,6 +600,23 @@ def _mget(count: int, wire: bytes) -> bytes:
     return b"*%d\r\n$4\r\nMGET%b\r\n" % (count + 1, wire)
 
 
+def _counter_bytes(counter: int) -> bytes:
+    return counter.to_bytes(HEADER_SIZE - COUNTER_OFFSET, "little")
+
+
+_Wanted = tuple[tuple[bytes, bytes], bytes]
+"""Key, value, and the counter that has to be there as bytes, none for a key that must be absent."""
+
+
+def _chunked(rows: Sequence[_Wanted]) -> Iterator[Sequence[_Wanted]]:
+    """Rows in chunks of at most `REPLACE_CHUNK`, or of fewer where values are large."""
+    for at in range(0, len(rows), REPLACE_CHUNK):
+        chunk = rows[at : at + REPLACE_CHUNK]
+        most = max(1, CHUNK_BYTES // max(1, *(len(value) for (_, value), _ in chunk)))
+        for begin in range(0, len(chunk), most):
+            yield chunk[begin : begin + most]
+
+
 def _commands(parts: Sequence[tuple[int, bytes]]) -> tuple[list[bytes], list[int]]:
     """MGETs over parts of keys on the wire, in their order and none with more than `CHUNK`; and how many keys each has."""
     commands, counts = [], []
@@ -638,6 +670,13 @@ class _Server:
     database: int
     user: str | None
     password: str | None = field(repr=False)
+
+
+def address_of(url: StoreUrl, host: str, port: int) -> tuple[Callable[[float | None], _Connection], str]:
+    """As `_address`, for one server of the cluster that a URL names."""
+    user = url.place.rpartition("@")[0]
+    place = f"{user}{'@' if user else ''}{f'[{host}]' if ':' in host else host}:{port}"
+    return _address(StoreUrl("redis", place, url.options))
 
 
 def _address(url: StoreUrl) -> tuple[Callable[[float | None], _Connection], str]:
@@ -707,11 +746,11 @@ def _prefix(text: str) -> bytes:
 # --- replies and errors ---------------------------------------------------------------------------
 
 
-class _NoScript(OnlineStoreError):
-    """The server has not seen the script yet, or forgot it."""
+CLUSTERED: Final = "this server is one of a cluster"
+CLUSTER: Final = f"{CLUSTERED}: write redis+cluster://host:port"
 
 
-def _typed(error: exceptions.RedisError, name: str) -> OnlineStoreError | Unsupported:
+def _typed(error: exceptions.RedisError, name: str) -> OnlineStoreError:
     """The redis package's error as one of ours. Server texts hold no password, and neither does `name`."""
     text = str(error)
     match error:
@@ -729,12 +768,14 @@ def _typed(error: exceptions.RedisError, name: str) -> OnlineStoreError | Unsupp
             return StoreUnavailable(f"{name}: it is still loading its data\n  try again shortly")
         case exceptions.ConnectionError():
             return StoreUnavailable(f"{name}: {text}\n  is it running there? try: redis-cli -u {name} ping")
-        case exceptions.MovedError() | exceptions.ClusterCrossSlotError() | exceptions.ClusterError():
-            return Unsupported(
-                f"the Redis store ({name})",
-                f"spread one batch of keys over the slots of a cluster ({text})",
-                "one Redis or Valkey server, with replicas if wanted",
-            )
+        case exceptions.AskError():  # MovedError is one
+            asking = not isinstance(error, exceptions.MovedError)
+            place = (error.host or name.removeprefix("redis://").rpartition(":")[0], error.port)
+            return Elsewhere(f"{name}: {text}\n  {CLUSTER}", place, asking=asking)
+        case exceptions.TryAgainError() | exceptions.ClusterDownError():
+            return Elsewhere(f"{name}: {text}\n  {CLUSTER}")
+        case exceptions.ClusterCrossSlotError() | exceptions.ClusterError():
+            return OnlineStoreError(f"{name}: {text}\n  {CLUSTER}")
         case exceptions.ReadOnlyError():
             return OnlineStoreError(f"{name}: this server is a read-only replica\n  name the primary")
         case _:
@@ -757,19 +798,20 @@ def _typed_by_text(error: exceptions.RedisError, text: str, name: str) -> Online
     return OnlineStoreError(f"{name}: {text}")
 
 
-def _so_far(error: OnlineStoreError, what: str) -> NoReturn:
+def so_far(error: OnlineStoreError, what: str) -> NoReturn:
+    """Raises the error again, with how far things went."""
     raise type(error)(f"{error}\n  {what}") from error
 
 
-def _pack(*parts: bytes) -> bytes:
+def packed(*parts: bytes) -> bytes:
     """A command on the wire."""
     return b"".join([b"*%d\r\n" % len(parts), *(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)])
 
 
-def _glob_escaped(prefix: bytes) -> bytes:
+def escaped(prefix: bytes) -> bytes:
     r"""A pattern that matches these very bytes.
 
-    >>> _glob_escaped(b"a*[\\")
+    >>> escaped(b"a*[\\")
     b'a\\*\\[\\\\'
     """
     return re.sub(rb"([*?\[\]\\^-])", rb"\\\1", prefix)
@@ -789,7 +831,7 @@ def _problems(facts: Mapping[str, str]) -> Iterator[str]:
     if facts.get("role") == "slave":
         yield "this server is a read-only replica; name the primary"
     if facts.get("cluster_enabled") == "1":
-        yield "this server is part of a cluster; use one without cluster mode"
+        yield CLUSTER
     for name in ("rdb_last_bgsave_status", "aof_last_write_status"):
         if facts.get(name, "ok") != "ok":
             yield f"{name} is {facts[name]}: the server cannot save to its disk and may refuse writes"

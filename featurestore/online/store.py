@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
 from urllib.parse import unquote
 
-from featurestore.errors import ConfigError, Unsupported, nearest
+from featurestore.errors import ConfigError, nearest
 from featurestore.online.values import Asked, Values
 
 MAX_KEY: Final = 511
@@ -236,15 +236,14 @@ def _open_redis(url: StoreUrl, base_dir: Path) -> OnlineStore:
 
 
 def _open_cluster(url: StoreUrl, base_dir: Path) -> OnlineStore:
-    raise Unsupported(
-        f"the Redis store ({url})",
-        "spread one batch of keys over the slots of a cluster",
-        "one Redis or Valkey server, with replicas if wanted: redis://host:port/db",
-    )
+    from featurestore.online.redis_cluster import open_cluster
+
+    return open_cluster(url, base_dir)
 
 
 EXAMPLES: Final = (
-    "lmdb://.fs/online, redis://host:6379/0, rediss://host:6379/0 or unix:///run/redis.sock?db=0"
+    "lmdb://.fs/online, redis://host:6379/0, rediss://host:6379/0, unix:///run/redis.sock?db=0 "
+    "or redis+cluster://host:7000,host:7001"
 )
 
 STORES: Final[dict[str, Callable[[StoreUrl, Path], OnlineStore]]] = {

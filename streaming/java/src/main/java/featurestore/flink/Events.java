@@ -82,6 +82,16 @@ public final class Events {
         }
     }
 
+    /** What a function that reads events gives: what is wrong with one, and its columns. */
+    static DataType row(List<Column> columns) {
+        List<DataTypes.Field> fields = new ArrayList<>();
+        fields.add(DataTypes.FIELD("#problem", DataTypes.STRING()));
+        for (Column column : columns) {
+            fields.add(DataTypes.FIELD(column.name, column.type()));
+        }
+        return DataTypes.ROW(fields);
+    }
+
     /** The values of an event, in the order of the columns, or Bad with a reason for the one who sent it. */
     static Object[] read(byte[] payload, List<Column> columns) throws Bad {
         JsonNode event;
@@ -126,7 +136,7 @@ public final class Events {
         throw new AssertionError("more fields than columns, and none unknown");
     }
 
-    private static Object value(JsonNode value, Column column) throws Bad {
+    static Object value(JsonNode value, Column column) throws Bad {
         switch (column.kind) {
             case "String":
                 if (!value.isTextual()) {
@@ -207,7 +217,11 @@ public final class Events {
         } catch (NumberFormatException e) {
             throw refused(value, column);
         }
-        BigDecimal plain = number.stripTrailingZeros();
+        return decimal(number, column);
+    }
+
+    static long decimal(BigDecimal value, Column column) throws Bad {
+        BigDecimal plain = value.stripTrailingZeros();
         if (plain.precision() - plain.scale() > column.precision - column.scale && plain.signum() != 0) {
             throw new Bad(value + " has too many digits before the point");
         }
@@ -294,14 +308,7 @@ public final class Events {
                             InputTypeStrategies.explicit(DataTypes.BYTES()),
                             InputTypeStrategies.and(
                                     InputTypeStrategies.explicit(DataTypes.STRING()), InputTypeStrategies.LITERAL)))
-                    .outputTypeStrategy(call -> call.getArgumentValue(1, String.class).map(spec -> {
-                        List<DataTypes.Field> fields = new ArrayList<>();
-                        fields.add(DataTypes.FIELD("#problem", DataTypes.STRING()));
-                        for (Column column : columns(spec)) {
-                            fields.add(DataTypes.FIELD(column.name, column.type()));
-                        }
-                        return DataTypes.ROW(fields);
-                    }))
+                    .outputTypeStrategy(call -> call.getArgumentValue(1, String.class).map(spec -> row(columns(spec))))
                     .build();
         }
     }

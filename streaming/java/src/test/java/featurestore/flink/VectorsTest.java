@@ -8,9 +8,12 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
+import java.util.HexFormat;
 import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
+import org.apache.avro.generic.GenericDatumReader;
+import org.apache.avro.generic.GenericRecord;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.ObjectMapper;
 import org.apache.flink.types.Row;
@@ -278,17 +281,42 @@ class VectorsTest {
                     assertTrue(assertThrows(Events.Bad.class, () -> Events.read(bytes, columns)).getMessage().length() > 5);
                     return;
                 }
-                Object[] values = Events.read(bytes, columns);
-                for (int i = 0; i < values.length; i++) {
-                    JsonNode want = pair.get(1).get(i);
-                    String got = String.valueOf(values[i]);
-                    if (values[i] instanceof Double x && Double.isFinite(x)) {
-                        assertEquals(want.doubleValue(), x, payload);
-                    } else {
-                        assertEquals(want.isNull() ? "null" : want.asText(), got.replace("NaN", "nan").replace("Infinity", "inf"), payload);
-                    }
-                }
+                assertValues(pair.get(1), Events.read(bytes, columns), payload);
             }));
+        }
+        return tests.stream();
+    }
+
+    private static void assertValues(JsonNode wanted, Object[] values, String payload) {
+        for (int i = 0; i < values.length; i++) {
+            JsonNode want = wanted.get(i);
+            String got = String.valueOf(values[i]);
+            if (values[i] instanceof Double x && Double.isFinite(x)) {
+                assertEquals(want.doubleValue(), x, payload);
+            } else if (values[i] instanceof Float x && Float.isFinite(x)) {
+                assertEquals(want.doubleValue(), x.doubleValue(), payload);
+            } else {
+                assertEquals(want.isNull() ? "null" : want.asText(), got.replace("NaN", "nan").replace("Infinity", "inf"), payload);
+            }
+        }
+    }
+
+    @TestFactory
+    Stream<DynamicTest> everyRecordOfAvroIsReadOrRefusedAsInPython() {
+        List<DynamicTest> tests = new ArrayList<>();
+        for (JsonNode topic : VECTORS.get("avro")) {
+            AvroEvents.Spec spec = new AvroEvents.Spec(topic.get("spec").toString());
+            GenericDatumReader<GenericRecord> reader = new GenericDatumReader<>(spec.schema);
+            for (JsonNode pair : topic.get("events")) {
+                byte[] bytes = HexFormat.of().parseHex(pair.get(0).asText());
+                tests.add(DynamicTest.dynamicTest(pair.toString(), () -> {
+                    if (pair.get(1).isNull()) {
+                        assertTrue(assertThrows(Events.Bad.class, () -> AvroEvents.read(bytes, spec, reader)).getMessage().length() > 5);
+                        return;
+                    }
+                    assertValues(pair.get(1), AvroEvents.read(bytes, spec, reader), pair.toString());
+                }));
+            }
         }
         return tests.stream();
     }
