@@ -434,6 +434,7 @@ class FeatureStore:
         the same again finishes it. Raises NotFound for an unknown entity or join key, RequestError for half a key.
         """
         name = entity if isinstance(entity, str) else entity.name
+        self._recorder.flush(wait)
         done = erase(
             self.config,
             self.registry,
