@@ -688,6 +688,8 @@ class FeatureStore:
             features=dict(logged.columns),
             labels=names,
             versions=[v.reference for v in versions(logged.labels, now)],
+            service=self.registry.service(service).reference,
+            fingerprint=ir.service_fingerprint(logged.service, logged.views),
             stateless=stateless,
             architecture=architecture,
         )

@@ -142,7 +142,11 @@ def test_batches_come_as_they_mature_and_once(project: FeatureStore) -> None:
     said = project.consumers("ranking")
     assert list(said) == ["trainer"]
     assert said["trainer"].taken == 40
-    assert said["trainer"].rounds[-1].labels == ("clicked@2024-03-01T13:00:00Z",)
+    last = said["trainer"].rounds[-1]
+    assert (last.labels, last.service) == (("clicked@2024-03-01T13:00:00Z",), "ranking@1")
+    assert last.fingerprint == project.registry.service("ranking").fingerprint
+    assert batch.manifest["lineage"] == "V1.1.1"
+    assert batch.manifest["digest"] == last.digest != said["trainer"].rounds[0].digest
 
 
 TRAINER = """
