@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featurestore import check as check
+    from featurestore import expect as expect
     from featurestore import retrain as retrain
     from featurestore import scale as scale
     from featurestore.declare import BatchSource as BatchSource
@@ -116,7 +117,7 @@ _HOMES = {
     "types": "Bool Date Decimal Float32 Float64 Int32 Int64 List String Timestamp Vector",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
-_MODULES = ("scale", "check", "retrain")
+_MODULES = ("expect", "scale", "check", "retrain")
 
 __all__ = list(_HOME_OF)
 

@@ -171,6 +171,7 @@ class BatchSource(_Shown, _Steps):
     description: str = ""
     owner: str = ""
     tags: tuple[str, ...] = ()
+    expectations: Sequence[object] = ()
     line: Where = _where()
 
 
@@ -190,6 +191,7 @@ class StreamSource(_Shown, _Steps):
     description: str = ""
     owner: str = ""
     tags: tuple[str, ...] = ()
+    expectations: Sequence[object] = ()
     line: Where = _where()
 
 

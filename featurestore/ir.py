@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_args
 
+from featurestore import expectations as e
 from featurestore.aggregates import AGGREGATES, Params, Reduction, ordered
+from featurestore.expectations import Expectation
 from featurestore.expr import Column, Expr, columns_of, describe, substitute
 from featurestore.expr import from_json as expr_from_json
 from featurestore.expr import to_json as expr_to_json
@@ -75,6 +77,8 @@ class Source:
     stream: Location | None = None
     lateness: int | None = None
     about: About = About()
+    expectations: tuple[Expectation, ...] = ()
+    """What is expected of its rows. It takes no part in fingerprints."""
 
     @property
     def schema(self) -> dict[str, DType]:
@@ -141,6 +145,8 @@ class View:
     filter: Expr | None = None
     ttl: int | None = None
     about: About = About()
+    expectations: tuple[Expectation, ...] = ()
+    """What is expected of its features' values."""
     erased: Erased | None = field(default=None, compare=False, repr=False)
     """What has to be left out of its events now. No part of what the view means, nor of the plan as JSON."""
 
@@ -327,6 +333,8 @@ class Service:
     """Whether, and how, what it gives is kept; no part of what it means."""
     labels: tuple[str, ...] = ()
     """What a model learns to predict, by name: no part of what is served, so of no version."""
+    expectations: tuple[Expectation, ...] = ()
+    """What is expected of its vectors: no part of a version either."""
 
     @property
     def columns(self) -> tuple[tuple[str, DType], ...]:
@@ -373,6 +381,20 @@ Node = (
     | PythonFunction
     | OnDemand
     | Scaling
+    | Expectation
+    | e.NotNull
+    | e.OfType
+    | e.Matches
+    | e.InSet
+    | e.Between
+    | e.Greater
+    | e.Unique
+    | e.Condition
+    | e.Measure
+    | e.Share
+    | e.RowCount
+    | e.Fresh
+    | e.Schema
     | Capture
     | Label
     | Service

@@ -43,6 +43,7 @@ from featurestore.errors import (
     SourceError,
     Unsupported,
 )
+from featurestore.expectations import Expectation
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
@@ -88,6 +89,9 @@ from featurestore.stream.writers import Writer
 from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
+from featurestore.validation import verbs as validating
+from featurestore.validation.keep import load as kept_validations
+from featurestore.verdicts import Validation
 from featurestore.verify import Certificate, keep, must_be_verified, verify
 
 
@@ -209,6 +213,75 @@ class FeatureStore:
         )
         keep(self.registry, done, who or _user())
         return done
+
+    # ----------------------------------------------------------------------------------------------------- expectations
+
+    def validate(
+        self,
+        name: str | None = None,
+        rows: Any = None,
+        *,
+        expectations: Sequence[Expectation] | None = None,
+        engine: str = "duckdb",
+        start: Moment | None = None,
+        end: Moment | None = None,
+        applied: bool = False,
+        keep: bool = True,
+        who: str | None = None,
+    ) -> Validation:
+        """Judges a source, a view or a service by what is expected of it, or by `expectations`; or any `rows` by these.
+
+        A source by its rows from `start` to `end` (exclusive), a view by its values of now for every known entity, a service by
+        what it served and kept; or all of them by `rows`: Arrow, a frame, a list of dicts, a path. `engine` is `duckdb`, `gx`
+        (Great Expectations) or `statistics`, which reads what is kept and no rows. The outcome is kept, unless `keep` is false.
+        """
+        asked = self._validating(engine, start, end, who, kept=keep)
+        with self._duckdb() as con:
+            plan = self._expecting(name, applied=applied)
+            return validating.validate(con, self.config, plan, name, rows, expectations, asked)
+
+    def suggest_expectations(
+        self,
+        name: str | None = None,
+        rows: Any = None,
+        *,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        applied: bool = False,
+    ) -> tuple[Expectation, ...]:
+        """What could be expected of rows like those of a source or view, or like `rows`: a proposal to read and to edit."""
+        asked = self._validating("duckdb", start, end, None)
+        with self._duckdb() as con:
+            plan = self._expecting(name, applied=applied)
+            return validating.suggested(con, self.config, plan, name, rows, asked)
+
+    def validations(self, name: str | None = None, *, since: Moment | None = None) -> list[Validation]:
+        """What was judged before, of one name or all, from a moment on; the newest first."""
+        return kept_validations(self.config, name, None if since is None else moment(since))
+
+    def expecting(self, *, applied: bool = False) -> list[str]:
+        """The sources, views and services of which something is expected."""
+        return validating.expecting(self.registry.current().plan if applied else self.definitions())
+
+    def _expecting(self, name: str | None, *, applied: bool) -> ir.Plan:
+        if name is None:
+            return ir.Plan()
+        return self.registry.current().plan if applied else self.definitions()
+
+    def _validating(
+        self, engine: str, start: Moment | None, end: Moment | None, who: str | None, *, kept: bool = True
+    ) -> validating.Asked:
+        now = _now()
+        low, high = (None if m is None else moment(m) for m in (start, end))
+
+        def values(view: ir.View) -> Any:
+            known = self.spine(view.entity, at=now)
+            return self.get_historical_features(known, [view.name]).to_arrow()
+
+        def served(service: ir.Service, low: int | None, high: int | None) -> Any:
+            return self.get_logged_features(service.name, labelled=False, start=low, end=high).to_arrow()
+
+        return validating.Asked(now, who or _user(), values, served, engine, low, high, kept)
 
     # -------------------------------------------------------------------------------------------------- batch to online
 

@@ -50,6 +50,7 @@ COMMANDS = {
     "compare": Entry("Values", "Two versions of a service on captured requests.", "compare"),
     "stats": Entry("Values", "What the values of a service, a view or a training set look like.", "stats"),
     "scaler": Entry("Values", "What a service's features are scaled by: fit, refit, pin, show.", "scaler"),
+    "validate": Entry("Watching", "Whether rows are as they are expected to be.", "validate"),
     "drift": Entry("Watching", "Whether values still look like those of a baseline.", "drift"),
     "monitor": Entry("Watching", "Look at everything that is watched, tell whom it concerns.", "monitor"),
     "alerts": Entry("Watching", "What fires: list, acknowledge, snooze.", "alerts"),
