@@ -49,6 +49,7 @@ from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
 from featurestore.labels import Immature, versions
 from featurestore.labels import check as check_labels
+from featurestore.labels import checked as checked_immature
 from featurestore.ledger import HoleEntry, Ledger, Unit
 from featurestore.log.eventlog import Pruned, Skipped
 from featurestore.log.files import read_file
@@ -631,6 +632,7 @@ class FeatureStore:
         the same again finishes it. Raises NotFound for an unknown entity or join key, RequestError for half a key.
         """
         name = entity if isinstance(entity, str) else entity.name
+        self._recorder.flush(wait)
         done = erase(
             self.config,
             self.registry,
@@ -789,6 +791,7 @@ class FeatureStore:
         service: str,
         *,
         labelled: bool = True,
+        labels: Sequence[str] | None = None,
         as_of: Moment | None = None,
         immature: Immature = "drop",
         start: Moment | None = None,
@@ -797,28 +800,31 @@ class FeatureStore:
         """What was served, as rows to train on: one for each captured row of a service, read when it is asked for.
 
         Features are those of the service as it is now, bit for bit as they went out; NULL in rows that were served when a
-        feature meant something else. A service with labels has them as in `get_historical_features`, by what is known `as_of`
-        a moment, now by default. `start` and `end` (exclusive) bound the moments asked for. A label's key that is no key of
-        the service is looked for in the request and in the context that was told at serving. Raises NotFound.
+        feature meant something else. Labels are as in `get_historical_features`, by what is known `as_of` a moment, now by
+        default; what came back of a row (`store.capture.labels`) stands in the place of a computed label of its name. `labels`
+        names those that are wanted: by default the service's, or, where it has none, all that came back. `start` and `end`
+        (exclusive) bound the moments asked for. A label's key that is no key of the service is looked for in the request and
+        in the context that was told at serving. Raises NotFound.
         """
         found, views, version = self._resolve(service)
         if version is None:
             raise NotFound("applied feature service", service, [v.name for v in self.registry.services()])
-        labels = self._labels_of(service, found) if labelled else ()
+        own = self._labels_of(service, found) if labelled else ()
         low, high = (None if m is None else moment(m) for m in (start, end))
-        check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
         return Logged(
             self.config,
             self.capture.log,
             found,
             views,
             meanings_of(self.registry, found.name),
-            labels,
-            (_now() if as_of is None else moment(as_of)) if labels else None,
-            immature,
+            own if labels is None else tuple(x for x in own if x.name in labels),
+            _now() if as_of is None else moment(as_of),
+            checked_immature(immature),
             low,
             high,
             erasures(self.registry),
+            labelled,
+            None if labels is None else tuple(labels),
         )
 
     def compare(
@@ -852,6 +858,7 @@ class FeatureStore:
         *,
         size: int = 512,
         as_of: Moment | None = None,
+        labels: Sequence[str] | None = None,
         stateless: bool = False,
         architecture: int | None = None,
     ) -> Generator[Batch, None, None]:
@@ -860,19 +867,26 @@ class FeatureStore:
         `batch.commit()` makes a batch, and those before it, taken for good; what was not committed comes again, whatever was
         killed. Consumers are independent. `stateless` begins anew from the first row: a model trained from scratch. Each round
         has its number, `batch.lineage`, as V1.2.12: the architecture, the second training from scratch, and twelve rounds on
-        top. Raises ConsumerBusy while another process reads for the consumer, NotFound.
+        top. Raises ConsumerBusy while another process reads for the consumer, NotFound, RequestError without any label.
         """
         now = _now() if as_of is None else moment(as_of)
-        logged = self.get_logged_features(service)
-        logged = replace(logged, as_of=now if logged.labels else None)
+        logged = self.get_logged_features(service, labels=labels, as_of=now)
+        names = logged.label_names
+        if not names:
+            raise RequestError(
+                f"'{logged.service.name}' has no label, and none came back yet\n"
+                "  give it one: FeatureService(…, label=Label(…)), or store.capture.labels(…)"
+            )
         return batches(
             Consumer(self.config.offline / "consumers", logged.service.name, consumer),
             logged.read,
             size=size,
             as_of=now,
             features=dict(logged.columns),
-            labels=[x.name for x in logged.labels],
+            labels=names,
             versions=[v.reference for v in versions(logged.labels, now)],
+            service=self.registry.service(service).reference,
+            fingerprint=ir.service_fingerprint(logged.service, logged.views),
             stateless=stateless,
             architecture=architecture,
         )
