@@ -13,7 +13,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from featurestore import declare as d
 from featurestore import flink, ir, planning, profiles, stream
@@ -21,6 +21,7 @@ from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
 from featurestore.bootstrap import meanings_of
+from featurestore.capture.returned import values_of
 from featurestore.capturing import Capturing, recorder_of
 from featurestore.comparing import Comparison, Contender, Predict, compare
 from featurestore.compile.programs import Program, programs
@@ -58,6 +59,7 @@ from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
 from featurestore.monitor import drifting, results
 from featurestore.monitor.alerts import AlertState, acknowledged, snoozed
+from featurestore.monitor.loop import Loop
 from featurestore.monitor.report import report_of
 from featurestore.monitor.run import Ran, alerts_of, change_alerts, evaluate_triggers
 from featurestore.monitor.run import run as run_monitors
@@ -1036,6 +1038,7 @@ class FeatureStore:
                 self.policies(),
                 now,
                 names=names,
+                loop=self._loop(now),
                 validate=lambda name, start, end: self.validate(
                     name, start=start, end=end, applied=True, who="monitor"
                 ),
@@ -1047,7 +1050,24 @@ class FeatureStore:
     ) -> tuple[list[Evaluation], list[Triggered]]:
         """Whether a trigger of the definitions is due, by what monitors found last; runs what is, once, unless `dry_run`."""
         now = _now() if at is None else moment(at)
-        return evaluate_triggers(self.config, self.registry, self.policies(), now, dry_run=dry_run)
+        return evaluate_triggers(
+            self.config, self.registry, self.policies(), now, dry_run=dry_run, loop=self._loop(now)
+        )
+
+    def _loop(self, now: int) -> Loop:
+        """How monitors read what was served and what came of it, as of a moment."""
+
+        def logged(service: str, start: int | None, end: int | None, *, labelled: bool) -> Any:
+            known = labelled and bool(self.registry.service(service).service.labels)
+            as_of = now if known else None
+            rows = self.get_logged_features(service, labelled=known, as_of=as_of, start=start, end=end)
+            return rows.to_arrow()
+
+        def returned(what: Literal["predictions", "labels"]) -> tuple[Any, list[Any]]:
+            table = self.capture.returned(what).newest()
+            return table, values_of(table)
+
+        return Loop(logged, returned, lambda name: self.registry.service(name).service.labels)
 
     def trigger_history(self) -> Sequence[Triggered]:
         """When triggers went off, why, and how that ended: the newest first."""
