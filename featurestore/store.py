@@ -89,7 +89,9 @@ from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
 from featurestore.validation import verbs as validating
+from featurestore.validation.admitting import admit
 from featurestore.validation.keep import load as kept_validations
+from featurestore.validation.served import of_served
 from featurestore.verdicts import Validation
 from featurestore.verify import Certificate, keep, must_be_verified, verify
 
@@ -258,6 +260,13 @@ class FeatureStore:
         """What was judged before, of one name or all, from a moment on; the newest first."""
         return kept_validations(self.config, name, None if since is None else moment(since))
 
+    def served_validation(self, service: str) -> Validation:
+        """What this process saw of the vectors it served, by what the service expects of each. Kept nowhere.
+
+        One read in sixteen is looked at, and every one for what is to block.
+        """
+        return of_served(self._reader(service), _now())
+
     def expecting(self, *, applied: bool = False) -> list[str]:
         """The sources, views and services of which something is expected."""
         return validating.expecting(self.registry.current().plan if applied else self.definitions())
@@ -273,14 +282,16 @@ class FeatureStore:
         now = _now()
         low, high = (None if m is None else moment(m) for m in (start, end))
 
-        def values(view: ir.View) -> Any:
-            known = self.spine(view.entity, at=now)
-            return self.get_historical_features(known, [view.name]).to_arrow()
-
         def served(service: ir.Service, low: int | None, high: int | None) -> Any:
             return self.get_logged_features(service.name, labelled=False, start=low, end=high).to_arrow()
 
+        values = partial(self._values, at=now)
         return validating.Asked(now, who or _user(), values, served, engine, low, high, kept)
+
+    def _values(self, view: ir.View, *, at: int) -> Any:
+        """The features of a view at a moment, of every entity known then."""
+        known = self.spine(view.entity, at=at)
+        return self.get_historical_features(known, [view.name]).to_arrow()
 
     # -------------------------------------------------------------------------------------------------- batch to online
 
@@ -301,9 +312,10 @@ class FeatureStore:
         a `reason`, a view is made anew whatever is known of it: with `start`, as far as it is served already, to repair what
         lies between `start` and `end`; without, as of `end`, even an earlier one.
 
-        What was stopped goes on where it was. Raises SourceError, with nothing written, when a source is gone, empty, or no
-        longer what was applied; AlreadyRunning while somebody else writes a view; WouldStepBack for an end before what
-        the stream of a view has handed over.
+        What is expected of sources and views is judged first. What was stopped goes on where it was. Raises, with nothing
+        written, ExpectationFailed where that is to block, and SourceError when a source is gone, empty, or no longer what was
+        applied; AlreadyRunning while somebody else writes a view; WouldStepBack for an end before what the stream of a view
+        has handed over.
         """
         if replace and not reason.strip():
             raise MaterializeError(
@@ -323,6 +335,7 @@ class FeatureStore:
         with engine_errors(), self._duckdb() as con:
             for view in views:
                 _must_hold_rows(con, view, root)
+            admit(con, self.config, views, partial(self._values, at=asked.end), now=_now(), who=asked.who)
             for view in views:
                 name = view.source.name
                 one, seen[name] = backfill(
