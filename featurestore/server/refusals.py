@@ -10,10 +10,12 @@ import orjson
 from featurestore.errors import (
     AccessDenied,
     BrokerError,
+    CaptureError,
     DeadlineExceeded,
     EventError,
     ExpectationFailed,
     FeatureStoreError,
+    LogError,
     NotFound,
     Overloaded,
     RegistryError,
@@ -63,6 +65,8 @@ STATUS: Final[tuple[tuple[type[FeatureStoreError], int], ...]] = (
     (RequestError, 400),
     (EventError, 400),
     (Unsupported, 400),
+    (LogError, 503),
+    (CaptureError, 503),
 )
 """The first that an error is; what is none of these is a 500."""
 
