@@ -1,4 +1,4 @@
-"""The whole line on real flights: definitions, a training set, a model, online reads that equal its rows.
+"""The whole line on real flights: definitions, a training set, a model, online reads that equal its rows, and the loop closed.
 
     python definitions/demo.py [--fast] [--home DIR]
 
@@ -21,6 +21,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loop import replayed
 from prepare import PreparationError, prepare
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Story:
     split: datetime
     end: datetime
     until: date | None = None
+    days: int = 7
+    """Of the loop."""
 
 
 YEAR = Story(
@@ -57,6 +60,7 @@ MONTH = Story(
     datetime(2013, 2, 22, tzinfo=UTC),
     datetime(2013, 3, 1, tzinfo=UTC),
     until=date(2013, 3, 1),
+    days=2,
 )
 
 
@@ -169,6 +173,11 @@ def run(home: Path, story: Story, narrator: Narrator) -> int:
     if not _tensor_is_what_was_served(tensor, served, features):
         wrong.append("the tensor")
     _print_verdicts(narrator.console, verdicts, flights, served)
+    doing = f"{story.days} days as they happen: pushed, served, kept, labelled on arrival, learnt from every night"
+    with narrator.doing(doing) as result:
+        week = replayed(home / "data", story.days)
+        result.extend(week.lines())
+    wrong += [f"{name} (in the loop)" for name in week.differing]
     return _conclude(narrator, verdicts, wrong, flights, home)
 
 

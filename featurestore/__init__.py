@@ -10,6 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featurestore import check as check
+    from featurestore import expect as expect
+    from featurestore import retrain as retrain
     from featurestore import scale as scale
     from featurestore.declare import BatchSource as BatchSource
     from featurestore.declare import Capture as Capture
@@ -73,6 +76,9 @@ if TYPE_CHECKING:
     from featurestore.expr import sqrt as sqrt
     from featurestore.expr import tanh as tanh
     from featurestore.expr import when as when
+    from featurestore.policy import Alert as Alert
+    from featurestore.policy import Monitor as Monitor
+    from featurestore.policy import Trigger as Trigger
     from featurestore.status import Status as Status
     from featurestore.store import FeatureStore as FeatureStore
     from featurestore.time import days as days
@@ -104,13 +110,14 @@ _HOMES = {
     "expr": (
         "as_of coalesce col concat cos exp greatest hash_bucket least lit ln log10 pow seconds_between sin sqrt tanh when"
     ),
+    "policy": "Alert Monitor Trigger",
     "status": "Status",
     "store": "FeatureStore",
     "time": "days hours lifetime minutes seconds",
     "types": "Bool Date Decimal Float32 Float64 Int32 Int64 List String Timestamp Vector",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
-_MODULES = ("scale",)
+_MODULES = ("expect", "scale", "check", "retrain")
 
 __all__ = list(_HOME_OF)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from featurestore.channels import LOG, Channel, channels_of
 from featurestore.errors import ConfigError, Problem, Where, nearest
 
 FILE = "fs.toml"
@@ -50,6 +51,8 @@ _KNOWN: dict[str, dict[str, str]] = {
         "tls_client_ca": _TEXT,
     },
 }
+_KNOWN["alerts"] = {"cooldown": _TEXT, "runbooks": _TEXT, "metrics": _TEXT}
+
 SINKS = ("log", "kafka")
 """Where what was served is kept."""
 ENGINES = ("embedded", "flink")
@@ -87,6 +90,10 @@ class Config:
     capture_linger_ms: int = 50
     capture_buffer_rows: int = 262_144
     environment: str | None = None
+    alerts: Mapping[str, str] = field(default_factory=dict)
+    """What `[alerts]` says, by name: `cooldown`, `runbooks`, `metrics`."""
+    channels: Mapping[str, Channel] = field(default_factory=lambda: {"log": LOG})
+    """Where alerts go, by name; what is secret is not filled in."""
     server: Mapping[str, str | int] = field(default_factory=dict)
     """What `[server]` says, by name; `featurestore.server.settings` has the meaning of each."""
 
@@ -117,12 +124,14 @@ def load_config(
         raise ConfigError(f"{path}: not TOML: {error}") from error
     problems: list[Problem] = []
     environments = raw.pop("env", {})
+    channels = dict(_channels_in(raw))
     merged = _checked(raw, text, path, problems)
     if environment is not None:
         if environment not in environments:
             known = nearest(environment, environments)
             problems.append(Problem(f"no [env.{environment}]", Where(str(path), 0), tuple(known)))
         else:
+            channels |= _channels_in(environments[environment])
             for section, values in _checked(environments[environment], text, path, problems).items():
                 merged.setdefault(section, {}).update(values)
     for section, keys in _KNOWN.items():
@@ -146,6 +155,12 @@ def load_config(
         if (given := settings.get(f"capture.{name}", 1)) < 1:
             line = Where(str(path), _line_of(text, rf"{name}\s*="))
             problems.append(Problem(f"'{name}' in [capture] is {given}: give 1 or more", line))
+    found, wrong = channels_of(channels)
+    for channel, what, help in wrong:
+        line = Where(
+            str(path), _line_of(text, rf"\[(env\.\w+\.)?alerts\.channels\.\"?{re.escape(channel)}\b")
+        )
+        problems.append(Problem(f"channel '{channel}' {what}", line, help))
     if problems:
         raise ConfigError("\n\n".join(map(str, problems)))
     defaults = Config(root, root.resolve().name)
@@ -162,6 +177,8 @@ def load_config(
         stream_events=events or ("kafka" if engine == "flink" else defaults.stream_events),
         **{k.replace(".", "_"): v for k, v in settings.items() if k.startswith("capture.")},
         environment=environment,
+        alerts={k.removeprefix("alerts."): str(v) for k, v in settings.items() if k.startswith("alerts.")},
+        channels=found,
         server={k.removeprefix("server."): v for k, v in settings.items() if k.startswith("server.")},
     )
 
@@ -173,6 +190,14 @@ def expand(text: str, environ: Mapping[str, str] | None = None) -> str:
     if missing:
         raise ConfigError(f"environment variable {missing[0]} is not set\n  it is named in {text!r}")
     return _VARIABLE.sub(lambda m: variables[m.group(1)], text)
+
+
+def _channels_in(raw: dict[str, Any]) -> Mapping[str, Any]:
+    """The channels of a file or an environment, taken out of it: what they hold is not filled in here."""
+    alerts = raw.get("alerts")
+    if not isinstance(alerts, dict) or not isinstance(alerts.get("channels", {}), dict):
+        return {}
+    return dict(alerts.pop("channels", {}))
 
 
 def _checked(

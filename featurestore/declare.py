@@ -170,6 +170,7 @@ class BatchSource(_Shown, _Steps):
     description: str = ""
     owner: str = ""
     tags: tuple[str, ...] = ()
+    expectations: Sequence[object] = ()
     line: Where = _where()
 
 
@@ -189,6 +190,7 @@ class StreamSource(_Shown, _Steps):
     description: str = ""
     owner: str = ""
     tags: tuple[str, ...] = ()
+    expectations: Sequence[object] = ()
     line: Where = _where()
 
 

@@ -33,11 +33,15 @@ from featurestore.registry import Registry
 from featurestore.stream.erasing import Forgotten, Order, carry_out_alone, held
 from featurestore.stream.feeds import LogFeed, log_directory, open_log
 from featurestore.stream.intake import retention_of
+from featurestore.stream.positions import OWNER, TILES, Positions
 from featurestore.stream.state import Shelf, directory_of
 from featurestore.types import is_integer
 
 PATIENCE_SECONDS = 30.0
 """How long an erasure waits for a stream that runs, or for somebody who is writing a view."""
+
+WRITER_SECONDS = 15.0
+"""A writer that was silent for longer is taken to have ended: it learns of erasures before it goes on."""
 
 _AGAIN = "run the same erasure again"
 
@@ -156,7 +160,9 @@ class _Work:
                 order.place()
                 told.append((kept, order))
             said = load_stream(self.online, kept.codec)
-            if said is not None and said.owner != here:
+            if said is not None and said.owner.startswith(OWNER):
+                self._writers(kept)
+            elif said is not None and said.owner != here:
                 self.waits.append(
                     f"the stream of view '{kept.view.name}' keeps its state in another folder, or on another machine; "
                     f"{_AGAIN} there"
@@ -173,6 +179,19 @@ class _Work:
             self._deleted(f"view {name}", "dead letters", forgotten.dead)
             self._deleted(f"view {name}", "online values", forgotten.heads)
         self.step("forgotten")
+
+    def _writers(self, kept: _Kept) -> None:
+        """Waits until the writers of a Flink job's tiles know the tombstone: what they put in from then on is without it."""
+        positions = Positions(self.online, kept.codec)
+        while True:
+            now = time.time_ns() // 1000
+            running = [p for p in positions.every(TILES).values() if now - p.at < WRITER_SECONDS * 1e6]
+            if all(p.erasures >= self.receipt.number for p in running):
+                return
+            if time.monotonic() > self.deadline:
+                self.waits.append(f"the writers of view '{kept.view.name}' do not know of it yet; {_AGAIN}")
+                return
+            time.sleep(0.1)
 
     def _forgotten(self, kept: _Kept, order: Order) -> Forgotten | None:
         while True:
@@ -364,6 +383,10 @@ def _stays(
         for bad in sorted(log_directory(config, source).glob(f"*{BAD_SUFFIX}")):
             yield Stays(f"log of {source.name}", f"damaged bytes, set aside in {bad.name}", yours=True)
     for kept in views:
+        topic = kept.view.source.stream
+        if topic is not None and topic.kind == "kafka":
+            what = "tiles and dead letters in topics of a Flink job, if it has one: left out, until the topics' retention"
+            yield Stays(f"view {kept.view.name}", what, yours=True)
         if (
             kept.view.source.event_id is not None
             and directory_of(config.root, kept.view, kept.codec).is_dir()

@@ -27,6 +27,9 @@ FeatureStoreError
 │   ├── LogPruned          an offset whose events were removed
 │   ├── LogUnread          events that may not be removed yet: a stream has still to read them
 │   └── EventError         events of the wrong shape; none of them was kept
+├── ConsumerError          a consumer of matured rows whose place is not known
+│   ├── ConsumerBusy       another process trains for it
+│   └── CursorMoved        it was committed elsewhere since a batch was read
 ├── CaptureError           what was served, or came back of it, that could not be kept or read
 │   └── CaptureConflict    rows of another meaning lie where these would be kept
 ├── StreamError            a stream that refused to start or to go on
@@ -210,6 +213,18 @@ class LogCorrupt(LogError):
         super().__init__(f"{at}: {reason}\n  {instead}")
 
 
+class ConsumerError(FeatureStoreError):
+    """A consumer's place cannot be read or kept."""
+
+
+class ConsumerBusy(ConsumerError):
+    """Another process reads for this consumer."""
+
+
+class CursorMoved(ConsumerError):
+    """The consumer was committed elsewhere since this batch was read."""
+
+
 class CaptureError(FeatureStoreError):
     """Rows that were served, predictions or labels that are not on disk, or cannot be read from there."""
 
@@ -261,11 +276,13 @@ class OutageTooLong(StreamError):
     It stopped at `offset`; the first that is left is at `start`, in `place`.
     """
 
-    def __init__(self, offset: int, start: int, place: str = "the log") -> None:
+    def __init__(
+        self, offset: int, start: int, place: str = "the log", again: str = "fs stream run --reset"
+    ) -> None:
         self.offset, self.start, self.place = offset, start, place
         super().__init__(
             f"the stream stopped at offset {offset}, and {place} starts at {start}: events were lost to it\n"
-            f"  `fs materialize` up to a moment after the gap, then `fs stream run --reset` starts from what {place} holds"
+            f"  `fs materialize` up to a moment after the gap, then `{again}` starts from what {place} holds"
         )
 
 

@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_args
 
+from featurestore import expectations as e
 from featurestore.aggregates import AGGREGATES, Params, Reduction, ordered
+from featurestore.expectations import Expectation
 from featurestore.expr import Column, Expr, columns_of, describe, substitute
 from featurestore.expr import from_json as expr_from_json
 from featurestore.expr import to_json as expr_to_json
@@ -75,6 +77,8 @@ class Source:
     stream: Location | None = None
     lateness: int | None = None
     about: About = About()
+    expectations: tuple[Expectation, ...] = ()
+    """What is expected of its rows. It takes no part in fingerprints."""
 
     @property
     def schema(self) -> dict[str, DType]:
@@ -141,6 +145,8 @@ class View:
     filter: Expr | None = None
     ttl: int | None = None
     about: About = About()
+    expectations: tuple[Expectation, ...] = ()
+    """What is expected of its features' values."""
     erased: Erased | None = field(default=None, compare=False, repr=False)
     """What has to be left out of its events now. No part of what the view means, nor of the plan as JSON."""
 
@@ -327,6 +333,8 @@ class Service:
     """Whether, and how, what it gives is kept; no part of what it means."""
     labels: tuple[str, ...] = ()
     """What a model learns to predict, by name: no part of what is served, so of no version."""
+    expectations: tuple[Expectation, ...] = ()
+    """What is expected of its vectors: no part of a version either."""
 
     @property
     def columns(self) -> tuple[tuple[str, DType], ...]:
@@ -373,6 +381,20 @@ Node = (
     | PythonFunction
     | OnDemand
     | Scaling
+    | Expectation
+    | e.NotNull
+    | e.OfType
+    | e.Matches
+    | e.InSet
+    | e.Between
+    | e.Greater
+    | e.Unique
+    | e.Condition
+    | e.Measure
+    | e.Share
+    | e.RowCount
+    | e.Fresh
+    | e.Schema
     | Capture
     | Label
     | Service
@@ -487,6 +509,33 @@ def label_fingerprint(label: Label) -> str:
             "observed": label.observed,
         }
     )
+
+
+def column_meanings(service: Service, views: Mapping[str, View]) -> dict[str, str]:
+    """What each column of a service means, by name: equal exactly where a value is made of the same things."""
+    of = {
+        r.output: digest(
+            [
+                [list(k) for k in r.keys],
+                digest(feature_meaning(views[r.view], views[r.view].feature(r.feature))),
+            ]
+        )
+        for r in service.reads
+    }
+    inputs: dict[str, Expr] = {r.output: Column(of[r.output]) for r in service.reads if r.hidden}
+    asked = dict(service.request)
+    computed = {
+        o.name: digest(
+            [
+                _encode(_read_from(o.expression, inputs)),
+                type_to_json(o.dtype),
+                o.default,
+                [[c, type_to_json(asked[c])] for c in sorted(o.columns) if c in asked],
+            ]
+        )
+        for o in service.on_demand
+    }
+    return {**{r.output: of[r.output] for r in service.reads if not r.hidden}, **computed}
 
 
 def service_fingerprint(service: Service, views: Mapping[str, View]) -> str:

@@ -26,6 +26,7 @@ from featurestore.expr import (
     substitute,
 )
 from featurestore.functions import Untold, told
+from featurestore.lower_expectations import lower_expectations
 from featurestore.lower_label import labels_of_service, lower_label
 from featurestore.scale import Scale
 from featurestore.time import Duration, Lifetime, default_hop, duration_text
@@ -199,6 +200,9 @@ class Lowering:
                 f"source '{source.name}' has an arrival time but no event time",
                 "name the event_time, or drop arrival_time: a static source is visible always",
             )
+        event_time = source.event_time
+        who, declared = f"source '{source.name}'", source.expectations
+        expected = lower_expectations(self, source.line, who, declared, schema, event_time=event_time)
         if len(self.problems) > before:
             return None
         stream, lateness = None, None
@@ -215,6 +219,7 @@ class Lowering:
             stream=stream,
             lateness=lateness,
             about=_about(source),
+            expectations=expected,
         )
 
     def _secrets(self, source: d.BatchSource | d.StreamSource) -> None:
@@ -253,8 +258,8 @@ class Lowering:
         keys = [self.key(view.line, who, view.entity.name, name, scope) for name in view.entity.join_keys]
         features = [f for spec in view.features for f in self.features(view.line, who, spec, scope, source)]
         self._feature_names(view, features)
-        if view.expectations:
-            self._later(view.line, who, "expectations")
+        columns = {k.name: k.dtype for k in keys if k} | {f.name: f.dtype for _, f in features}
+        expected = lower_expectations(self, view.line, who, view.expectations, columns, stored=False)
         if view.ttl is not None and any(f.window is not None for _, f in features):
             self.wrong(
                 view.line,
@@ -277,6 +282,7 @@ class Lowering:
             filter=kept,
             ttl=ttl,
             about=_about(view),
+            expectations=expected,
         )
 
     def scoped(
@@ -690,8 +696,6 @@ class Lowering:
         who = f"feature service '{service.name}'"
         capture = self._capture(service, who)
         learnt = labels_of_service(self, service, labels)
-        if service.expectations:
-            self._later(service.line, who, "expectations")
         if service.on_unavailable not in ("fail", "last_known", "default"):
             self.wrong(
                 service.line,
@@ -757,8 +761,10 @@ class Lowering:
             )
             return None
         types = {r.output: r.dtype for r in named} | {c.feature.name: c.feature.dtype for c in computed}
-        scale = self._scale(service, {name: types[name] for name in outputs})
-        if scale is None:
+        columns = {name: types[name] for name in outputs}
+        scale = self._scale(service, columns)
+        expected = lower_expectations(self, service.line, who, service.expectations, columns, stored=False)
+        if scale is None or len(self.problems) > before:
             return None
         stale = None if service.max_staleness is None else service.max_staleness.microseconds
         return ir.Service(
@@ -772,6 +778,7 @@ class Lowering:
             scale=scale,
             deadline=None if service.deadline is None else service.deadline.microseconds,
             on_unavailable=service.on_unavailable,
+            expectations=expected,
             labels=learnt,
             capture=capture,
         )
@@ -856,9 +863,6 @@ class Lowering:
             for name in chosen
             if name in features
         ]
-
-    def _later(self, line: Where, who: str, what: str) -> None:
-        self.wrong(line, f"{who} asks for {what}, which this version cannot do yet", "leave it out")
 
 
 @dataclass(frozen=True)

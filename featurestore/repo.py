@@ -14,6 +14,7 @@ from featurestore.declare import Declaration, declarations_in
 from featurestore.errors import DefinitionError, Problem, Where
 from featurestore.ir import Plan
 from featurestore.lower import SchemaOf, lower
+from featurestore.policy import Policies, policies_in
 
 
 def load_plan(config: Config, schema_of: SchemaOf) -> Plan:
@@ -23,6 +24,16 @@ def load_plan(config: Config, schema_of: SchemaOf) -> Plan:
 
 def load_declarations(config: Config) -> list[Declaration]:
     """What the files declare. A file that does not run is a problem at its line; the others are still read."""
+    return declarations_in(_values(config))
+
+
+def load_policies(config: Config) -> Policies:
+    """The monitors and triggers of the files. Raises DefinitionError with every mistake in them."""
+    return policies_in(_values(config))
+
+
+def _values(config: Config) -> list[object]:
+    """The values of all files' modules."""
     files = definition_files(config)
     if not files:
         globs = ", ".join(config.definitions)
@@ -37,7 +48,7 @@ def load_declarations(config: Config) -> list[Declaration]:
                 problems.append(_problem(error, file, config.root))
     if problems:
         raise DefinitionError(sorted(set(problems), key=str))
-    return declarations_in(values)
+    return values
 
 
 def definition_files(config: Config) -> list[Path]:

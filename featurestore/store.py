@@ -6,7 +6,7 @@ import asyncio
 import getpass
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -20,33 +20,54 @@ from featurestore import ir, planning, profiles, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
+from featurestore.bootstrap import meanings_of
 from featurestore.capturing import Capturing, recorder_of
+from featurestore.comparing import Comparison, Contender, Predict, compare
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
+from featurestore.continual import Batch, Consumer, batches, consumers
+from featurestore.continual import State as Consumed
 from featurestore.datasets.entities import known_entities, moments_of
 from featurestore.datasets.leakage import Leakage, leakage
 from featurestore.datasets.manifest import Reproduction, reproduce
 from featurestore.drift.verdicts import DriftReport, Limits
 from featurestore.erase import entity_of, erase, plans_of
 from featurestore.erasures import Receipt, erasures, receipts
-from featurestore.errors import EventError, MaterializeError, NotFound, ScalerError, SourceError, Unsupported
+from featurestore.errors import (
+    EventError,
+    MaterializeError,
+    NotFound,
+    RequestError,
+    ScalerError,
+    SourceError,
+    Unsupported,
+)
+from featurestore.expectations import Expectation
 from featurestore.flink_batches import Driver, FlinkBatches
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
-from featurestore.labels import Immature
+from featurestore.labels import Immature, versions
 from featurestore.labels import check as check_labels
 from featurestore.ledger import HoleEntry, Ledger, Unit
 from featurestore.log.eventlog import Pruned, Skipped
 from featurestore.log.files import read_file
+from featurestore.logged import Logged
 from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
-from featurestore.monitor import drifting
+from featurestore.monitor import drifting, results
+from featurestore.monitor.alerts import AlertState, acknowledged, snoozed
+from featurestore.monitor.report import report_of
+from featurestore.monitor.run import Ran, alerts_of, change_alerts, evaluate_triggers
+from featurestore.monitor.run import run as run_monitors
+from featurestore.monitor.triggers import Evaluation
 from featurestore.online.store import StoreUrl, open_store
+from featurestore.policy import Policies
 from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
+from featurestore.registry.alerts import Triggered, history
 from featurestore.registry.scalers import scaler as kept_scaler
-from featurestore.repo import load_declarations
+from featurestore.repo import load_declarations, load_policies
 from featurestore.scaling import (
     Refit,
     fit_scaler,
@@ -63,9 +84,14 @@ from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
 from featurestore.stream.inbox import Inbox, Pushed, open_inbox
+from featurestore.stream.writer import WriterStatus, written
+from featurestore.stream.writers import Writer
 from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
+from featurestore.validation import verbs as validating
+from featurestore.validation.keep import load as kept_validations
+from featurestore.verdicts import Validation
 from featurestore.verify import Certificate, keep, must_be_verified, verify
 
 
@@ -191,6 +217,75 @@ class FeatureStore:
         )
         keep(self.registry, done, who or _user())
         return done
+
+    # ----------------------------------------------------------------------------------------------------- expectations
+
+    def validate(
+        self,
+        name: str | None = None,
+        rows: Any = None,
+        *,
+        expectations: Sequence[Expectation] | None = None,
+        engine: str = "duckdb",
+        start: Moment | None = None,
+        end: Moment | None = None,
+        applied: bool = False,
+        keep: bool = True,
+        who: str | None = None,
+    ) -> Validation:
+        """Judges a source, a view or a service by what is expected of it, or by `expectations`; or any `rows` by these.
+
+        A source by its rows from `start` to `end` (exclusive), a view by its values of now for every known entity, a service by
+        what it served and kept; or all of them by `rows`: Arrow, a frame, a list of dicts, a path. `engine` is `duckdb`, `gx`
+        (Great Expectations) or `statistics`, which reads what is kept and no rows. The outcome is kept, unless `keep` is false.
+        """
+        asked = self._validating(engine, start, end, who, kept=keep)
+        with self._duckdb() as con:
+            plan = self._expecting(name, applied=applied)
+            return validating.validate(con, self.config, plan, name, rows, expectations, asked)
+
+    def suggest_expectations(
+        self,
+        name: str | None = None,
+        rows: Any = None,
+        *,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        applied: bool = False,
+    ) -> tuple[Expectation, ...]:
+        """What could be expected of rows like those of a source or view, or like `rows`: a proposal to read and to edit."""
+        asked = self._validating("duckdb", start, end, None)
+        with self._duckdb() as con:
+            plan = self._expecting(name, applied=applied)
+            return validating.suggested(con, self.config, plan, name, rows, asked)
+
+    def validations(self, name: str | None = None, *, since: Moment | None = None) -> list[Validation]:
+        """What was judged before, of one name or all, from a moment on; the newest first."""
+        return kept_validations(self.config, name, None if since is None else moment(since))
+
+    def expecting(self, *, applied: bool = False) -> list[str]:
+        """The sources, views and services of which something is expected."""
+        return validating.expecting(self.registry.current().plan if applied else self.definitions())
+
+    def _expecting(self, name: str | None, *, applied: bool) -> ir.Plan:
+        if name is None:
+            return ir.Plan()
+        return self.registry.current().plan if applied else self.definitions()
+
+    def _validating(
+        self, engine: str, start: Moment | None, end: Moment | None, who: str | None, *, kept: bool = True
+    ) -> validating.Asked:
+        now = _now()
+        low, high = (None if m is None else moment(m) for m in (start, end))
+
+        def values(view: ir.View) -> Any:
+            known = self.spine(view.entity, at=now)
+            return self.get_historical_features(known, [view.name]).to_arrow()
+
+        def served(service: ir.Service, low: int | None, high: int | None) -> Any:
+            return self.get_logged_features(service.name, labelled=False, start=low, end=high).to_arrow()
+
+        return validating.Asked(now, who or _user(), values, served, engine, low, high, kept)
 
     # -------------------------------------------------------------------------------------------------- batch to online
 
@@ -337,6 +432,33 @@ class FeatureStore:
             ) as running,
         ):
             return running.run(stop, once=once)
+
+    def write_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        once: bool = False,
+        stop: threading.Event | None = None,
+        reset: bool = False,
+        take_over: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> int:
+        """Puts the tiles of Flink jobs from their topics into the online store, in as many processes as are wanted.
+
+        Until `stop` is set, or, with `once`, until nothing is left; how many records came. `reset` reads the topics from their
+        beginning; `take_over` owns views that another stream, gone for good, had owned. Raises NotFound, TopicNotFound,
+        StreamConflict, OutageTooLong and BrokerError.
+        """
+        options: dict[str, Any] = {"report": self.ledger.report_holes, "say": say}
+        writer = Writer(
+            self.config, self.registry, self._store(), select, take_over=take_over, reset=reset, **options
+        )
+        return writer.run(stop, once=once)
+
+    def written(self, select: str | Sequence[str] | None = None) -> list[WriterStatus]:
+        """How far the writers of views are that Flink jobs feed, whether they run or not."""
+        views = stream.streamed_views(self.registry.current().plan, select)
+        return [written(self._store(), view) for view in views if view.source.stream.kind == "kafka"]  # type: ignore[union-attr]
 
     def stream_status(self) -> list[stream.StreamStatus]:
         """How far the stream of each view is, whether it runs or not."""
@@ -506,6 +628,7 @@ class FeatureStore:
         labelled: bool = True,
         as_of: Moment | None = None,
         immature: Immature = "drop",
+        bootstrap_from_log: bool = False,
     ) -> TrainingSet:
         """A point-in-time training set: for each spine row the values as of its `timestamp`, in the spine's order.
 
@@ -516,6 +639,10 @@ class FeatureStore:
         `NAME__state` (MATURE, IMMATURE or CENSORED), and `is_mature`. Rows whose label is not mature are left out;
         `immature="keep"` keeps them, without a value. With `labelled=False` it is as if the service had none.
 
+        With `bootstrap_from_log` a cell that was served is what was served: of the captured row with the spine's `row_id`, or
+        else with its keys, moment and request columns. Holes are filled as ever, and `GROUP__from` says for each view and
+        on-demand feature: log (all was served), backfill, or default (backfilled, of no event).
+
         With `knowledge="arrived"` an event counts only from its arrival on (its time, where the source names no arrival), or a
         `lag` later: one for all sources, or by source. Static sources are visible always. Raises RequestError for a lag that is
         negative or without `"arrived"`, NotFound for that of a source the service does not read.
@@ -523,6 +650,11 @@ class FeatureStore:
         found, views, version = self._resolve(service)
         labels = self._labels_of(service, found) if labelled else ()
         check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
+        if bootstrap_from_log and (scaled or statuses or full_names or version is None):
+            raise RequestError(
+                "what was served is taken for features of an applied service as they are\n"
+                "  leave out bootstrap_from_log, or scaled, statuses and full_names"
+            )
         lags = lags_of(knowledge, lag, {views[r.view].source.name for r in found.reads})
         scaler = self._scaler_of(service, version) if scaled else None
         if full_names:
@@ -545,7 +677,105 @@ class FeatureStore:
             labels=labels,
             as_of=(_now() if as_of is None else moment(as_of)) if labels else None,
             immature=immature,
+            bootstrap_from_log=bootstrap_from_log,
         )
+
+    def get_logged_features(
+        self,
+        service: str,
+        *,
+        labelled: bool = True,
+        as_of: Moment | None = None,
+        immature: Immature = "drop",
+        start: Moment | None = None,
+        end: Moment | None = None,
+    ) -> Logged:
+        """What was served, as rows to train on: one for each captured row of a service, read when it is asked for.
+
+        Features are those of the service as it is now, bit for bit as they went out; NULL in rows that were served when a
+        feature meant something else. A service with labels has them as in `get_historical_features`, by what is known `as_of`
+        a moment, now by default. `start` and `end` (exclusive) bound the moments asked for. A label's key that is no key of
+        the service is looked for in the request and in the context that was told at serving. Raises NotFound.
+        """
+        found, views, version = self._resolve(service)
+        if version is None:
+            raise NotFound("applied feature service", service, [v.name for v in self.registry.services()])
+        labels = self._labels_of(service, found) if labelled else ()
+        low, high = (None if m is None else moment(m) for m in (start, end))
+        check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
+        return Logged(
+            self.config,
+            self.capture.log,
+            found,
+            views,
+            meanings_of(self.registry, found.name),
+            labels,
+            (_now() if as_of is None else moment(as_of)) if labels else None,
+            immature,
+            low,
+            high,
+            erasures(self.registry),
+        )
+
+    def compare(
+        self,
+        first: str,
+        second: str,
+        *,
+        sample: int = 10_000,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        predict: Predict | tuple[Predict, Predict] | None = None,
+    ) -> Comparison:
+        """Two versions of a service (`"delay@1"`, `"delay@2"`) on the captured requests of the first: what differs by feature.
+
+        Both are computed for the same requests from the same events. With `predict`, a function of a table of features (or one
+        for each version), their predictions are compared too. `start` and `end` (exclusive) bound the requests; up to `sample`
+        of them are drawn. Raises NotFound, RequestError when nothing was captured.
+        """
+        models = predict if isinstance(predict, tuple) else (predict, predict)
+        logged = self.get_logged_features(first, labelled=False, start=start, end=end)
+        one, two = (
+            Contender(name, *self._resolve(name)[:2], model)
+            for name, model in zip((first, second), models, strict=True)
+        )
+        return compare(self.config, logged, one, two, sample=sample)
+
+    def training_batches(
+        self,
+        service: str,
+        consumer: str,
+        *,
+        size: int = 512,
+        as_of: Moment | None = None,
+        stateless: bool = False,
+        architecture: int | None = None,
+    ) -> Generator[Batch, None, None]:
+        """The captured rows that have matured since a consumer's last commit, in the order they were served, `size` at a time.
+
+        `batch.commit()` makes a batch, and those before it, taken for good; what was not committed comes again, whatever was
+        killed. Consumers are independent. `stateless` begins anew from the first row: a model trained from scratch. Each round
+        has its number, `batch.lineage`, as V1.2.12: the architecture, the second training from scratch, and twelve rounds on
+        top. Raises ConsumerBusy while another process reads for the consumer, NotFound.
+        """
+        now = _now() if as_of is None else moment(as_of)
+        logged = self.get_logged_features(service)
+        logged = replace(logged, as_of=now if logged.labels else None)
+        return batches(
+            Consumer(self.config.offline / "consumers", logged.service.name, consumer),
+            logged.read,
+            size=size,
+            as_of=now,
+            features=dict(logged.columns),
+            labels=[x.name for x in logged.labels],
+            versions=[v.reference for v in versions(logged.labels, now)],
+            stateless=stateless,
+            architecture=architecture,
+        )
+
+    def consumers(self, service: str) -> dict[str, Consumed]:
+        """How far each consumer of a service is, by name, with the rounds that it trained."""
+        return consumers(self.config.offline / "consumers", self._resolve(service)[0].name)
 
     def reproduce(self, manifest: str | Path, out: str | Path, *, spine: Any = None) -> Reproduction:
         """Makes a written training set again in `out`, from its folder or `_manifest.json`, and says what has changed.
@@ -667,6 +897,63 @@ class FeatureStore:
                 at=at,
                 limits=limits,
             )
+
+    def monitor(
+        self,
+        names: Sequence[str] = (),
+        *,
+        at: Moment | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> Ran:
+        """One pass over the monitors of the definitions: looks, keeps what it found, tells whom it concerns, sets triggers off.
+
+        `names` picks monitors; without, those whose time has come. `at` is the moment, now by default. What cannot be judged is a
+        finding. Raises NotFound and DefinitionError.
+        """
+        now = _now() if at is None else moment(at)
+        with engine_errors():
+            return run_monitors(self.config, self.registry, self.policies(), now, names=names, say=say)
+
+    def triggers(
+        self, *, at: Moment | None = None, dry_run: bool = False
+    ) -> tuple[list[Evaluation], list[Triggered]]:
+        """Whether a trigger of the definitions is due, by what monitors found last; runs what is, once, unless `dry_run`."""
+        now = _now() if at is None else moment(at)
+        return evaluate_triggers(self.config, self.registry, self.policies(), now, dry_run=dry_run)
+
+    def trigger_history(self) -> Sequence[Triggered]:
+        """When triggers went off, why, and how that ended: the newest first."""
+        return history(self.registry)
+
+    def policies(self) -> Policies:
+        """The monitors and triggers that the definitions hold. Raises DefinitionError."""
+        return load_policies(self.config)
+
+    def monitoring(self, *, since: Moment | None = None) -> Any:
+        """What monitors found, as an Arrow table, the oldest first. The files lie below `monitoring` in the offline folder."""
+        return results.read(self.config, since=None if since is None else moment(since))
+
+    def monitoring_report(self, *, since: Moment | None = None) -> str:
+        """What monitors found as one HTML page, complete in itself."""
+        services = self.registry.current().plan.services
+        return report_of(self.config.name, services, self.monitoring(since=since), self.alerts(), _now())
+
+    def alerts(self) -> list[AlertState]:
+        """Every alert that is kept: what fires first, then what is pending, then what is over."""
+        return alerts_of(self.registry)
+
+    def acknowledge(self, *alerts: str, who: str | None = None) -> list[AlertState]:
+        """Takes note of alerts, by id or title: they are told no more until they are over. Raises NotFound."""
+        name = who or _user()
+        return change_alerts(self.registry, alerts, lambda a: acknowledged(a, name), _now())
+
+    def snooze(
+        self, *alerts: str, length: timedelta | Duration, at: Moment | None = None
+    ) -> list[AlertState]:
+        """Keeps alerts quiet for a while, by id or title. Raises NotFound."""
+        now = _now() if at is None else moment(at)
+        until = now + _microseconds(length)
+        return change_alerts(self.registry, alerts, lambda a: snoozed(a, until), now)
 
     def scaler(self, service: str, version: int | None = None) -> Scaler:
         """The scaler that a service (`"delay"` is its newest version) is pinned to, or its scaler `version`.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from featurestore.bootstrap import Bootstrap, groups
 from featurestore.compile.sources import Connection, connect, engine_errors
 from featurestore.config import Config
 from featurestore.erasures import Erasures, erasures
@@ -71,6 +72,8 @@ class TrainingSet:
     labels: tuple[Label, ...] = ()
     as_of: int | None = None
     immature: Immature = "drop"
+    bootstrap_from_log: bool = False
+    """Whether cells that were served are taken from the capture log; `GROUP__from` says of each group where it comes from."""
 
     @property
     def columns(self) -> tuple[tuple[str, DType], ...]:
@@ -83,6 +86,11 @@ class TrainingSet:
         """What comes after the features: of each label its value and its state, then whether all are mature."""
         return column_names(self.labels)
 
+    @property
+    def provenance_columns(self) -> list[str]:
+        """What says where the cells of each group come from, if they do not all come from the same place."""
+        return list(groups(self.service)) if self.bootstrap_from_log else []
+
     def batches(self, size: int = 65_536) -> Iterator[pa.RecordBatch]:
         """The rows in order, at most `size` at a time."""
         for table in self.tables():
@@ -93,6 +101,7 @@ class TrainingSet:
         erased = self.erasures_now() if self.erased is None else self.erased
         views = {name: erased.honoured(view) for name, view in self.views.items()}
         labelling = self._labelling(erased, Counter() if left_out is None else left_out)
+        log = Bootstrap.of(self.config, self.service, self.views) if self.bootstrap_from_log else None
         with engine_errors(), ExitStack() as stack:
             self.config.offline.mkdir(parents=True, exist_ok=True)
             con = connect(self.config.memory_limit, self.config.threads, self.config.offline / "spill")
@@ -109,7 +118,7 @@ class TrainingSet:
                     self.rows_of_a_slice,
                 )
             for table in rows:
-                yield self._enriched(con, table, done, views, labelling)
+                yield self._enriched(con, table, done, views, labelling, log)
                 done += table.num_rows
 
     def _labelling(self, erased: Erasures, left_out: Counter[str]) -> Labelling | None:
@@ -126,7 +135,7 @@ class TrainingSet:
         """The rows, none of whose columns has the name of one that is made. Raises SpineError."""
         taken = set(spine.column_names)
         labels = {n: f"label '{x.name}'" for x in self.labels for n in (x.name, f"{x.name}__state")}
-        for name in (*(n for n, _ in self.service.columns), *self.label_columns):
+        for name in (*(n for n, _ in self.service.columns), *self.provenance_columns, *self.label_columns):
             if name in taken:
                 whose = labels.get(name, f"service '{self.service.name}'")
                 raise SpineError(
@@ -231,6 +240,7 @@ class TrainingSet:
         first: int,
         views: Mapping[str, View],
         labelling: Labelling | None,
+        log: Bootstrap | None,
     ) -> pa.Table:
         if labelling is None:
             self._named_apart(spine)
@@ -243,7 +253,7 @@ class TrainingSet:
             views,
             spine,
             asked,
-            statuses=self.statuses,
+            statuses=self.statuses or log is not None,
             lags=lags if self.knowledge == "arrived" else None,
         )
         if self.scaler is not None:
@@ -258,6 +268,8 @@ class TrainingSet:
             for name, _ in self.service.columns:
                 codes = pa.array(cells[name].status.view(np.int8))
                 columns[f"{name}__status"] = pa.chunked_array([pa.DictionaryArray.from_arrays(codes, words)])
+        if log is not None:
+            columns = log.filled(con, spine, asked, columns, cells)
         if labelling is not None:
             columns |= labelled(con, self.config.root, labelling, spine, asked)
         return pa.table(columns)

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore
+from featurestore.channels import channels_of
 from featurestore.errors import FunctionChanged
+from featurestore.policy import policies_in
 
 ROOT = Path(__file__).parent.parent
 DEFINITIONS = ROOT / "definitions"
@@ -285,6 +288,19 @@ def test_the_page_on_monitoring_runs() -> None:
         with redirect_stdout(said):
             exec(compile(block, "monitoring.md", "exec"), names)
         assert said.getvalue().splitlines() == promised(block)
+
+
+def test_the_monitors_that_the_page_shows_are_right() -> None:
+    page = (ROOT / "docs/monitoring.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```\n(from featurestore import Alert.*?)```", page, flags=re.DOTALL)
+    names: dict[str, Any] = {"purchases": "purchases", "fraud": "fraud"}
+    exec(compile(block, "monitoring.md", "exec"), names)
+    found = policies_in(names.values())
+    assert [m.name for m in found.monitors] == ["inputs", "promises"]
+    assert [t.of for t in found.triggers] == ["fraud"]
+    toml = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)[0]
+    channels, wrong = channels_of(tomllib.loads(toml)["alerts"]["channels"])
+    assert (set(channels), wrong) == ({"log", "oncall", "team"}, [])
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:

@@ -391,10 +391,10 @@ MISTAKES = [
         'tell them apart with view.on(…, prefix="…")',
     ),
     Mistake(
-        "what this version cannot do",
+        "what is no expectation",
         'v = FeatureView("v", who, src, [week])\nx = FeatureService("x", [v], expectations=[1])  # here',
-        "feature service 'x' asks for expectations, which this version cannot do yet",
-        "leave it out",
+        "feature service 'x' expects 1, which is no expectation",
+        'expectations are written as expect.not_null("carrier") or expect.between("dep_delay", -60, 1500)',
     ),
     Mistake(
         "a way to do without the store that there is not",

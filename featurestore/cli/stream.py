@@ -78,6 +78,47 @@ def run_command(
     _table(told)
 
 
+@command("write")
+@click.option("--once", is_flag=True, help="Put in what is there, then end.")
+@click.option(
+    "--select",
+    multiple=True,
+    metavar="WHAT",
+    shell_complete=readable_names,
+    help="A view, a service, tag:NAME or owner:NAME; may be given again. Default: every view of a Kafka topic.",
+)
+@click.option(
+    "--reset", is_flag=True, help="Read the tile topics from their beginning, whatever was lost of them."
+)
+@click.option("--take-over", is_flag=True, help="Own views that another stream, gone for good, had owned.")
+def write_command(
+    settings: Settings, once: bool, select: tuple[str, ...], reset: bool, take_over: bool
+) -> None:
+    """Put the tiles of Flink jobs from their topics into the online store, until interrupted.
+
+    Any number of processes share the work: run as many as are wanted. One that is killed loses nothing, and the others go on.
+    """
+    stop = threading.Event()
+    if not once:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+    began = time.monotonic()
+    with settings.store() as store:
+        came = store.write_stream(
+            list(select) or None, once=once, stop=stop, reset=reset, take_over=take_over, say=settings.note
+        )
+        told = store.written(list(select) or None)
+    took = time.monotonic() - began
+    if settings.json:
+        print_json({"records": came, "seconds": round(took, 3), "views": [asdict(s) for s in told]})
+        return
+    settings.note(f"{came:,} tile records in {took:.1f} s")
+    rows = [
+        (s.view, s.lag, *(s.counts.get(n, 0) for n in ("records", "heads", "refused", "late"))) for s in told
+    ]
+    print_table(("view", "waiting", "records", "heads", "refused", "late"), rows)
+
+
 @command("status")
 def status_command(settings: Settings) -> None:
     """How far the stream of each view is, and what became of its events."""
@@ -243,7 +284,7 @@ def log_prune_command(
     )
 
 
-for part in (run_command, status_command):
+for part in (run_command, write_command, status_command):
     stream_command.add_command(part)
 for part in (list_command, replay_command):
     dead_letters_group.add_command(part)

@@ -134,7 +134,7 @@ def inspect(con: Connection, location: Location, root: Path) -> dict[str, DType]
     """The columns a location has, with types; those of a type no feature can hold are left out."""
     return {
         n: t
-        for n, t in ((n, duck_type(s)) for n, s in _describe(con, location, root).items())
+        for n, t in ((n, duck_type(s)) for n, s in described(con, location, root).items())
         if t is not None
     }
 
@@ -160,7 +160,7 @@ def source_sql(con: Connection, source: Source, columns: Sequence[str], root: Pa
 
     Raises SourceError if a column is gone or of another type than the plan's.
     """
-    actual = _describe(con, source.location, root)
+    actual = described(con, source.location, root)
     schema = source.schema
     wrong: list[str] = []
     select: list[str] = []
@@ -170,7 +170,7 @@ def source_sql(con: Connection, source: Source, columns: Sequence[str], root: Pa
             wrong += [h for h in nearest(name, actual) if h.startswith("did")]
             continue
         found = duck_type(actual[name])
-        if found != schema[name] and not _readable(found, schema[name]):
+        if found != schema[name] and not readable_as(found, schema[name]):
             wrong.append(f"column '{name}' is {actual[name]}, and {schema[name]} in the plan")
             continue
         select.append(f"{_column(source, name, actual[name])} AS {_ident(name)}")
@@ -180,7 +180,8 @@ def source_sql(con: Connection, source: Source, columns: Sequence[str], root: Pa
     return f"SELECT {', '.join(select) or '1 AS one'} FROM {location_sql(con, source.location, root)}"
 
 
-def _readable(found: DType | None, wanted: DType) -> bool:
+def readable_as(found: DType | None, wanted: DType) -> bool:
+    """Whether a column of one type is read as another without loss."""
     if found is None:
         return False
     if (found, wanted) in _WIDER or (found == Date and wanted == Timestamp):
@@ -205,7 +206,8 @@ def _column(source: Source, name: str, actual: str) -> str:
     return column if name == source.event_time else clean_sql(column, wanted, DUCKDB)
 
 
-def _describe(con: Connection, location: Location, root: Path) -> Mapping[str, str]:
+def described(con: Connection, location: Location, root: Path) -> Mapping[str, str]:
+    """The columns a location has, in order, with DuckDB's names of their types. Raises SourceError."""
     table = location_sql(con, location, root)
     try:
         rows = con.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()

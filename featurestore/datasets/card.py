@@ -119,7 +119,7 @@ def card(folder: str | Path, *, label: str | None = None, by: str | None = None)
     schema = pq.read_schema(manifest.parts[0]) if manifest.parts else pa.schema([])
     labels = list(content.get("labels", {}).get("columns", []))
     aside = {*manifest.spine_columns, *labels}
-    features = tuple(n for n in schema.names if n not in aside and not n.endswith("__status"))
+    features = tuple(n for n in schema.names if n not in aside and not n.endswith(("__status", "__from")))
     label = label if label is not None or not labels else labels[0]
     for name in (label, by):
         if name is not None and name not in schema.names:

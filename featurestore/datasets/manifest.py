@@ -106,7 +106,8 @@ def write(training: TrainingSet, directory: str | Path) -> list[Path]:
     before = inputs(read, root)
     left_out: Counter[str] = Counter()
     spine_digest, parts, written, schema = RowsDigest(), [], [], pa.schema([])
-    own = len(training.service.columns) * (2 if training.statuses else 1) + len(training.label_columns)
+    own = len(training.service.columns) * (2 if training.statuses else 1)
+    own += len(training.provenance_columns) + len(training.label_columns)
     for number, rows in enumerate(training.tables(left_out)):
         table = rows.combine_chunks()
         schema = table.schema

@@ -38,7 +38,7 @@ def strength(column: pa.ChunkedArray, label: pa.ChunkedArray) -> float | None:
     there = np.asarray(column.is_valid())
     two = len(np.unique(classes)) == 2
     scores = [_area(there.astype(np.float64), classes) if two else _told(there.astype(np.int64), classes)]
-    numbers = _numbers(column)
+    numbers = numbers_of(column)
     if two and numbers is not None:
         scores.append(_area(numbers[there], classes[there]))
     else:
@@ -51,7 +51,8 @@ def strength(column: pa.ChunkedArray, label: pa.ChunkedArray) -> float | None:
 _NUMBERS = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
 
 
-def _numbers(column: pa.ChunkedArray) -> Array | None:
+def numbers_of(column: pa.ChunkedArray) -> Array | None:
+    """A column as doubles, 0 where it is NULL; None for what is no number, no time and no truth."""
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         column = column.cast(pa.timestamp("us", getattr(kind, "tz", None))).cast(pa.int64())
@@ -62,7 +63,7 @@ def _numbers(column: pa.ChunkedArray) -> Array | None:
 
 
 def _classes(label: pa.ChunkedArray) -> Array | None:
-    numbers = _numbers(label)
+    numbers = numbers_of(label)
     if numbers is None:
         codes = _codes(label)
         return codes if codes is not None and len(np.unique(codes)) <= CLASSES else None
@@ -121,4 +122,4 @@ def _told(codes: Array, classes: Array) -> float | None:
     return None if entropy == 0 else min(1.0, max(0.0, (told - chance) / entropy))
 
 
-__all__ = ["strength"]
+__all__ = ["numbers_of", "strength"]

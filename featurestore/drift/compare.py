@@ -13,6 +13,9 @@ from featurestore.drift.verdicts import DriftReport, FeatureDrift, Limits, Schem
 from featurestore.statistics import Summary
 from featurestore.types import DType
 
+SELDOM = 20
+"""Rows in a usual window below which an empty one is nothing odd."""
+
 
 def compare(
     baseline: Summary,
@@ -42,7 +45,8 @@ def volume_of(window: Summary, windows: Sequence[Summary], limits: Limits) -> Vo
     middle = median(counts)
     apart = limits.spread * 1.4826 * median(abs(c - middle) for c in counts)
     room = max(apart, limits.spread * math.sqrt(middle), middle / 5)
-    return Volume(window.rows, middle, max(middle - room, 1.0), middle + room)
+    least = 1.0 if middle >= SELDOM else 0.0  # where few come, none may come
+    return Volume(window.rows, middle, max(middle - room, least), middle + room)
 
 
 def compare_slices(

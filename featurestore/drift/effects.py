@@ -99,6 +99,8 @@ def psi(base: Array, now: Array, n_base: float, n_now: float) -> float:
 
 def jensen_shannon(base: Array, now: Array) -> float:
     """The Jensen–Shannon divergence in nats: 0 of equal shares, ln 2 of shares that have nothing in common."""
+    some = (base > 0) | (now > 0)
+    base, now = base[some], now[some]
     middle = (base + now) / 2
     half = [np.where(s > 0, s * np.log(np.where(s > 0, s, 1) / middle), 0.0).sum() for s in (base, now)]
     return float(sum(half) / 2)

@@ -132,8 +132,7 @@ def _distances(base: e.Steps, now: e.Steps, of: Seen) -> Iterator[Test]:
     pairs = base.n * now.n / (base.n + now.n)
     distance = e.kolmogorov_smirnov(base, now)
     p = float(stats.kstwobign.sf(math.sqrt(pairs) * max(distance - margin, 0.0)))
-    within = f", of which {margin:.3f} may be the sketches'" if margin else ""
-    said = f"distributions {distance:.3f} apart{within}"
+    said = f"distributions {distance:.3f}{f' ± {margin:.3f}' if margin else ''} apart"
     yield Test("ks", e.of_distance(distance), p, said, distance)
     shares = e.binned(base, now)
     if len(shares[0]) < 2:

@@ -168,6 +168,8 @@ class DriftReport:
     window: str = ""
     baseline: str = ""
     notes: tuple[str, ...] = ()
+    span: tuple[int, int] | None = None
+    """From when until when the window reaches, in microseconds; None of rows without time."""
 
     @property
     def drifted(self) -> tuple[FeatureDrift, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from featurestore import ir, profiles
+from featurestore.baselines import Baseline, Before, Training, parse_baseline
 from featurestore.compile.sources import Connection
 from featurestore.config import Config
 from featurestore.datasets.card import declared
@@ -17,7 +18,7 @@ from featurestore.datasets.manifest import load
 from featurestore.drift.compare import compare, compare_slices, schema_changes
 from featurestore.drift.rows import compare_rows
 from featurestore.drift.verdicts import DriftReport, Limits
-from featurestore.drift.windows import Baseline, Before, Chosen, Training, choose, parse_baseline
+from featurestore.drift.windows import Chosen, choose
 from featurestore.errors import DatasetError, NotFound, RequestError, StatisticsError
 from featurestore.monitor.observe import Observed, of_source
 from featurestore.statistics import Statistics
@@ -88,12 +89,14 @@ def drift_of_observed(
         window=picked.window_said,
         baseline=picked.baseline_said,
         notes=(*notes, *report.notes),
+        span=picked.span,
     )
 
 
 def _report(picked: Chosen, limits: Limits | None, notes: tuple[str, ...]) -> DriftReport:
     report = compare(picked.baseline, picked.window, limits, windows=picked.windows)
-    return replace(report, window=picked.window_said, baseline=picked.baseline_said, notes=notes)
+    said = picked.window_said, picked.baseline_said
+    return replace(report, window=said[0], baseline=said[1], notes=notes, span=picked.span)
 
 
 def source_named(plan: ir.Plan, name: str) -> ir.Source:

@@ -9,6 +9,7 @@ A value is, little-endian and in multiples of 8 bytes:
                 as the tile `FOLD`
     side        first the items of partials that have any number of them, of fixed width, then strings, one after another;
                 a record holds offset and count (or length), an item likewise of its string
+    marks       of a head that was written from tile records: words that only their writer reads, see `stream.upserts`
 
 Decoding a batch joins the values and reads each section as one array: no Python object per record or feature.
 """
@@ -307,12 +308,17 @@ class Records:
 
 
 def encode(
-    codec: Codec, header: Array, sections: Sequence[Records], keys: Sequence[bytes] | None
+    codec: Codec,
+    header: Array,
+    sections: Sequence[Records],
+    keys: Sequence[bytes] | None,
+    marks: tuple[Array, Array] | None = None,
 ) -> list[bytes]:
     """The values of entities 0…n-1.
 
     `header` holds `cut`, `first_at`, `last_at`, `kept_from`, `counter` and `run`; the rest is filled in here. `keys` are
-    the hashed keys' own bytes, b"" for a key that was not hashed.
+    the hashed keys' own bytes, b"" for a key that was not hashed. `marks` are how many words come at the end of each value,
+    and all of these.
     """
     n = len(header)
     counts = np.stack([np.bincount(s.owner, minlength=n) for s in sections], axis=1).astype("<u4")
@@ -325,9 +331,13 @@ def encode(
     )
     side = begins[:, -1]
     texts, sizes = _place_side(codec, sections, n)
-    total = side + -(-sizes // 8) * 8
+    own = total = side + -(-sizes // 8) * 8
+    if marks is not None:
+        total = own + 8 * marks[0]
     offsets = np.cumsum(total) - total
     words = np.zeros(int(total.sum()) // 8, "<u8")
+    if marks is not None:
+        words[_runs((offsets + own) // 8, marks[0])] = marks[1]
     if texts is not None:
         words.view(np.uint8)[_runs(offsets + side, sizes)] = texts
     head = np.zeros(n, HEADER)

@@ -7,7 +7,6 @@ Python per key where keys have one length. Keys of one store share a short prefi
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
@@ -72,7 +71,6 @@ for i = 1, #KEYS do
 end
 return table.concat(done)
 """.strip().encode()
-REPLACE_SHA: Final = hashlib.sha1(REPLACE, usedforsecurity=False).hexdigest().encode()
 
 MOST_BUFFER: Final = 16 << 20
 """A larger buffer for replies is not kept for the next read."""
@@ -178,17 +176,13 @@ class RedisStore:
         return sum(sizes)
 
     def replace(self, items: Sequence[tuple[bytes, bytes]], expected: Sequence[int | None]) -> list[bool]:
-        rows = list(zip(items, expected, strict=True))
-        chunks = [rows[at : at + REPLACE_CHUNK] for at in range(0, len(rows), REPLACE_CHUNK)]
-        done: list[bool] = []
+        sizes: list[int] = []
+        replies: list[Any] = []
         try:
-            for chunk in chunks:
-                done += (answer == 0x31 for answer in self._replace(chunk))
+            self._writers.ask(self._replaces(items, expected, sizes), replies=replies)
         except OnlineStoreError as error:
-            so_far(
-                error, f"{len(done)} items are decided, up to {REPLACE_CHUNK} more may be: read them again"
-            )
-        return done
+            so_far(error, f"{sum(sizes[: len(replies)])} items are decided, others may be: read them again")
+        return [answer == 0x31 for reply in replies for answer in reply]
 
     def delete(self, keys: Sequence[bytes]) -> int:
         chunks = (keys[at : at + CHUNK] for at in range(0, len(keys), CHUNK))
@@ -321,23 +315,24 @@ class RedisStore:
             raise OnlineStoreError(f"{self.name}: a key must have 1 to {MAX_KEY} bytes, not {length}")
         return self._heads[length]
 
-    def _replace(self, rows: Sequence[tuple[tuple[bytes, bytes], int | None]]) -> bytes:
-        keys = [self._data + key for (key, _), _ in rows]
-        arguments = [
-            part
-            for (_, value), want in rows
-            for part in (
-                b"" if want is None else want.to_bytes(HEADER_SIZE - COUNTER_OFFSET, "little"),
-                value,
+    def _replaces(
+        self, items: Sequence[tuple[bytes, bytes]], expected: Sequence[int | None], sizes: list[int]
+    ) -> Iterator[bytes]:
+        """Commands that replace all items; `sizes` gets how many each has, before it is given out.
+
+        The script is sent with each: a server that lost it, in a row of commands, would answer none of them.
+        """
+        wants = [b"" if want is None else _counter_bytes(want) for want in expected]
+        rows = list(zip(items, wants, strict=True))
+        for chunk in _chunked(rows):
+            sizes.append(len(chunk))
+            keys = self._wire([key for (key, _), _ in chunk])
+            arguments = b"".join(
+                [b"\r\n$%d\r\n%b\r\n$%d\r\n%b" % (len(want), want, len(v), v) for (_, v), want in chunk]
             )
-        ]
-        tail = (str(len(keys)).encode(), *keys, *arguments)
-        done: bytes
-        try:
-            done = self._writers.ask_one(packed(b"EVALSHA", REPLACE_SHA, *tail))
-        except _NoScript:  # after a restart or SCRIPT FLUSH; this loads it as well
-            done = self._writers.ask_one(packed(b"EVAL", REPLACE, *tail))
-        return done
+            start = b"*%d\r\n$4\r\nEVAL\r\n$%d\r\n%b\r\n" % (3 + 3 * len(chunk), len(REPLACE), REPLACE)
+            count = b"%d" % len(chunk)
+            yield b"%b$%d\r\n%b%b%b\r\n" % (start, len(count), count, keys, arguments)
 
     def _pages(self, prefix: bytes) -> Iterator[list[bytes]]:
         """The data keys that begin with `prefix`, a page at a time, without the store's own prefix."""
@@ -525,11 +520,6 @@ class _Lane:
             connection, used = self._borrow(deadline)
             try:
                 reply = exchange(connection, deadline)
-            except (
-                exceptions.NoScriptError
-            ) as error:  # the whole reply to a lone command: the connection is clean
-                self._give_back(connection)
-                raise _NoScript(str(error)) from error
             except exceptions.ConnectionError as error:
                 connection.disconnect()
                 if not (used and again):
@@ -608,6 +598,23 @@ def _waits(sock: socket) -> bool:
 
 def _mget(count: int, wire: bytes) -> bytes:
     return b"*%d\r\n$4\r\nMGET%b\r\n" % (count + 1, wire)
+
+
+def _counter_bytes(counter: int) -> bytes:
+    return counter.to_bytes(HEADER_SIZE - COUNTER_OFFSET, "little")
+
+
+_Wanted = tuple[tuple[bytes, bytes], bytes]
+"""Key, value, and the counter that has to be there as bytes, none for a key that must be absent."""
+
+
+def _chunked(rows: Sequence[_Wanted]) -> Iterator[Sequence[_Wanted]]:
+    """Rows in chunks of at most `REPLACE_CHUNK`, or of fewer where values are large."""
+    for at in range(0, len(rows), REPLACE_CHUNK):
+        chunk = rows[at : at + REPLACE_CHUNK]
+        most = max(1, CHUNK_BYTES // max(1, *(len(value) for (_, value), _ in chunk)))
+        for begin in range(0, len(chunk), most):
+            yield chunk[begin : begin + most]
 
 
 def _commands(parts: Sequence[tuple[int, bytes]]) -> tuple[list[bytes], list[int]]:
@@ -741,10 +748,6 @@ def _prefix(text: str) -> bytes:
 
 CLUSTERED: Final = "this server is one of a cluster"
 CLUSTER: Final = f"{CLUSTERED}: write redis+cluster://host:port"
-
-
-class _NoScript(OnlineStoreError):
-    """The server has not seen the script yet, or forgot it."""
 
 
 def _typed(error: exceptions.RedisError, name: str) -> OnlineStoreError:

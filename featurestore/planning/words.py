@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
 from featurestore import ir
+from featurestore.expectations import Expectation
 from featurestore.expr import Expr, Literal, describe
 from featurestore.html import grid
 from featurestore.planning.records import Action, Change, ChangePlan, Cost
@@ -75,7 +76,8 @@ def entity_words(old: ir.Entity, new: ir.Entity) -> tuple[str, ...]:
 
 def source_words(old: ir.Source, new: ir.Source) -> tuple[str, ...]:
     parts = differences(_source_parts(old), _source_parts(new))
-    return said([*parts, *_columns(old, new), *differences(_about(old.about), _about(new.about))])
+    expected = expectation_words(old.expectations, new.expectations)
+    return said([*parts, *_columns(old, new), *expected, *differences(_about(old.about), _about(new.about))])
 
 
 def service_words(old: ir.Service, new: ir.Service) -> tuple[str, ...]:
@@ -84,7 +86,21 @@ def service_words(old: ir.Service, new: ir.Service) -> tuple[str, ...]:
         {r.output: f"{r.view}.{r.feature}" for r in s.reads} | {"labels": ", ".join(s.labels)}
         for s in (old, new)
     )
-    return said([*differences(before, after), *differences(_about(old.about), _about(new.about))])
+    expected = expectation_words(old.expectations, new.expectations)
+    return said([*differences(before, after), *expected, *differences(_about(old.about), _about(new.about))])
+
+
+def expectation_words(old: Sequence[Expectation], new: Sequence[Expectation]) -> Iterator[str]:
+    """What is expected, no longer expected, or expected otherwise."""
+    before, after = ({e.name: e for e in es} for es in (old, new))
+    yield from (f"expects {name} ({e.on_failure})" for name, e in after.items() if name not in before)
+    yield from (f"no longer expects {name}" for name in before if name not in after)
+    for name in (n for n in after if n in before and before[n] != after[n]):
+        was, now = (
+            {"what": e.text, "on failure": e.on_failure, "severity": e.severity}
+            for e in (before[name], after[name])
+        )
+        yield from differences(was, now, of=f"expectation '{name}'")
 
 
 def label_words(old: ir.Label, new: ir.Label) -> tuple[str, ...]:
@@ -120,6 +136,7 @@ def view_words(old: ir.View, new: ir.View) -> tuple[str, ...]:
         words += _hidden_words(old, before[name], new, after[name])
     if [n for n in before if n in after] != [n for n in after if n in before]:
         words.append("order of features")
+    words += expectation_words(old.expectations, new.expectations)
     return said([*words, *differences(_about(old.about), _about(new.about))])
 
 

@@ -192,11 +192,15 @@ class Front:
             started = time.perf_counter()
             ask = self._decode(route, served, body, scope, headers, key)
             decoded = time.perf_counter()
-            if self.traces is None:
-                result = await self._read(ask, began)
-            else:
-                with self.traces.span(headers, ask.served.reference, ask.rows, request_id):
+            try:
+                if self.traces is None:
                     result = await self._read(ask, began)
+                else:
+                    with self.traces.span(headers, ask.served.reference, ask.rows, request_id):
+                        result = await self._read(ask, began)
+            except (StoreUnavailable, DeadlineExceeded):
+                ask.served.meters.failed()
+                raise
             read = time.perf_counter()
             reply = self._encode(route, result, ask, request_id, scope)
             ended = time.perf_counter()

@@ -40,6 +40,7 @@ STAGE = Histogram(
 ROWS = Counter("fs_rows", "Entity rows read.", ["service"])
 CELLS = Counter("fs_cells", "Feature values given, by status (NOT_FOUND is a miss).", ["service", "status"])
 DEGRADED = Counter("fs_degraded", "Answers made without the store.", ["service"])
+FAILED = Counter("fs_read_failures", "Reads that were understood and not answered.", ["service"])
 FRESHNESS = Gauge(
     "fs_freshness_seconds", "How long ago what is served of a view was complete.", ["view"],
     multiprocess_mode="mostrecent",
@@ -69,6 +70,7 @@ class Meters:
         self._stages = [STAGE.labels(service, stage) for stage in ("decode", "read", "encode")]
         self._cells = [CELLS.labels(service, status.name) for status in Status]
         self._rows, self._degraded = ROWS.labels(service), DEGRADED.labels(service)
+        self._failed = FAILED.labels(service)
         self._service = service
         self._times: dict[str, list[tuple[float, ...]]] = {}
         self._counts = np.zeros(len(Status), np.int64)
@@ -88,6 +90,10 @@ class Meters:
                 self._present += block.values.size
             else:
                 self._counts += np.bincount(block.status.reshape(-1), minlength=len(self._counts))
+
+    def failed(self) -> None:
+        """A read that was understood, and whose store did not answer in time or at all."""
+        self._failed.inc()
 
     def put(self) -> None:
         for route, seconds in self._times.items():

@@ -1,0 +1,159 @@
+"""Writers killed at any moment: the others, or the next, go on; nothing is lost, and no value is wrong afterwards.
+
+`python -m tests.test_writer_kills 500` kills so often, by hand, and prints the tally.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.flink_broker import Broker, brokers, built
+from tests.services import RedisServer
+from tests.test_writer import Project, settled, wait_for
+
+pytestmark = pytest.mark.flink
+
+RUN = """
+import os, signal, sys
+import featurestore.stream.writer as writer
+from featurestore.store import FeatureStore
+
+root, name, number, once = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "once"
+writer.RECORDS, writer.SAVE_SECONDS, writer.SESSION_MS = 40, 0.01, 1000
+seen = 0
+
+def step(done):
+    global seen
+    seen += done == name
+    if done == name and seen == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with FeatureStore(root) as store:
+    view = store.registry.current().plan.view("v")
+    print("running", flush=True)
+    writer.ViewWriter(store.config, view, store._store(), report=store.ledger.report_holes, step=step).run(once=once)
+"""
+
+STEPS = ("owned", "assigned", "taken", "applied", "saved", "reported", "said")
+
+
+@pytest.fixture(scope="module")
+def quick_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that lets members of groups be given up soon."""
+    built()
+    with brokers(tmp_path_factory.mktemp("quick"), group_min_session_timeout_ms="500") as one:
+        yield one
+
+
+@pytest.fixture(params=["lmdb", pytest.param("redis", marks=pytest.mark.redis)])
+def project(request: pytest.FixtureRequest, tmp_path: Path, quick_kafka: Broker) -> Iterator[Project]:
+    url = "lmdb://.fs/online"
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("fresh_redis")
+        url = server.url
+    made = Project(tmp_path, quick_kafka.address, url)
+    yield made
+    made.close()
+
+
+def start(project: Project, step: str = "", number: int = 0, *, once: bool = True) -> subprocess.Popen[str]:
+    arguments = [str(project.root), step, str(number), "once" if once else "on"]
+    return subprocess.Popen([sys.executable, "-c", RUN, *arguments], stdout=subprocess.PIPE, text=True)
+
+
+def finish(project: Project) -> None:
+    """Puts in what is left, and compares every value with batch."""
+    process = start(project)
+    process.communicate()
+    assert process.returncode == 0
+    assert settled(project)
+    project.check()
+
+
+QUICK = ("applied", "saved")
+
+
+@pytest.mark.parametrize(
+    "step", [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in STEPS]
+)
+def test_killed_at_a_step(project: Project, step: str) -> None:
+    project.send(100)
+    project.job.dead_letter("late", project.now)
+    process = start(project, step, 1)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the step is there"
+    project.send(50)
+    process = start(project, step, 2)
+    process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), "some steps come but once"
+    finish(project)
+    assert [h.rows for h in project.store.holes() if h.reason == "late"] == [1]
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(15, marks=pytest.mark.slow)])
+def test_killed_at_random_beside_another(project: Project, kills: int) -> None:
+    kill_at_random(project, kills)
+
+
+def kill_at_random(project: Project, kills: int) -> None:
+    """Two writers share the work; now and then one of them is killed, and another comes in its place."""
+    chance = random.Random(7)
+    writers = [start(project, once=False) for _ in range(2)]
+    try:
+        for _ in range(kills):
+            end = time.monotonic() + chance.random() * 1.5
+            while time.monotonic() < end:
+                project.send(chance.randrange(1, 30))
+                if chance.random() < 0.2:
+                    project.job.step_back(chance)
+            gone = chance.randrange(2)
+            writers[gone].kill()
+            writers[gone].communicate()
+            writers[gone] = start(project, once=False)
+        wait_for(lambda: settled(project))
+        assert all(w.poll() is None for w in writers)
+        project.check()
+    finally:
+        for one in writers:
+            one.kill()
+            one.communicate()
+
+
+def main(kills: int) -> None:
+    tally: Counter[str] = Counter()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        brokers(Path(folder), group_min_session_timeout_ms="500") as one,
+    ):
+        while tally["kills"] < kills:
+            with tempfile.TemporaryDirectory() as root:
+                project = Project(Path(root), one.address, "lmdb://.fs/online")
+                for step in STEPS:
+                    project.send(60)
+                    project.job.dead_letter("late", project.now)
+                    process = start(project, step, 1 + tally["kills"] % 3)
+                    process.communicate()
+                    tally["kills"] += process.returncode == -signal.SIGKILL
+                    tally[f"at {step}"] += process.returncode == -signal.SIGKILL
+                kill_at_random(project, 10)
+                tally["kills"] += 10
+                tally["at random"] += 10
+                tally["records"] += len(project.job.log)
+                project.close()
+            sys.stdout.write(f"{dict(tally)}\n")
+            sys.stdout.flush()
+    sys.stdout.write("no value was wrong\n")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
