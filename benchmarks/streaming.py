@@ -1,10 +1,14 @@
 """The road of a Flink job's tiles into the online store.
 
     python benchmarks/streaming.py writer [--entities N] [--rounds N] [--batch N] [--dense N]
+    python benchmarks/streaming.py end-to-end [--events N] [--entities N] [--rate N] [--seconds N]
 
 `writer` puts tile records into a Redis of its own, in one process: sparse entities (uniform keys, eight aggregates over two
 hops, some tiles each) and dense ones (windows of 1 h, 7 d and 30 d, about 200 tiles each). The floors of the same run are a
 plain MSET and a compare-and-set of the same bytes under the same keys.
+
+`end-to-end` runs a broker, a Flink session cluster, the writer and a Redis, all here: how many events a second, of those that
+lie in the topic, become readable; then, at a rate, the time from an event's sending until it can be read.
 """
 
 from __future__ import annotations
@@ -12,27 +16,37 @@ from __future__ import annotations
 import argparse
 import socket
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import redis
 from _common import machine, verdict
+from confluent_kafka import Producer
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import featurestore as fs
 from featurestore import declare, ir
 from featurestore.compile.flink_job import Query, job_of, wire_of
+from featurestore.compile.sources import connect
 from featurestore.layout import layout_of
 from featurestore.lower import lower
 from featurestore.online.codec import HEAD
 from featurestore.online.store import OnlineStore, open_store
+from featurestore.store import FeatureStore
 from featurestore.stream.apply import Heads
 from featurestore.stream.tile_records import Decoder
 from featurestore.stream.upserts import Now
 from featurestore.types import Float64, Int64, Timestamp
+from tests.flink_broker import brokers
+from tests.flink_session import Session, processor_seconds, session
 
 NOW = 1_700_000_000_000_000
 HOUR = 3_600_000_000
@@ -185,6 +199,171 @@ def floors(
     )
 
 
+# ── from event to value
+
+
+def end_to_end(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        root = Path(folder)
+        for name in ("kafka", "flink", "project"):
+            (root / name).mkdir()
+        address = stack.enter_context(brokers(root / "kafka")).address
+        port = stack.enter_context(a_redis())
+        settings = {"execution.checkpointing.interval": "5 s", "execution.checkpointing.min-pause": "2 s"}
+        flink = stack.enter_context(session(root / "flink", settings=settings, heap="1024m"))
+        view = project_of(root / "project", address, f"redis://127.0.0.1:{port}/0")
+        store = stack.enter_context(FeatureStore(root / "project"))
+        now = time.time_ns() // 1000
+        send(address, view, sample(np.random.default_rng(3), args.events, args.entities, now))
+        command = [sys.executable, "-m", "featurestore.cli", "stream", "write"]
+        writing = subprocess.Popen(
+            command, cwd=root / "project", stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        stack.callback(lambda: (writing.terminate(), writing.wait()))
+        with connect() as con:
+            flink.submit(con, view)
+        sustained(store, flink, writing.pid, args.events, args.entities)
+        freshness(store, address, view, args.rate, args.seconds, args.entities)
+
+
+def sustained(store: FeatureStore, flink: Session, writer: int, events: int, entities: int) -> None:
+    flink.wait(flink.running)
+    assert flink.tasks is not None
+    began, cpu = time.perf_counter(), [processor_seconds(pid) for pid in (flink.tasks.pid, writer)]
+    while (done := readable(store, entities)) < events:
+        if done == 0:
+            began, cpu = time.perf_counter(), [processor_seconds(pid) for pid in (flink.tasks.pid, writer)]
+        time.sleep(0.2)
+    took = time.perf_counter() - began
+    spent = [processor_seconds(pid) - c for pid, c in zip((flink.tasks.pid, writer), cpu, strict=True)]
+    print(
+        f"{events:,} events of {entities:,} entities: {events / took:,.0f} events/s from topic to readable; processor an event: "
+        f"Flink {spent[0] / events * 1e6:.1f} us, writer {spent[1] / events * 1e6:.1f} us"
+    )
+    verdict(
+        "events from topic to readable a second",
+        events / took,
+        20_000,
+        30_000,
+        unit="events/s",
+        more_is_better=True,
+    )
+
+
+def readable(store: FeatureStore, entities: int) -> int:
+    """How many events are in the counts that can be read."""
+    read = store.get_online_features("read", {"id": np.arange(entities)}).to_dict()["count_10h"]
+    return sum(n or 0 for n in read)
+
+
+def freshness(
+    store: FeatureStore, address: str, view: ir.View, rate: int, seconds: float, entities: int
+) -> None:
+    """Probes are events of entities of their own, among those at the rate."""
+    stop = threading.Event()
+    sending = threading.Thread(target=at_rate, args=(address, view, rate, entities, stop))
+    sending.start()
+    time.sleep(3)
+    sent: dict[int, float] = {}
+    taken: list[float] = []
+    first, number = 10**9, 0
+    producer = Producer({"bootstrap.servers": address, "linger.ms": 0})
+    end = time.perf_counter() + seconds
+    due = time.perf_counter()
+    while time.perf_counter() < end or (sent and time.perf_counter() < end + 20):
+        if time.perf_counter() >= due and time.perf_counter() < end:
+            due += 0.05
+            at = time.time_ns() // 1000
+            event = {"id": [first + number], "ts": [at], "x": [1.0], "n": [1]}
+            sent[first + number] = time.perf_counter()
+            number += 1
+            for line in lines_of(event):
+                producer.produce(view.source.stream.path, line)  # type: ignore[union-attr]
+            producer.poll(0)
+        if sent:
+            keys = list(sent)
+            found = store.get_online_features("read", {"id": keys}).to_dict()["count_10h"]
+            seen = time.perf_counter()
+            taken += [seen - sent.pop(key) for key, n in zip(keys, found, strict=True) if n]
+        time.sleep(0.004)
+    stop.set()
+    sending.join()
+    p50, p99 = np.percentile(taken, [50, 99])
+    print(f"{rate:,} events/s for {seconds:.0f} s, {number} probes, {len(sent)} of them never seen")
+    print(f"  event -> readable p50 {p50:.3f} s, p99 {p99:.3f} s, worst {max(taken):.3f} s")
+    verdict("p50 of event -> readable", p50, 0.5, 0.25, unit="s")
+    verdict("p99 of event -> readable", p99, 1.0, 0.25, unit="s")
+
+
+DEFINITIONS = """
+import featurestore as fs
+
+source = fs.StreamSource(
+    "events", batch=fs.Parquet("events.parquet"), stream=fs.Kafka("events", bootstrap="{address}"), event_time="ts",
+    columns={{"id": fs.Int64, "ts": fs.Timestamp, "x": fs.Float64, "n": fs.Int64}}, lateness=fs.hours(2),
+)
+windows = fs.minutes(10), fs.hours(10)
+features = [
+    fs.count(), fs.sum("x"), fs.mean("x"), fs.min("x"), fs.max("x"), fs.stddev_pop("x"), fs.sum("n"), fs.max("n"),
+]
+view = fs.FeatureView("v", fs.Entity("one", key="id"), source, [f.over(*windows) for f in features])
+read = fs.FeatureService("read", [view])
+"""
+
+
+def project_of(root: Path, address: str, url: str) -> ir.View:
+    (root / "fs.toml").write_text(f'[online]\nurl = "{url}"\n')
+    (root / "definitions.py").write_text(DEFINITIONS.format(address=address))
+    with FeatureStore(root) as store:
+        store.apply()
+        return store.registry.current().plan.view("v")
+
+
+Columns = dict[str, Sequence[float]]
+
+
+def sample(rng: np.random.Generator, count: int, entities: int, now: int) -> Columns:
+    """Events of the last half hour."""
+    return {
+        "id": rng.integers(0, entities, count).tolist(),
+        "ts": np.sort(now - rng.integers(1, 30 * MINUTE, count)).tolist(),
+        "x": rng.normal(size=count).round(6).tolist(),
+        "n": rng.integers(0, 1000, count).tolist(),
+    }
+
+
+def lines_of(columns: Columns) -> Iterator[bytes]:
+    for key, at, x, n in zip(*columns.values(), strict=True):
+        when = datetime.fromtimestamp(at / 1e6, UTC).isoformat()
+        yield f'{{"id":{key},"ts":"{when}","x":{x},"n":{n}}}'.encode()
+
+
+def send(address: str, view: ir.View, columns: Columns) -> None:
+    topic = view.source.stream.path  # type: ignore[union-attr]
+    producer = Producer(
+        {"bootstrap.servers": address, "linger.ms": 50, "queue.buffering.max.messages": 1_000_000}
+    )
+    for line in lines_of(columns):
+        producer.produce(topic, line)
+        producer.poll(0)
+    producer.flush()
+
+
+def at_rate(address: str, view: ir.View, rate: int, entities: int, stop: threading.Event) -> None:
+    producer = Producer({"bootstrap.servers": address, "linger.ms": 1})
+    rng, due = np.random.default_rng(1), time.perf_counter()
+    while not stop.is_set():
+        due += 0.02
+        time.sleep(max(0.0, due - time.perf_counter()))
+        now = time.time_ns() // 1000
+        count = rate // 50
+        columns = sample(rng, count, entities, now) | {"ts": [now] * count}
+        for line in lines_of(columns):
+            producer.produce(view.source.stream.path, line)  # type: ignore[union-attr]
+        producer.poll(0)
+    producer.flush()
+
+
 @contextmanager
 def a_redis() -> Iterator[int]:
     """The port of a Redis of our own."""
@@ -208,7 +387,7 @@ def a_redis() -> Iterator[int]:
             running.wait()
 
 
-WHAT = {"writer": writer}
+WHAT = {"writer": writer, "end-to-end": end_to_end}
 
 
 def main() -> None:
@@ -219,6 +398,9 @@ def main() -> None:
     parser.add_argument("--entities", type=int, default=100_000, help="of sparse ones")
     parser.add_argument("--rounds", type=int, default=8, help="how often each sparse entity comes")
     parser.add_argument("--batch", type=int, default=20_000, help="records merged at a time")
+    parser.add_argument("--events", type=int, default=600_000, help="that lie in the topic")
+    parser.add_argument("--rate", type=int, default=2_000, help="events a second")
+    parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--dense", type=int, default=1_000, help="dense entities")
     args = parser.parse_args()
     print(machine("numpy", "redis"))

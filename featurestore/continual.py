@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from featurestore.errors import ConsumerBusy, ConsumerError, CursorMoved
 from featurestore.evaluate.partials import Array
+from featurestore.ir import digest
 from featurestore.log.eventlog import OFFSET, replace_file
 from featurestore.types import is_tensor
 
@@ -50,7 +51,11 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round of training: what was committed of it. `done` says that all there was is. Moments in microseconds."""
+    """One round of training, as a manifest of what was committed of it. `done` says that all there was is.
+
+    `since` and `until` are cursors of the log, `digest` is of the places of all rows in the order they were taken, so two
+    rounds with one digest learnt from the same rows. Moments in microseconds.
+    """
 
     lineage: Lineage
     began_at: int
@@ -61,6 +66,9 @@ class Round:
     since: Mapping[str, int] = field(default_factory=dict)
     until: Mapping[str, int] = field(default_factory=dict)
     labels: Sequence[str] = ()
+    service: str = ""
+    fingerprint: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,16 @@ class Batch:
     def lineage(self) -> Lineage:
         """Which model is trained with it."""
         return self.round.lineage
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What it is, as plain values to keep beside a model: its round's, and its own number and rows."""
+        return {
+            **asdict(self.round),
+            "lineage": str(self.lineage),
+            "batch": self.number,
+            "batch_rows": len(self),
+        }
 
     @property
     def committed(self) -> bool:
@@ -250,6 +268,8 @@ def batches(
     features: Mapping[str, Any],
     labels: Sequence[str],
     versions: Sequence[str],
+    service: str = "",
+    fingerprint: str = "",
     stateless: bool = False,
     architecture: int | None = None,
 ) -> Generator[Batch, None, None]:
@@ -260,6 +280,7 @@ def batches(
     """
     with consumer.alone():
         state, now = _begun(consumer.state(), as_of, versions, stateless=stateless, architecture=architecture)
+        now = replace(now, service=service, fingerprint=fingerprint)
         taking = _Taking(consumer, consumer.state(), state, now)
         numbers = [n for n, dtype in features.items() if is_tensor(dtype)]
         held: list[pa.Table] = []
@@ -363,6 +384,7 @@ class _Taking:
             rows=self.now.rows + rows,
             batches=self.now.batches + len(done),
             until=dict(self._cursor),
+            digest=digest([self.now.digest, *done]),
         )
         self._write()
         self.committed = number

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from featurestore import declare as d
-from featurestore import ir, planning, profiles, stream
+from featurestore import flink, ir, planning, profiles, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
@@ -50,6 +50,7 @@ from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
 from featurestore.labels import Immature, versions
 from featurestore.labels import check as check_labels
+from featurestore.labels import checked as checked_immature
 from featurestore.ledger import HoleEntry, Ledger, Unit
 from featurestore.log.eventlog import Pruned, Skipped
 from featurestore.log.files import read_file
@@ -83,6 +84,7 @@ from featurestore.serving import OnlineFeatures, Reader, Rows
 from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
+from featurestore.stream import background
 from featurestore.stream.inbox import Inbox, Pushed, open_inbox
 from featurestore.stream.writer import WriterStatus, written
 from featurestore.stream.writers import Writer
@@ -412,12 +414,8 @@ class FeatureStore:
         starts from what the log holds; `take_over` owns views that another stream, gone for good, had owned. Raises NotFound,
         StreamConflict, OutageTooLong, LogCorrupt and BrokerError.
         """
-        if (engine or self.config.stream_engine) != "embedded":
-            raise Unsupported(
-                "this version",
-                "run a stream on Flink by itself",
-                "the embedded engine, or the job of `fs compile VIEW --engine flink --json`, submitted by hand",
-            )
+        if (engine or self.config.stream_engine) == "flink":
+            return self._run_jobs(select, once=once, stop=stop or threading.Event(), fresh=reset, say=say)
         with (
             engine_errors(),
             stream.Stream(
@@ -432,6 +430,133 @@ class FeatureStore:
             ) as running,
         ):
             return running.run(stop, once=once)
+
+    def _run_jobs(
+        self,
+        select: str | Sequence[str] | None,
+        *,
+        once: bool,
+        stop: threading.Event,
+        fresh: bool,
+        say: Callable[[str], None],
+    ) -> int:
+        """Jobs of Flink until `stop` is set; then each ends with a savepoint."""
+        if once:
+            raise Unsupported(
+                "a job of Flink",
+                "end when nothing is left",
+                "--engine embedded, or fs materialize --engine flink",
+            )
+        online = self._store()
+        flink.start(
+            self.config, self.registry, online, select, _now(), fresh=fresh, say=say, background=False
+        )
+        try:
+            flink.supervise(self.config, self.registry, online, stop, _now, select=select, say=say)
+        finally:
+            flink.stop(self.config, self.registry, select, _now(), say=say)
+        return sum(status.counts.get("records", 0) for status in self.job_status(select))
+
+    def supervise_stream(self, stop: threading.Event, *, say: Callable[[str], None] = lambda _: None) -> None:
+        """Keeps the jobs that `start_stream` began running until `stop` is set, or none is left. Raises StreamConflict."""
+        flink.supervise(self.config, self.registry, self._store(), stop, _now, say=say)
+
+    def start_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        fresh: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Has streams run in the background, from where they were, until `stop_stream`.
+
+        With the engine `flink` each view is a job; one that runs already is left alone, and `fresh` begins it anew from the
+        first event that base does not have. Raises FlinkError, BrokerError, NotFound, and StreamConflict.
+        """
+        if self._engine(engine) == "flink":
+            flink.start(self.config, self.registry, self._store(), select, _now(), fresh=fresh, say=say)
+        else:
+            say(f"process {background.start(self.config, select).pid} runs the streams")
+
+    def pause_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Stops streams for a while: jobs of Flink with a savepoint each, from which `start_stream` goes on."""
+        if self._engine(engine) == "flink":
+            flink.pause(self.config, self.registry, select, _now(), say=say)
+        else:
+            self.stop_stream(select, engine=engine, say=say)
+
+    def stop_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Stops streams: jobs of Flink with a savepoint each; when none is left, also writers and a local cluster end."""
+        if self._engine(engine) == "flink":
+            flink.stop(self.config, self.registry, select, _now(), say=say)
+        elif (ended := background.stop(self.config)) is not None:
+            say(f"process {ended.pid} has ended")
+        else:
+            say("no stream runs in the background")
+
+    def restart_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Stops streams and starts them from where they were."""
+        if self._engine(engine) == "flink":
+            flink.restart(self.config, self.registry, self._store(), select, _now(), say=say)
+        else:
+            self.stop_stream(select, engine=engine, say=say)
+            self.start_stream(select, engine=engine, say=say)
+
+    def upgrade_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Takes up definitions that were changed and applied: new jobs run beside the old ones until they have caught up.
+
+        The embedded stream, and a supervisor that runs, do that by themselves.
+        """
+        if self._engine(engine) == "flink":
+            flink.upgrade(self.config, self.registry, self._store(), select, _now(), say=say)
+        else:
+            say("a stream that runs takes up what is applied by itself")
+
+    def job_status(self, select: str | Sequence[str] | None = None) -> list[flink.JobStatus]:
+        """How far the Flink job of each view is, whether it runs or not."""
+        return flink.job_statuses(self.config, self.registry.current().plan, self._store(), select)
+
+    def job_dead_letters(
+        self, select: str | Sequence[str] | None = None
+    ) -> list[tuple[str, flink.DeadLetter]]:
+        """The newest events that Flink jobs set aside, with the view, the oldest first."""
+        views = [v for v in stream.streamed_views(self.registry.current().plan, select) if v.source.stream]
+        return [(v.name, letter) for v in views for letter in flink.dead_letters(self.config, v)]
+
+    def replay_job_dead_letters(
+        self, view: str, places: Sequence[str] | None = None
+    ) -> list[flink.DeadLetter]:
+        """Gives events that a Flink job set aside to their topic again, as if they had arrived now; those that were."""
+        (found,) = stream.streamed_views(self.registry.current().plan, view)
+        return flink.replay(self.config, found, places)
+
+    def _engine(self, engine: str | None) -> str:
+        return engine or self.config.stream_engine
 
     def write_stream(
         self,
@@ -527,6 +652,7 @@ class FeatureStore:
         the same again finishes it. Raises NotFound for an unknown entity or join key, RequestError for half a key.
         """
         name = entity if isinstance(entity, str) else entity.name
+        self._recorder.flush(wait)
         done = erase(
             self.config,
             self.registry,
@@ -685,6 +811,7 @@ class FeatureStore:
         service: str,
         *,
         labelled: bool = True,
+        labels: Sequence[str] | None = None,
         as_of: Moment | None = None,
         immature: Immature = "drop",
         start: Moment | None = None,
@@ -693,28 +820,31 @@ class FeatureStore:
         """What was served, as rows to train on: one for each captured row of a service, read when it is asked for.
 
         Features are those of the service as it is now, bit for bit as they went out; NULL in rows that were served when a
-        feature meant something else. A service with labels has them as in `get_historical_features`, by what is known `as_of`
-        a moment, now by default. `start` and `end` (exclusive) bound the moments asked for. A label's key that is no key of
-        the service is looked for in the request and in the context that was told at serving. Raises NotFound.
+        feature meant something else. Labels are as in `get_historical_features`, by what is known `as_of` a moment, now by
+        default; what came back of a row (`store.capture.labels`) stands in the place of a computed label of its name. `labels`
+        names those that are wanted: by default the service's, or, where it has none, all that came back. `start` and `end`
+        (exclusive) bound the moments asked for. A label's key that is no key of the service is looked for in the request and
+        in the context that was told at serving. Raises NotFound.
         """
         found, views, version = self._resolve(service)
         if version is None:
             raise NotFound("applied feature service", service, [v.name for v in self.registry.services()])
-        labels = self._labels_of(service, found) if labelled else ()
+        own = self._labels_of(service, found) if labelled else ()
         low, high = (None if m is None else moment(m) for m in (start, end))
-        check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
         return Logged(
             self.config,
             self.capture.log,
             found,
             views,
             meanings_of(self.registry, found.name),
-            labels,
-            (_now() if as_of is None else moment(as_of)) if labels else None,
-            immature,
+            own if labels is None else tuple(x for x in own if x.name in labels),
+            _now() if as_of is None else moment(as_of),
+            checked_immature(immature),
             low,
             high,
             erasures(self.registry),
+            labelled,
+            None if labels is None else tuple(labels),
         )
 
     def compare(
@@ -748,6 +878,7 @@ class FeatureStore:
         *,
         size: int = 512,
         as_of: Moment | None = None,
+        labels: Sequence[str] | None = None,
         stateless: bool = False,
         architecture: int | None = None,
     ) -> Generator[Batch, None, None]:
@@ -756,19 +887,26 @@ class FeatureStore:
         `batch.commit()` makes a batch, and those before it, taken for good; what was not committed comes again, whatever was
         killed. Consumers are independent. `stateless` begins anew from the first row: a model trained from scratch. Each round
         has its number, `batch.lineage`, as V1.2.12: the architecture, the second training from scratch, and twelve rounds on
-        top. Raises ConsumerBusy while another process reads for the consumer, NotFound.
+        top. Raises ConsumerBusy while another process reads for the consumer, NotFound, RequestError without any label.
         """
         now = _now() if as_of is None else moment(as_of)
-        logged = self.get_logged_features(service)
-        logged = replace(logged, as_of=now if logged.labels else None)
+        logged = self.get_logged_features(service, labels=labels, as_of=now)
+        names = logged.label_names
+        if not names:
+            raise RequestError(
+                f"'{logged.service.name}' has no label, and none came back yet\n"
+                "  give it one: FeatureService(…, label=Label(…)), or store.capture.labels(…)"
+            )
         return batches(
             Consumer(self.config.offline / "consumers", logged.service.name, consumer),
             logged.read,
             size=size,
             as_of=now,
             features=dict(logged.columns),
-            labels=[x.name for x in logged.labels],
+            labels=names,
             versions=[v.reference for v in versions(logged.labels, now)],
+            service=self.registry.service(service).reference,
+            fingerprint=ir.service_fingerprint(logged.service, logged.views),
             stateless=stateless,
             architecture=architecture,
         )

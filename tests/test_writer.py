@@ -107,6 +107,16 @@ class Project:
         self.holes = list(holes)
         self.store.ledger.report_holes(self.view, holes)
 
+    def counted(self) -> int:
+        """How many events are in what is read."""
+        keys = sorted({e["k"] for e in self.job.events})
+        read = self.store.get_online_features("svc", {"k": keys}, at=moment_of(self.now + MINUTE)).to_dict()
+        return sum(n or 0 for n in read["count_1d"])
+
+    def caught_up(self) -> bool:
+        """Whether every event that was sent can be read."""
+        return self.counted() == len(self.job.events)
+
     def check(self) -> None:
         """Every value is that of a training set over all events."""
         keys = sorted({e["k"] for e in self.job.events}) + (["nobody"] if self.wide else [10**6])

@@ -69,8 +69,10 @@ class TileJob:
         self.source = self.view.source.stream.path
         self.prefix = topic_prefix(self.view)
         self.tiles, self.letters = f"{self.prefix}.tiles", f"{self.prefix}.dead-letters"
-        self._producer = Producer({"bootstrap.servers": self.address, "linger.ms": 1})
-        self._queries = job_of(self.view, wire_of(self.view)).queries
+        self._producer = Producer(
+            {"bootstrap.servers": self.address, "linger.ms": 1, "enable.idempotence": True}
+        )
+        self.queries = job_of(self.view, wire_of(self.view)).queries
 
     def make_topics(self) -> None:
         admin = AdminClient({"bootstrap.servers": self.address})
@@ -86,19 +88,29 @@ class TileJob:
 
     def take(self, events: Sequence[Mapping[str, Any]], *, commit: bool = True) -> None:
         """Sends events, and all that the job makes of them."""
-        for event in events:
-            self.events.append(dict(event))
-            line = payload(event, self.view.source.schema).encode()
-            self._producer.produce(self.source, line, partition=len(self.events) % 2)
-        self._producer.flush(20)
+        self.events_only(events)
         now = self.tiles_now()
         self.produce([(k, v) for k, v in now.items() if self.said.get(k) != v])
         self.said = now
         if commit:
             self.commit()
 
+    def events_only(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Sends events, for a job of Flink's own."""
+        for event in events:
+            self.events.append(dict(event))
+            line = payload(event, self.view.source.schema).encode()
+            self._producer.produce(self.source, line, partition=len(self.events) % 2)
+        assert self._producer.flush(60) == 0
+
     def tiles_now(self) -> dict[bytes, bytes]:
         """The records of everything that was sent, and the batch of it in the file of the source."""
+        self.write_batch()
+        world: Any = World(None, self.root, self.events, None, self.view)  # type: ignore[arg-type]
+        return records_of(self.con, world, self.queries, self.epoch)
+
+    def write_batch(self) -> None:
+        """Writes everything that was sent into the file of the source, at rest."""
         columns = {}
         for f in arrow_schema(self.view.source.schema):
             values = [event[f.name] for event in self.events]
@@ -106,8 +118,6 @@ class TileJob:
                 f.type
             )
         pq.write_table(pa.table(columns), self.root / self.view.source.location.path)
-        world: Any = World(None, self.root, self.events, None, self.view)  # type: ignore[arg-type]
-        return records_of(self.con, world, self._queries, self.epoch)
 
     def produce(self, records: Sequence[Record]) -> None:
         """Writes tile records, as they are."""
@@ -141,3 +151,8 @@ class TileJob:
         ]
         consumer.commit(offsets=ends, asynchronous=False)
         consumer.close()
+
+
+def records_of_job(job: TileJob) -> tuple[Sequence[Query], list[bytes]]:
+    """The job's queries, and the values of all records that DuckDB makes of what was sent."""
+    return job.queries, list(job.tiles_now().values())

@@ -10,9 +10,11 @@ import orjson
 from featurestore.errors import (
     AccessDenied,
     BrokerError,
+    CaptureError,
     DeadlineExceeded,
     EventError,
     FeatureStoreError,
+    LogError,
     NotFound,
     Overloaded,
     RegistryError,
@@ -61,6 +63,8 @@ STATUS: Final[tuple[tuple[type[FeatureStoreError], int], ...]] = (
     (RequestError, 400),
     (EventError, 400),
     (Unsupported, 400),
+    (LogError, 503),
+    (CaptureError, 503),
 )
 """The first that an error is; what is none of these is a 500."""
 
