@@ -26,18 +26,16 @@ from featurestore.compile.files import files_of
 from featurestore.compile.flink_batch import Output, Range, batch_wire, job_file, range_job
 from featurestore.compile.sources import Connection
 from featurestore.compile.sql import ident, literal
-from featurestore.config import expand
-from featurestore.errors import EngineError, MaterializeError, SourceError, Unsupported
+from featurestore.config import Config, expand
+from featurestore.errors import FlinkError, MaterializeError, SourceError, Unsupported
 from featurestore.evaluate.partials import Array
+from featurestore.flink.place import checked, java, place_of, reason
 from featurestore.ir import View
 from featurestore.layout import LatestSlot, Layout, Level, Slot
 from featurestore.materialize import ENTITIES, TILES, Batch, Rows
 from featurestore.online.codec import BASE, FOLD, Codec, Records, Section, entity_keys
 from featurestore.online_records import key_columns, owners, set_bits
 from featurestore.types import String
-
-HOME = "FS_STREAMING"
-"""The variable that says where the project `streaming/` lies, when it is not beside the package."""
 
 
 class FlinkBatches:
@@ -58,7 +56,7 @@ class FlinkBatches:
         start: int | None,
         end: int,
     ) -> Iterator[Batch]:
-        """Raises Unsupported for what a job cannot do, MaterializeError for rows that it cannot read, EngineError if it fails."""
+        """Raises Unsupported for what a job cannot do, MaterializeError for rows that it cannot read, FlinkError if it fails."""
         with _folder(self._folder) as folder:
             given, made = folder / "in", folder / "out"
             wire = batch_wire(view, given.as_uri())
@@ -114,15 +112,16 @@ def _gather(con: Connection, view: View, root: Path, folder: Path) -> None:
 class Driver:
     """The driver of `streaming/` in a process of its own, started with the first job and kept for the next ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config) -> None:
+        self._config = config
         self._process: subprocess.Popen[str] | None = None
 
     def run(self, job: Mapping[str, Any], folder: Path) -> None:
-        """Runs a job to its end. Raises Unsupported where there is no Flink, EngineError with what Flink says if it fails."""
+        """Runs a job to its end. Raises FlinkError where there is no Flink, and with what it says if the job fails."""
         file = folder / "job.json"
         file.write_text(json.dumps(job))
         if self._process is None:
-            self._process = _started()
+            self._process = _started(self._config)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -136,9 +135,9 @@ class Driver:
                 break
         else:
             self.close()
-            raise EngineError("the Flink driver ended without an answer\n  is there memory for a JVM?")
+            raise FlinkError("the Flink driver ended without an answer\n  is there memory for a JVM?")
         if "error" in answer:
-            raise EngineError("\n  ".join(["the Flink job failed", *_causes(answer["error"])]))
+            raise FlinkError(f"the Flink job failed\n  {reason(answer['error'])}")
 
     def close(self) -> None:
         if self._process is None:
@@ -161,30 +160,17 @@ class Driver:
         self.close()
 
 
-def _started() -> subprocess.Popen[str]:
-    home = Path(os.environ.get(HOME) or Path(__file__).parents[1] / "streaming")
-    python = home / ".venv" / "bin" / "python"
-    if not python.exists() or not (home / "build" / "lib").is_dir():
-        raise Unsupported(
-            "this machine",
-            f"run Flink: {home} is not built",
-            f"make -C streaming, with Java 17 and Maven; {HOME} names another place; or --engine duckdb",
-        )
+def _started(config: Config) -> subprocess.Popen[str]:
+    place = checked(place_of(config))
     return subprocess.Popen(  # noqa: S603 (a program of the project's own)
-        [str(python), "-m", "fsflink", "serve"],
-        cwd=home,
+        [str(place.python), "-m", "fsflink", "serve"],
+        cwd=place.project,
+        env=os.environ | {"JAVA_HOME": str(Path(java()).resolve().parents[1])},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
-
-
-def _causes(text: str) -> list[str]:
-    """What Flink says went wrong, the innermost last."""
-    lines = [line.strip()[:400] for line in text.splitlines() if line.strip()]
-    causes = [line for line in lines if line.startswith("Caused by: ")]
-    return list(dict.fromkeys(causes))[-3:] or lines[:3]
 
 
 def _must_be_read(con: Connection, view: View, made: Path, unread: Output) -> None:

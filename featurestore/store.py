@@ -330,7 +330,7 @@ class FeatureStore:
         )
         root, done = self.config.root, []
         seen: dict[str, Inputs | None] = {}
-        with engine_errors(), self._duckdb() as con, Driver() as driver:
+        with engine_errors(), self._duckdb() as con, Driver(self.config) as driver:
             batches = None if engine == "duckdb" else FlinkBatches(self.config.offline / "flink", driver)
             for view in views:
                 _must_hold_rows(con, view, root)
