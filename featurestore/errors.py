@@ -35,6 +35,9 @@ FeatureStoreError
 ├── StreamError            a stream that refused to start or to go on
 │   ├── StreamConflict     another one owns what it would write
 │   ├── OutageTooLong      events were removed from the log or topic before it read them
+│   ├── FlinkError         a Flink cluster or job, and what would work
+│   │   ├── FlinkUnavailable    the cluster does not answer
+│   │   └── JobOutageTooLong    a job's state is older than it is kept for
 │   └── BrokerError        a Kafka cluster refused
 │       ├── BrokerUnavailable   no broker answered; trying again may help
 │       ├── BrokerDenied   the login, or what it may do
@@ -286,6 +289,24 @@ class OutageTooLong(StreamError):
         )
 
 
+class FlinkError(StreamError):
+    """Flink is not there, refused a job, or a job failed."""
+
+
+class FlinkUnavailable(FlinkError):
+    """The Flink cluster does not answer."""
+
+
+class JobOutageTooLong(FlinkError):
+    """A job was down for longer than the state of its tiles is kept: going on would make partial tiles of whole ones."""
+
+    def __init__(self, view: str, seconds: float, most: float) -> None:
+        super().__init__(
+            f"the newest state of view '{view}' is {seconds / 3600:.1f} h old, and is kept for {most / 3600:.0f} h\n"
+            f"  `fs materialize` to a new cut, then `fs stream start --fresh --select {view}`"
+        )
+
+
 class BrokerError(StreamError):
     """A Kafka cluster refused, or cannot be used as it is configured. Nothing of a login is in the message."""
 
@@ -303,7 +324,7 @@ class TopicNotFound(BrokerError):
 
     def __init__(self, topic: str, bootstrap: str, known: Iterable[str]) -> None:
         self.topic, self.known = topic, tuple(sorted(known))
-        way_out = nearest(topic, self.known) if self.known else ["it has none"]
+        way_out = nearest(topic, self.known) if self.known else []
         lines = [
             f"no topic '{topic}' at {bootstrap}",
             *way_out,

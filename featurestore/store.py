@@ -7,16 +7,16 @@ import getpass
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from featurestore import declare as d
-from featurestore import ir, planning, profiles, stream
+from featurestore import flink, ir, planning, profiles, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
@@ -44,6 +44,7 @@ from featurestore.errors import (
     Unsupported,
 )
 from featurestore.expectations import Expectation
+from featurestore.flink_batches import Driver, FlinkBatches
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
@@ -83,7 +84,8 @@ from featurestore.serving import OnlineFeatures, Reader, Rows
 from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
-from featurestore.stream.inbox import Pushed, open_inbox
+from featurestore.stream import background
+from featurestore.stream.inbox import Inbox, Pushed, open_inbox
 from featurestore.stream.writer import WriterStatus, written
 from featurestore.stream.writers import Writer
 from featurestore.time import HOUR, Duration, Moment, moment
@@ -107,6 +109,7 @@ class FeatureStore:
         self.registry: Registry = open_registry(self.config.registry_url, self.config.root)
         self._online: Any = None
         self._readers: dict[str, Reader | SteadyReader] = {}
+        self._inboxes: dict[ir.Source, Inbox] = {}
         self._breaker = Breaker()
         self._scalers: dict[str, Scaler] = {}
         self._recorder = recorder_of(self.config, _now)
@@ -121,9 +124,12 @@ class FeatureStore:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the online store, once what was served is captured. The next call opens it again."""
+        """Lets go of the online store, once what was served is captured, and of brokers. The next call opens them again."""
         self._recorder.close()
         with self._lock:
+            for inbox in self._inboxes.values():
+                inbox.close()
+            self._inboxes.clear()
             if self._online is not None:
                 self._online.close()
             self._online = None
@@ -295,12 +301,15 @@ class FeatureStore:
         replace: bool = False,
         reason: str = "",
         who: str | None = None,
+        engine: Literal["duckdb", "flink"] = "duckdb",
     ) -> list[Backfilled]:
         """Writes the applied views to the online store, as of `end` (exclusive, now by default), where something is new.
 
         `start` leaves out what came before. `select` names views, services, `tag:…` or `owner:…`. With `replace`, which wants
         a `reason`, a view is made anew whatever is known of it: with `start`, as far as it is served already, to repair what
         lies between `start` and `end`; without, as of `end`, even an earlier one.
+
+        `engine` makes the tiles: DuckDB here, or Flink, as a job in batch mode over the source's files.
 
         What was stopped goes on where it was. Raises SourceError, with nothing written, when a source is gone, empty, or no
         longer what was applied; AlreadyRunning while somebody else writes a view; WouldStepBack for an end before what
@@ -321,13 +330,22 @@ class FeatureStore:
         )
         root, done = self.config.root, []
         seen: dict[str, Inputs | None] = {}
-        with engine_errors(), self._duckdb() as con:
+        with engine_errors(), self._duckdb() as con, Driver(self.config) as driver:
+            batches = None if engine == "duckdb" else FlinkBatches(self.config.offline / "flink", driver)
             for view in views:
                 _must_hold_rows(con, view, root)
             for view in views:
                 name = view.source.name
                 one, seen[name] = backfill(
-                    con, self._store(), self.ledger, view, root, asked, seen=seen.get(name), progress=progress
+                    con,
+                    self._store(),
+                    self.ledger,
+                    view,
+                    root,
+                    asked,
+                    seen=seen.get(name),
+                    progress=progress,
+                    batches=batches,
                 )
                 done.append(one)
         with self._lock:
@@ -373,8 +391,11 @@ class FeatureStore:
                     row=dead[0].row,
                     column=dead[0].column,
                 )
-        with closing(open_inbox(self.config, found)) as inbox:
-            return inbox.append(rows, _now() if at is None else moment(at))
+        with self._lock:
+            if found not in self._inboxes:
+                self._inboxes[found] = open_inbox(self.config, found)
+            inbox = self._inboxes[found]
+        return inbox.append(rows, _now() if at is None else moment(at))
 
     def run_stream(
         self,
@@ -393,12 +414,8 @@ class FeatureStore:
         starts from what the log holds; `take_over` owns views that another stream, gone for good, had owned. Raises NotFound,
         StreamConflict, OutageTooLong, LogCorrupt and BrokerError.
         """
-        if (engine or self.config.stream_engine) != "embedded":
-            raise Unsupported(
-                "this version",
-                "run a stream on Flink by itself",
-                "the embedded engine, or the job of `fs compile VIEW --engine flink --json`, submitted by hand",
-            )
+        if (engine or self.config.stream_engine) == "flink":
+            return self._run_jobs(select, once=once, stop=stop or threading.Event(), fresh=reset, say=say)
         with (
             engine_errors(),
             stream.Stream(
@@ -413,6 +430,133 @@ class FeatureStore:
             ) as running,
         ):
             return running.run(stop, once=once)
+
+    def _run_jobs(
+        self,
+        select: str | Sequence[str] | None,
+        *,
+        once: bool,
+        stop: threading.Event,
+        fresh: bool,
+        say: Callable[[str], None],
+    ) -> int:
+        """Jobs of Flink until `stop` is set; then each ends with a savepoint."""
+        if once:
+            raise Unsupported(
+                "a job of Flink",
+                "end when nothing is left",
+                "--engine embedded, or fs materialize --engine flink",
+            )
+        online = self._store()
+        flink.start(
+            self.config, self.registry, online, select, _now(), fresh=fresh, say=say, background=False
+        )
+        try:
+            flink.supervise(self.config, self.registry, online, stop, _now, select=select, say=say)
+        finally:
+            flink.stop(self.config, self.registry, select, _now(), say=say)
+        return sum(status.counts.get("records", 0) for status in self.job_status(select))
+
+    def supervise_stream(self, stop: threading.Event, *, say: Callable[[str], None] = lambda _: None) -> None:
+        """Keeps the jobs that `start_stream` began running until `stop` is set, or none is left. Raises StreamConflict."""
+        flink.supervise(self.config, self.registry, self._store(), stop, _now, say=say)
+
+    def start_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        fresh: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Has streams run in the background, from where they were, until `stop_stream`.
+
+        With the engine `flink` each view is a job; one that runs already is left alone, and `fresh` begins it anew from the
+        first event that base does not have. Raises FlinkError, BrokerError, NotFound, and StreamConflict.
+        """
+        if self._engine(engine) == "flink":
+            flink.start(self.config, self.registry, self._store(), select, _now(), fresh=fresh, say=say)
+        else:
+            say(f"process {background.start(self.config, select).pid} runs the streams")
+
+    def pause_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Stops streams for a while: jobs of Flink with a savepoint each, from which `start_stream` goes on."""
+        if self._engine(engine) == "flink":
+            flink.pause(self.config, self.registry, select, _now(), say=say)
+        else:
+            self.stop_stream(select, engine=engine, say=say)
+
+    def stop_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Stops streams: jobs of Flink with a savepoint each; when none is left, also writers and a local cluster end."""
+        if self._engine(engine) == "flink":
+            flink.stop(self.config, self.registry, select, _now(), say=say)
+        elif (ended := background.stop(self.config)) is not None:
+            say(f"process {ended.pid} has ended")
+        else:
+            say("no stream runs in the background")
+
+    def restart_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Stops streams and starts them from where they were."""
+        if self._engine(engine) == "flink":
+            flink.restart(self.config, self.registry, self._store(), select, _now(), say=say)
+        else:
+            self.stop_stream(select, engine=engine, say=say)
+            self.start_stream(select, engine=engine, say=say)
+
+    def upgrade_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Takes up definitions that were changed and applied: new jobs run beside the old ones until they have caught up.
+
+        The embedded stream, and a supervisor that runs, do that by themselves.
+        """
+        if self._engine(engine) == "flink":
+            flink.upgrade(self.config, self.registry, self._store(), select, _now(), say=say)
+        else:
+            say("a stream that runs takes up what is applied by itself")
+
+    def job_status(self, select: str | Sequence[str] | None = None) -> list[flink.JobStatus]:
+        """How far the Flink job of each view is, whether it runs or not."""
+        return flink.job_statuses(self.config, self.registry.current().plan, self._store(), select)
+
+    def job_dead_letters(
+        self, select: str | Sequence[str] | None = None
+    ) -> list[tuple[str, flink.DeadLetter]]:
+        """The newest events that Flink jobs set aside, with the view, the oldest first."""
+        views = [v for v in stream.streamed_views(self.registry.current().plan, select) if v.source.stream]
+        return [(v.name, letter) for v in views for letter in flink.dead_letters(self.config, v)]
+
+    def replay_job_dead_letters(
+        self, view: str, places: Sequence[str] | None = None
+    ) -> list[flink.DeadLetter]:
+        """Gives events that a Flink job set aside to their topic again, as if they had arrived now; those that were."""
+        (found,) = stream.streamed_views(self.registry.current().plan, view)
+        return flink.replay(self.config, found, places)
+
+    def _engine(self, engine: str | None) -> str:
+        return engine or self.config.stream_engine
 
     def write_stream(
         self,

@@ -98,14 +98,7 @@ class Clock:
 
     def _committed(self) -> dict[int, int]:
         """The offsets that the job has committed."""
-        from confluent_kafka import ConsumerGroupTopicPartitions
-
-        with kafka.typed(self._cluster, self._admin):
-            asked = self._admin.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(self._group)], request_timeout=kafka.PATIENCE_SECONDS
-            )
-            told = asked[self._group].result(kafka.PATIENCE_SECONDS).topic_partitions
-        return {t.partition: t.offset for t in told if t.topic == self._topic and t.offset >= 0}
+        return kafka.committed(self._admin, self._cluster, self._group, self._topic)
 
     def _record_before(self, number: int, offset: int, start: int) -> Message | None:
         """The last record before an offset; None where there is none any more."""
