@@ -111,7 +111,7 @@ class Rest:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")[:500]
-            if error.code == 503:  # noqa: PLR2004  (its JobManager has not taken the lead yet)
+            if error.code == 503:
                 raise FlinkUnavailable(f"the Flink cluster at {self.url} is starting: {said}") from error
             raise FlinkError(
                 f"the Flink cluster at {self.url} refused {path}: {error.code} {said}"
