@@ -7,7 +7,7 @@ import getpass
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -45,6 +45,7 @@ from featurestore.errors import (
     Unsupported,
 )
 from featurestore.expectations import Expectation
+from featurestore.flink_batches import Driver, FlinkBatches
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
@@ -86,14 +87,16 @@ from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
 from featurestore.stream import background
-from featurestore.stream.inbox import Pushed, open_inbox
+from featurestore.stream.inbox import Inbox, Pushed, open_inbox
 from featurestore.stream.writer import WriterStatus, written
 from featurestore.stream.writers import Writer
 from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
 from featurestore.validation import verbs as validating
+from featurestore.validation.admitting import admit
 from featurestore.validation.keep import load as kept_validations
+from featurestore.validation.served import of_served
 from featurestore.verdicts import Validation
 from featurestore.verify import Certificate, keep, must_be_verified, verify
 
@@ -110,6 +113,7 @@ class FeatureStore:
         self.registry: Registry = open_registry(self.config.registry_url, self.config.root)
         self._online: Any = None
         self._readers: dict[str, Reader | SteadyReader] = {}
+        self._inboxes: dict[ir.Source, Inbox] = {}
         self._breaker = Breaker()
         self._scalers: dict[str, Scaler] = {}
         self._recorder = recorder_of(self.config, _now)
@@ -124,9 +128,12 @@ class FeatureStore:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the online store, once what was served is captured. The next call opens it again."""
+        """Lets go of the online store, once what was served is captured, and of brokers. The next call opens them again."""
         self._recorder.close()
         with self._lock:
+            for inbox in self._inboxes.values():
+                inbox.close()
+            self._inboxes.clear()
             if self._online is not None:
                 self._online.close()
             self._online = None
@@ -262,6 +269,13 @@ class FeatureStore:
         """What was judged before, of one name or all, from a moment on; the newest first."""
         return kept_validations(self.config, name, None if since is None else moment(since))
 
+    def served_validation(self, service: str) -> Validation:
+        """What this process saw of the vectors it served, by what the service expects of each. Kept nowhere.
+
+        One read in sixteen is looked at, and every one for what is to block.
+        """
+        return of_served(self._reader(service), _now())
+
     def expecting(self, *, applied: bool = False) -> list[str]:
         """The sources, views and services of which something is expected."""
         return validating.expecting(self.registry.current().plan if applied else self.definitions())
@@ -277,14 +291,16 @@ class FeatureStore:
         now = _now()
         low, high = (None if m is None else moment(m) for m in (start, end))
 
-        def values(view: ir.View) -> Any:
-            known = self.spine(view.entity, at=now)
-            return self.get_historical_features(known, [view.name]).to_arrow()
-
         def served(service: ir.Service, low: int | None, high: int | None) -> Any:
             return self.get_logged_features(service.name, labelled=False, start=low, end=high).to_arrow()
 
+        values = partial(self._values, at=now)
         return validating.Asked(now, who or _user(), values, served, engine, low, high, kept)
+
+    def _values(self, view: ir.View, *, at: int) -> Any:
+        """The features of a view at a moment, of every entity known then."""
+        known = self.spine(view.entity, at=at)
+        return self.get_historical_features(known, [view.name]).to_arrow()
 
     # -------------------------------------------------------------------------------------------------- batch to online
 
@@ -298,6 +314,7 @@ class FeatureStore:
         replace: bool = False,
         reason: str = "",
         who: str | None = None,
+        engine: Literal["duckdb", "flink"] = "duckdb",
     ) -> list[Backfilled]:
         """Writes the applied views to the online store, as of `end` (exclusive, now by default), where something is new.
 
@@ -305,9 +322,12 @@ class FeatureStore:
         a `reason`, a view is made anew whatever is known of it: with `start`, as far as it is served already, to repair what
         lies between `start` and `end`; without, as of `end`, even an earlier one.
 
-        What was stopped goes on where it was. Raises SourceError, with nothing written, when a source is gone, empty, or no
-        longer what was applied; AlreadyRunning while somebody else writes a view; WouldStepBack for an end before what
-        the stream of a view has handed over.
+        `engine` makes the tiles: DuckDB here, or Flink, as a job in batch mode over the source's files.
+
+        What is expected of sources and views is judged first. What was stopped goes on where it was. Raises, with nothing
+        written, ExpectationFailed where that is to block, and SourceError when a source is gone, empty, or no longer what was
+        applied; AlreadyRunning while somebody else writes a view; WouldStepBack for an end before what the stream of a view
+        has handed over.
         """
         if replace and not reason.strip():
             raise MaterializeError(
@@ -324,13 +344,23 @@ class FeatureStore:
         )
         root, done = self.config.root, []
         seen: dict[str, Inputs | None] = {}
-        with engine_errors(), self._duckdb() as con:
+        with engine_errors(), self._duckdb() as con, Driver(self.config) as driver:
+            batches = None if engine == "duckdb" else FlinkBatches(self.config.offline / "flink", driver)
             for view in views:
                 _must_hold_rows(con, view, root)
+            admit(con, self.config, views, partial(self._values, at=asked.end), now=_now(), who=asked.who)
             for view in views:
                 name = view.source.name
                 one, seen[name] = backfill(
-                    con, self._store(), self.ledger, view, root, asked, seen=seen.get(name), progress=progress
+                    con,
+                    self._store(),
+                    self.ledger,
+                    view,
+                    root,
+                    asked,
+                    seen=seen.get(name),
+                    progress=progress,
+                    batches=batches,
                 )
                 done.append(one)
         with self._lock:
@@ -376,8 +406,11 @@ class FeatureStore:
                     row=dead[0].row,
                     column=dead[0].column,
                 )
-        with closing(open_inbox(self.config, found)) as inbox:
-            return inbox.append(rows, _now() if at is None else moment(at))
+        with self._lock:
+            if found not in self._inboxes:
+                self._inboxes[found] = open_inbox(self.config, found)
+            inbox = self._inboxes[found]
+        return inbox.append(rows, _now() if at is None else moment(at))
 
     def run_stream(
         self,
