@@ -107,8 +107,9 @@ class FeatureDrift:
     @property
     def worst(self) -> Test | None:
         """The failing test of the greatest effect, else the deciding one of the greatest effect."""
-        failing = [t for t in self.tests if t.fails] or [t for t in self.tests if t.p is not None]
-        return max(failing, key=lambda t: abs(t.effect), default=None)
+        failing = [t for t in self.tests if t.fails]
+        deciding = [t for t in self.tests if t.adjusted is not None]
+        return max(failing or deciding, key=lambda t: abs(t.effect), default=None)
 
     @property
     def effect(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -45,7 +46,7 @@ def report_of(
     )
     parts = [
         f"<h1>{escape(project)}: what monitors found</h1>",
-        f'<p class="aside">{spans}. Made {moment_text(at)}.</p>',
+        f'<p class="aside">{spans}. Made {moment_text(at)[:19]}Z.</p>',
         "<h2>Services</h2>",
         *(_health_line(str(h), h.word) for h in health(services, newest, alerts)),
         "<h2>Alerts</h2>",
@@ -200,9 +201,16 @@ def _courses(rows: Sequence[Mapping[str, Any]]) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {tall + 6}" role="img">{"".join(body)}</svg>'
 
 
+def _how_bad(figures: Mapping[str, float]) -> float:
+    """A figure to order by: the effect, or how many times too many or too few."""
+    if "ratio" in figures:
+        return abs(math.log(max(figures["ratio"], 1e-3)))
+    return float(figures.get("effect", 0.0))
+
+
 def _worst(rows: Sequence[Mapping[str, Any]], most: int = 8) -> str:
     """The findings that say most: those that were bad, by effect, the newest first among equals."""
-    bad = [(json.loads(r["figures"]).get("effect", 0.0), r) for r in rows if r["state"] == "bad"]
+    bad = [(_how_bad(json.loads(r["figures"])), r) for r in rows if r["state"] == "bad"]
     seen: dict[str, tuple[float, Mapping[str, Any]]] = {}
     for effect, r in bad:
         if r["subject"] not in seen or effect >= seen[r["subject"]][0]:
@@ -214,7 +222,7 @@ def _worst(rows: Sequence[Mapping[str, Any]], most: int = 8) -> str:
             escape(r["subject"] or "the whole"),
             f"{count[r['subject']]:,}",
             _day(r["run_at"]),
-            f"{effect:.2f}" if effect else "",
+            f"{effect:.2f}" if "effect" in r["figures"] else "",
             escape(r["said"]),
         )
         for effect, r in ordered
