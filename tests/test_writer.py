@@ -17,10 +17,10 @@ import redis
 
 from featurestore.compile.sources import connect
 from featurestore.erasures import erasures
-from featurestore.errors import OutageTooLong, StreamConflict, StreamError, TopicNotFound
+from featurestore.errors import MaterializeError, OutageTooLong, StreamConflict, StreamError, TopicNotFound
 from featurestore.layout import layout_of
-from featurestore.online.codec import codec_of
-from featurestore.online.state import StreamState, load_stream, stream_name
+from featurestore.online.codec import NEVER, codec_of
+from featurestore.online.state import StreamState, load_states, load_stream, stream_name
 from featurestore.online.store import OnlineStore
 from featurestore.store import FeatureStore
 from featurestore.stream.positions import TILES, Positions
@@ -281,6 +281,50 @@ def test_what_was_erased_stays_out(plain: Project) -> None:
     plain.writer(erased=erasures(plain.store.registry)).run(once=True)
     reasons = {h.reason for h in plain.store.holes()}
     assert reasons == {"erased"}, "the tile holds events of before, and went as a whole"
+
+
+def test_an_erasure_waits_for_the_writers_that_run(plain: Project) -> None:
+    plain.send(100)
+    stop = threading.Event()
+    writer = Writer(plain.store.config, plain.store.registry, plain.online)
+    thread = threading.Thread(target=writer.run, args=(stop,))
+    thread.start()
+    try:
+        wait_for(lambda: settled(plain))
+        key = plain.job.events[0]["k"]
+        receipt = plain.store.erase("who", {"k": key})
+        assert receipt.done, receipt.waits
+        plain.job.step_back(plain.chance)  # what is written again comes to nothing
+        wait_for(lambda: settled(plain))
+        assert plain.store.get_online_features("svc", {"k": [key]}).to_dict()["count_1d"] in ([None], [0])
+        assert written(plain.online, plain.view).counts["erased"] > 0
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_base_under_a_stream_that_has_said_nothing_yet_stays_where_it_was(plain: Project) -> None:
+    plain.send(50)
+    plain.store.materialize()
+    plain.writer().run(once=True)
+    said = load_stream(plain.online, plain.codec)
+    assert said is not None
+    nothing = StreamState(said.owner, NEVER, None, plain.now)
+    plain.online.set_metas({stream_name(plain.codec): nothing.to_bytes()})
+    before = load_states(plain.online, {"v": plain.codec})["v"].cut
+    (done,) = plain.store.materialize()
+    assert done.cut == before
+
+
+def test_nobody_knows_where_a_first_base_may_end_before_the_stream_has_said_how_far_it_is(plain: Project) -> None:
+    plain.send(50)
+    plain.writer().run(once=True)
+    said = load_stream(plain.online, plain.codec)
+    assert said is not None
+    nothing = StreamState(said.owner, NEVER, None, plain.now)
+    plain.online.set_metas({stream_name(plain.codec): nothing.to_bytes()})
+    with pytest.raises(MaterializeError, match="how far it is"):
+        plain.store.materialize()
 
 
 # ── losses
