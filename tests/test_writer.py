@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from featurestore.stream.positions import TILES, Positions
 from featurestore.stream.writer import ViewWriter, written
 from featurestore.stream.writers import Writer
 from featurestore.time import HOUR, MINUTE
-from tests.services import RedisServer
+from tests.services import RedisServer, free_port, tied
 from tests.tile_job import TileJob
 
 pytestmark = pytest.mark.flink
@@ -316,7 +317,9 @@ def test_a_base_under_a_stream_that_has_said_nothing_yet_stays_where_it_was(plai
     assert done.cut == before
 
 
-def test_nobody_knows_where_a_first_base_may_end_before_the_stream_has_said_how_far_it_is(plain: Project) -> None:
+def test_nobody_knows_where_a_first_base_may_end_before_the_stream_has_said_how_far_it_is(
+    plain: Project,
+) -> None:
     plain.send(50)
     plain.writer().run(once=True)
     said = load_stream(plain.online, plain.codec)
@@ -341,6 +344,26 @@ def test_a_store_that_was_emptied_is_filled_again(plain: Project) -> None:
         wait_for(lambda: settled(plain))
     assert any("restarted or emptied" in s for s in said)
     plain.check()
+
+
+@pytest.mark.redis
+def test_a_store_that_is_away_is_waited_for(tmp_path: Path, kafka_address: str) -> None:
+    kept = KeptRedis(tmp_path)
+    kept.start()
+    project = Project(tmp_path, kafka_address, f"redis://127.0.0.1:{kept.port}/0", wide=False)
+    try:
+        with running(project) as said:
+            project.send(50)
+            wait_for(lambda: settled(project))
+            kept.kill()
+            project.send(50)
+            wait_for(lambda: any("trying again" in s for s in said))
+            kept.start()
+            wait_for(lambda: settled(project))
+        project.check()
+    finally:
+        project.close()
+        kept.kill()
 
 
 def test_a_store_that_stepped_back_is_read_on_from_there(plain: Project) -> None:
@@ -415,6 +438,42 @@ def test_the_writers_of_a_project_take_up_what_is_applied(plain: Project) -> Non
         stop.set()
         thread.join()
     assert any("its writer starts" in note for note in notes)
+
+
+class KeptRedis:
+    """A Redis that has on disk what it was told, but for the last second, and is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+
+    def start(self) -> None:
+        words = [
+            "--port",
+            self.port,
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            "--dir",
+            self.folder,
+        ]
+        command = [*tied(), "redis-server", *map(str, words)]
+        self._server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        with redis.Redis(port=self.port) as client:
+            wait_for(lambda: answers(client))
+
+    def kill(self) -> None:
+        self._server.kill()
+        self._server.wait()
+
+
+def answers(client: Any) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from featurestore.errors import (
     StoreFull,
     StoreUnavailable,
     StreamConflict,
+    StreamError,
     TopicNotFound,
 )
 from featurestore.ir import View
@@ -222,7 +223,8 @@ class ViewWriter:
         assert self._consumer is not None
         began = time.monotonic()
         while not stop.is_set():
-            messages = self._consumer.consume(RECORDS, WAIT_SECONDS)
+            with kafka.typed(self._cluster):
+                messages = self._consumer.consume(RECORDS, WAIT_SECONDS)
             if self._failure is not None:
                 raise self._failure
             self._take(messages)
@@ -336,13 +338,14 @@ class ViewWriter:
             reader.close()
         return self._clock() if found is None else found
 
-    def _say_state(self, clock: int) -> None:
-        """The clock never steps back, but for a moment where two say it: less is as true."""
+    def _say_state(self, clock: int, *, afresh: bool = False) -> None:
+        """The clock never steps back, but for a moment where two say it (less is as true), and `afresh`, after a loss."""
         found = load_stream(self._online, self._codec)
-        clock = max(clock, self._proven if found is None else found.clock)
+        if found is not None and not afresh:
+            clock = max(clock, found.clock)
         said = StreamState(self._owner, clock, self._since, self._clock())
         self._online.set_metas({stream_name(self._codec): said.to_bytes()})
-        self._proven = clock
+        self._proven = max(self._proven, clock)
 
     # ── partitions come and go
 
@@ -382,8 +385,14 @@ class ViewWriter:
         """Where to read on: behind what is in the store. Raises OutageTooLong where that was removed from the topic."""
         topic = self.topics[kind]
         admin = kafka.admin(self._cluster)
-        if kind not in self._ids:
-            self._ids[kind] = kafka.topic_id(admin, self._cluster, topic)
+        name = kafka.topic_id(admin, self._cluster, topic)
+        if self._ids.setdefault(kind, name) != name:
+            if kind == TILES:
+                raise StreamError(
+                    f"topic '{topic}' was made anew under its writer\n"
+                    "  start it again, with --take-over if this is the view's job now"
+                )
+            self._ids[kind] = name
         starts = kafka.offsets(admin, self._cluster, topic, numbers, first=True)
         ends = kafka.offsets(admin, self._cluster, topic, numbers)
         there = self._positions.load(kind, numbers)
@@ -465,8 +474,11 @@ class ViewWriter:
                 self._ended.add(place)
                 self._move(place, offset, Counter(), end=offset)
             return
-        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            return  # no dead letter yet: it is looked for again
+        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._MAX_POLL_EXCEEDED):  # noqa: SLF001
+            return  # no dead letter yet: it is looked for again; or the group gave it up: it joins anew
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 (what was to be read was removed)
+            self._go_back(self._kind(message.topic()), [message.partition() or 0])
+            return
         typed = kafka.error_of(error, self._cluster, message.topic())
         if not isinstance(typed, BrokerUnavailable):
             raise typed
@@ -656,6 +668,8 @@ class ViewWriter:
             self._say(
                 f"the online store was restarted or emptied: view '{self.view.name}' is put in from what it still says on"
             )
+            if not in_order(self._online):
+                self._patiently(partial(self._say_state, NEVER, afresh=True))
             for kind in _KINDS:
                 mine = [n for k, n in self._states if k == kind]
                 if mine:
@@ -719,7 +733,7 @@ class ViewWriter:
     # ── patience
 
     def _patiently(self, work: Callable[[], T]) -> T:
-        """What `work` makes, tried again while the store or the broker does not answer or take; the group is told it lives."""
+        """What `work` makes, tried again while the store or the broker does not answer, or has no room."""
         pause = 0.05
         while True:
             try:
