@@ -68,7 +68,7 @@ def project(request: pytest.FixtureRequest, tmp_path: Path, quick_kafka: Broker)
 
 def start(project: Project, step: str = "", number: int = 0, *, once: bool = True) -> subprocess.Popen[str]:
     arguments = [str(project.root), step, str(number), "once" if once else "on"]
-    return subprocess.Popen([sys.executable, "-c", RUN, *arguments], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-X", "faulthandler", "-c", RUN, *arguments], stdout=subprocess.PIPE, text=True)
 
 
 def finish(project: Project) -> None:
