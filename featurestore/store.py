@@ -83,8 +83,8 @@ from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
 from featurestore.stream.inbox import Pushed, open_inbox
-from featurestore.stream.writer import WriterStatus, written
 from featurestore.stream.writers import Writer
+from featurestore.stream.written import WriterStatus, written
 from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType

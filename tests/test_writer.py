@@ -25,8 +25,9 @@ from featurestore.online.state import StreamState, load_states, load_stream, str
 from featurestore.online.store import OnlineStore
 from featurestore.store import FeatureStore
 from featurestore.stream.positions import TILES, Positions
-from featurestore.stream.writer import ViewWriter, written
+from featurestore.stream.writer import ViewWriter
 from featurestore.stream.writers import Writer
+from featurestore.stream.written import written
 from featurestore.time import HOUR, MINUTE
 from tests.services import RedisServer, free_port, tied
 from tests.tile_job import TileJob
@@ -102,7 +103,7 @@ class Project:
         self.job.take([self.event() for _ in range(events)])
 
     def writer(self, **options: Any) -> ViewWriter:
-        return ViewWriter(self.store.config, self.view, self.online, report=self._report, **options)
+        return ViewWriter(self.view, self.online, report=self._report, **options)
 
     def _report(self, _: object, holes: Any) -> None:
         self.holes = list(holes)

@@ -7,11 +7,12 @@ everything before these ends into the store, what arrived up to the committed of
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from featurestore.errors import BrokerUnavailable
+from featurestore.errors import BrokerUnavailable, StoreFull, StoreUnavailable, TopicNotFound
 from featurestore.ir import View
 from featurestore.stream import kafka
 from featurestore.stream.positions import TILES, Positions
@@ -19,6 +20,9 @@ from featurestore.time import SECOND
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message
+
+TICK_SECONDS = 1.0
+"""How often the clock is looked at."""
 
 BACK = 20
 """How many offsets before a committed one a record is looked for: some may be a transaction's own."""
@@ -114,6 +118,49 @@ class Clock:
         return last_before(self._reader, self._topic, number, max(offset - BACK, start), offset)
 
 
+class Ticking:
+    """A thread that moves a stream's clock while `wanted`; `failure` is what ended it."""
+
+    def __init__(
+        self,
+        made: Callable[[], Clock],
+        wanted: Callable[[], bool],
+        proven: Callable[[int], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._made, self._wanted, self._proven, self._say = made, wanted, proven, say
+        self.failure: BaseException | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="clock", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        clock = None
+        try:
+            while not self._done.wait(TICK_SECONDS):
+                if not self._wanted():
+                    continue
+                try:
+                    clock = clock or self._made()
+                    moment = clock.tick()
+                    if moment is not None:
+                        self._proven(moment)
+                except (BrokerUnavailable, TopicNotFound, StoreUnavailable, StoreFull) as error:
+                    self._say(f"how fresh it is cannot be said: {error}")
+        except BaseException as error:  # noqa: BLE001  (a thread: whoever made it raises it)
+            self.failure = error
+        finally:
+            if clock is not None:
+                clock.close()
+
+
 def last_before(reader: Consumer, topic: str, number: int, first: int, end: int) -> Message | None:
     """The last record from offset `first` on and before `end`. Raises BrokerUnavailable when none comes in time."""
     from confluent_kafka import KafkaError, TopicPartition
@@ -168,4 +215,4 @@ def stamp(message: Message) -> int | None:
     return at * 1000 if kind else None
 
 
-__all__ = ["Clock", "first_stamp", "last_before", "stamp"]
+__all__ = ["Clock", "Ticking", "first_stamp", "last_before", "stamp"]
