@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 from featurestore.errors import BrokerUnavailable, StoreFull, StoreUnavailable, TopicNotFound
@@ -46,13 +46,12 @@ class Clock:
         self._topic, self._group, self._tiles = view.source.stream.path, group, tiles
         self._declared = view.source.arrival_time is not None
         self._positions, self._arrival, self._now = positions, arrival, now
-        self._admin = kafka.admin(self._cluster)
-        self._reader: Consumer | None = None
+        # Of the job's group, to ask what it has committed; it never joins, and commits nothing itself.
+        self._reader = kafka.consumer(self._cluster, group_id=group)
         self._pending: tuple[int, Mapping[int, int]] | None = None
 
     def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
+        self._reader.close()
 
     def tick(self) -> int | None:
         """A moment up to which all that arrived is in the store now; None when none is proven yet.
@@ -72,49 +71,47 @@ class Clock:
 
     def _measured(self) -> tuple[int, Mapping[int, int]] | None:
         """What may be said once the tile topic is in the store up to these ends."""
-        numbers = kafka.partitions(self._admin, self._cluster, self._topic)
+        numbers = kafka.partitions(self._reader, self._cluster, self._topic)
         before = self._now()
-        ends = kafka.offsets(self._admin, self._cluster, self._topic, numbers)
-        starts = kafka.offsets(self._admin, self._cluster, self._topic, numbers, first=True)
-        committed = self._committed()
+        there = bounds(self._reader, self._cluster, self._topic, numbers)
+        committed = self._committed(numbers)
         moments = []
         for number in numbers:
             # A producer stamps a record a little before it is there.
             seen = before - SECOND
-            if ends[number] == starts[number]:
+            start, end = there[number]
+            if end == start:
                 moments += [] if self._declared else [seen]
                 continue
             offset = committed.get(number)
             if offset is None:
                 return None
-            if offset >= ends[number] and not self._declared:
+            if offset >= end and not self._declared:
                 moments.append(seen)
                 continue
-            record = self._record_before(number, offset, starts[number])
+            record = self._record_before(number, offset, start)
             arrived = None if record is None else self._arrival(record)
             if arrived is None:
                 return None
             moments.append(arrived)
         if not moments:
             return None
-        parts = kafka.partitions(self._admin, self._cluster, self._tiles)
-        return min(moments), kafka.offsets(self._admin, self._cluster, self._tiles, parts)
+        parts = kafka.partitions(self._reader, self._cluster, self._tiles)
+        tiles = bounds(self._reader, self._cluster, self._tiles, parts)
+        return min(moments), {number: end for number, (_, end) in tiles.items()}
 
-    def _committed(self) -> dict[int, int]:
+    def _committed(self, numbers: Sequence[int]) -> dict[int, int]:
         """The offsets that the job has committed."""
-        from confluent_kafka import ConsumerGroupTopicPartitions
+        from confluent_kafka import TopicPartition
 
-        with kafka.typed(self._cluster, self._admin):
-            asked = self._admin.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(self._group)], request_timeout=kafka.PATIENCE_SECONDS
+        with kafka.typed(self._cluster):
+            told = self._reader.committed(
+                [TopicPartition(self._topic, n) for n in numbers], timeout=kafka.PATIENCE_SECONDS
             )
-            told = asked[self._group].result(kafka.PATIENCE_SECONDS).topic_partitions
-        return {t.partition: t.offset for t in told if t.topic == self._topic and t.offset >= 0}
+        return {t.partition: t.offset for t in told if t.offset >= 0}
 
     def _record_before(self, number: int, offset: int, start: int) -> Message | None:
         """The last record before an offset; None where there is none any more."""
-        if self._reader is None:
-            self._reader = kafka.consumer(self._cluster)
         return last_before(self._reader, self._topic, number, max(offset - BACK, start), offset)
 
 
@@ -159,6 +156,28 @@ class Ticking:
         finally:
             if clock is not None:
                 clock.close()
+
+
+def bounds(
+    reader: Consumer, cluster: kafka.Cluster, topic: str, numbers: Sequence[int]
+) -> dict[int, tuple[int, int]]:
+    """Where partitions begin and end, of what is committed.
+
+    A consumer is asked: librdkafka 2.16 ends the process (`eonce->refcnt > 0`) when a broker goes away while its admin
+    client lists offsets.
+    """
+    from confluent_kafka import TopicPartition
+
+    found = {}
+    for number in numbers:
+        with kafka.typed(cluster):
+            told = reader.get_watermark_offsets(TopicPartition(topic, number), kafka.PATIENCE_SECONDS)
+        if told is None:
+            raise BrokerUnavailable(
+                f"topic '{topic}', partition {number}: the broker does not say where it ends"
+            )
+        found[number] = told
+    return found
 
 
 def last_before(reader: Consumer, topic: str, number: int, first: int, end: int) -> Message | None:
@@ -215,4 +234,4 @@ def stamp(message: Message) -> int | None:
     return at * 1000 if kind else None
 
 
-__all__ = ["Clock", "Ticking", "first_stamp", "last_before", "stamp"]
+__all__ = ["Clock", "Ticking", "bounds", "first_stamp", "last_before", "stamp"]

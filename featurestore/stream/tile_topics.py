@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 
 from featurestore.compile.flink_job import topic_prefix
 from featurestore.errors import StreamError, TopicNotFound
 from featurestore.ir import View
 from featurestore.stream import kafka
-from featurestore.stream.clock import first_stamp
+from featurestore.stream.clock import bounds, first_stamp
 from featurestore.stream.positions import LETTERS, TILES
 
 
@@ -46,25 +47,21 @@ class TileTopics:
                 "  start it again, with --take-over if this is the view's job now"
             )
         self.ids[kind] = name
-        starts = kafka.offsets(admin, self.cluster, topic, numbers, first=True)
-        ends = kafka.offsets(admin, self.cluster, topic, numbers)
-        return {n: (starts[n], ends[n]) for n in numbers}
+        with closing(kafka.consumer(self.cluster)) as reader:
+            return bounds(reader, self.cluster, topic, numbers)
 
     def removed_until(self) -> int | None:
         """When the first event of the source's topic arrived that is still there, if some were removed; else None."""
-        admin = kafka.admin(self.cluster)
-        numbers = kafka.partitions(admin, self.cluster, self.source)
-        starts = kafka.offsets(admin, self.cluster, self.source, numbers, first=True)
-        stamps = [self.first_stamp(self.source, n, start) for n, start in starts.items() if start]
+        with closing(kafka.consumer(self.cluster)) as reader:
+            numbers = kafka.partitions(reader, self.cluster, self.source)
+            there = bounds(reader, self.cluster, self.source, numbers)
+        stamps = [self.first_stamp(self.source, n, start) for n, (start, _) in there.items() if start]
         return max(stamps, default=None)
 
     def first_stamp(self, topic: str, number: int, start: int) -> int:
         """When the record at the start of a partition was written; of one that has none, now."""
-        reader = kafka.consumer(self.cluster)
-        try:
+        with closing(kafka.consumer(self.cluster)) as reader:
             found = first_stamp(reader, topic, number, start)
-        finally:
-            reader.close()
         return self._clock() if found is None else found
 
 
