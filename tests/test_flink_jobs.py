@@ -18,6 +18,7 @@ import pytest
 from confluent_kafka import Producer
 
 from featurestore import FeatureStore
+from featurestore.doctor import examine
 from featurestore.errors import BrokerUnavailable, FlinkError, TopicNotFound
 from featurestore.flink import control, records
 from featurestore.flink.cluster import processes
@@ -159,6 +160,14 @@ def test_a_job_is_what_training_says_whatever_is_killed(shop: Shop) -> None:
     shop.buy(300)
     shop.settles("a job that has just begun")
 
+    until(lambda: shop.status().checkpoint_at is not None, "no checkpoint")
+    found = {
+        c.subject: c
+        for c in examine(store.config.root, None, time.time_ns() // 1000, "0")
+        if "job" in c.subject
+    }
+    assert {c.state for c in found.values()} == {"ok"}, found
+
     store.start_stream(say=said.append)  # what runs already is left alone
     assert shop.status().epoch == 1
     assert shop.status().state == "RUNNING"
@@ -197,6 +206,15 @@ def test_a_job_is_what_training_says_whatever_is_killed(shop: Shop) -> None:
     shop.settles("stopped, and started from the savepoint")
     assert shop.status().epoch == 1
 
+    dead_letters_come_back(shop)
+    until(lambda: shop.status().lag == 0 and shop.status().waiting == 0, "something waits")
+    store.pause_stream(say=said.append)
+    assert shop.status().wanted == "paused"
+
+
+def dead_letters_come_back(shop: Shop) -> None:
+    """What does not count stops nothing, is listed with its reason, and can be given back."""
+    store = shop.store
     _poison(shop, b"not json")
     _poison(
         shop,
@@ -209,9 +227,6 @@ def test_a_job_is_what_training_says_whatever_is_killed(shop: Shop) -> None:
     assert replayed.event["card"] is None
     until(lambda: len(store.job_dead_letters()) == 2, "given back, it is a dead letter once more")
     shop.settles("dead letters stop nothing")
-    until(lambda: shop.status().lag == 0 and shop.status().waiting == 0, "something waits")
-    store.pause_stream(say=said.append)
-    assert shop.status().wanted == "paused"
 
 
 def _poison(shop: Shop, payload: bytes) -> None:
