@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
 
 from featurestore.capture.compact import Compacted, compact
 from featurestore.capture.log import CaptureLog, Cursor, Rows
+from featurestore.capture.returned import Returned, Taken, What
 from featurestore.capture.status import SchemaStatus, status_of
 from featurestore.config import Config
-from featurestore.errors import Unsupported
-from featurestore.serving.recorder import Counts, LogSink, Recorder, Sink
+from featurestore.errors import CaptureError, RequestError, Unsupported, nearest
+from featurestore.serving.recorder import Counts, LogSink, Recorder, Sink, note, noted
 from featurestore.time import Moment, moment
+
+FLUSH_SECONDS: Final = 5.0
+"""So long predictions wait for the rows of their own process."""
+
+Moments = Moment | Sequence[Moment]
 
 
 def recorder_of(config: Config, clock: Callable[[], int]) -> Recorder:
@@ -22,8 +31,41 @@ def recorder_of(config: Config, clock: Callable[[], int]) -> Recorder:
         return LogSink(CaptureLog(config.capture))
 
     return Recorder(
-        sink, buffer_rows=config.capture_buffer_rows, linger=config.capture_linger_ms / 1000, clock=clock
+        sink,
+        buffer_rows=config.capture_buffer_rows,
+        linger=config.capture_linger_ms / 1000,
+        clock=clock,
+        note=lambda counts: note(config.capture, counts),
     )
+
+
+def returned_file(path: Path, value: str, at: str | None) -> tuple[list[Any], list[Any], list[Any] | None]:
+    """Row ids, values and moments of a file of them: Parquet, CSV or JSON lines. Raises RequestError."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.json
+    import pyarrow.parquet
+
+    read: dict[str, Callable[[Path], Any]] = {
+        ".parquet": pa.parquet.read_table,
+        ".csv": pa.csv.read_csv,
+        ".json": pa.json.read_json,
+        ".jsonl": pa.json.read_json,
+        ".ndjson": pa.json.read_json,
+    }
+    if path.suffix not in read:
+        raise RequestError(f"{path}: no kind of file that is read here\n  there is {', '.join(read)}")
+    try:
+        table = read[path.suffix](path)
+    except (pa.ArrowException, OSError) as error:
+        raise RequestError(f"{path}: {str(error).splitlines()[0]}") from error
+    for name in ("row_id", value, *([at] if at is not None else ())):
+        if name not in table.column_names:
+            raise RequestError(
+                "\n  ".join([f"{path} has no column '{name}'", *nearest(name, table.column_names)])
+            )
+    moments = None if at is None else table[at].to_pylist()
+    return table["row_id"].to_pylist(), table[value].to_pylist(), moments
 
 
 class Capturing:
@@ -68,6 +110,38 @@ class Capturing:
         return self.log.read(
             service, after=after, fingerprint=fingerprint, start=low, end=high, columns=columns, size=size
         )
+
+    def predictions(
+        self, row_ids: Any, values: Any, *, model: str, version: str = "", at: Moments | None = None
+    ) -> Taken:
+        """Keeps what a model made of rows, named by their `row_ids`; on disk when it returns.
+
+        A value is a number, a text, a boolean, or a list of them. The same again is taken once; a different one is the next
+        version, and the newest is what is read. Rows that nothing was captured of are counted `unknown`, and kept.
+        """
+        return self._take("predictions", row_ids, values, model, str(version), at)
+
+    def labels(self, row_ids: Any, values: Any, *, name: str, at: Moments | None = None) -> Taken:
+        """Keeps what came of rows, as `predictions` does; `at` is when it came to pass: one moment, or one for each row."""
+        return self._take("labels", row_ids, values, name, "", at)
+
+    def _take(
+        self, what: What, row_ids: Any, values: Any, name: str, version: str, at: Moments | None
+    ) -> Taken:
+        if self._recorder.counts().waiting:
+            with suppress(CaptureError):  # then the rows are unknown yet, and no less kept
+                self._recorder.flush(FLUSH_SECONDS)
+        several = isinstance(at, Sequence) and not isinstance(at, str)
+        moments = [moment(m) for m in at] if several else None if at is None else moment(at)  # type: ignore[union-attr,arg-type]
+        return Returned(self.log, what).take(row_ids, values, name, version, moments, self._clock())
+
+    def writers(self) -> Counts:
+        """What became of the rows that all processes served, as far as each has said: within a second or so."""
+        return noted(self.log.path)
+
+    def returned(self, what: What) -> Returned:
+        """What came back: `predictions` or `labels`."""
+        return Returned(self.log, what)
 
     def status(self) -> list[SchemaStatus]:
         """What is kept, by service and fingerprint."""

@@ -72,6 +72,11 @@ class Vectors:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def row_ids(self) -> list[str]:
+        """What predictions and labels of each row refer to."""
+        return [f"{self.request_id}-{i}" for i in range(len(self))]
+
     def to_numpy(self) -> np.ndarray[Any, Any]:
         """(rows, numeric and boolean features) float32; NULL is NaN. Nothing is copied."""
         return self.values
@@ -203,11 +208,13 @@ class Client:
         at: datetime | str | int | None = None,
         timeout: float | None = None,
         typed: bool = False,
+        context: Mapping[str, Any] | None = None,
     ) -> Vectors:
         """Feature vectors of a service: `delay` (its newest version), or `delay@2`.
 
         `entities` and `request` are dicts of columns (scalars broadcast) or lists of row dicts. `at` replays a past moment;
-        `timeout` is in seconds. `typed` brings every feature in its own type: for texts and lists, and `to_dict()`.
+        `timeout` is in seconds. `typed` brings every feature in its own type: for texts and lists, and `to_dict()`. `context` is
+        captured beside the rows of a service that is: one value for a name, or a list with one for each row.
         """
         limit = self._timeout if timeout is None else timeout
         ends = time.monotonic() + limit
@@ -215,7 +222,7 @@ class Client:
             model = self._models.get(service)
             if model is None:
                 model = self._learn(service, self._ask("GET", _path(service), b"", None, ends))
-            body, head = _question(model, entities, request, at, limit, typed=typed)
+            body, head = _question(model, entities, request, at, limit, context, typed=typed)
             status, headers, answer = self._ask("POST", f"{_path(service)}/infer", body, head, ends)
             if not last and _outdated(status, headers, answer, model):
                 del self._models[service]  # a new version since: its columns may be others
@@ -232,6 +239,7 @@ class Client:
         at: datetime | str | int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109  as in the call that blocks
         typed: bool = False,
+        context: Mapping[str, Any] | None = None,
     ) -> Vectors:
         """`get_online_features` without blocking the event loop."""
         limit = self._timeout if timeout is None else timeout
@@ -241,7 +249,7 @@ class Client:
                     model = self._models.get(service)
                     if model is None:
                         model = self._learn(service, await self._ask_async("GET", _path(service), b"", None))
-                    body, head = _question(model, entities, request, at, limit, typed=typed)
+                    body, head = _question(model, entities, request, at, limit, context, typed=typed)
                     found = await self._ask_async("POST", f"{_path(service)}/infer", body, head)
                     if not last and _outdated(*found, model):
                         del self._models[service]
@@ -250,6 +258,45 @@ class Client:
         except TimeoutError as error:
             raise DeadlineExceeded(f"{self._place.url}: no answer within {limit} s") from error
         raise AssertionError
+
+    # --- what came of it --------------------------------------------------------------------------
+
+    def predictions(
+        self,
+        row_ids: Sequence[str],
+        values: Any,
+        *,
+        model: str,
+        version: str = "",
+        at: datetime | str | int | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, int]:
+        """Sends what a model made of rows, named by their `row_ids`: on disk when it returns.
+
+        How many were `new`, the `same` again, `changed`, `unknown` (of no captured row so far) and `early`.
+        """
+        said = {"row_ids": list(row_ids), "values": _plain(values), "model": model, "version": version}
+        return self._send("/capture/predictions", said, at, timeout)
+
+    def labels(
+        self,
+        row_ids: Sequence[str],
+        values: Any,
+        *,
+        name: str,
+        at: datetime | str | int | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, int]:
+        """Sends what came of rows, as `predictions` does; `at` is when it came to pass."""
+        said = {"row_ids": list(row_ids), "values": _plain(values), "name": name}
+        return self._send("/capture/labels", said, at, timeout)
+
+    def _send(self, path: str, said: dict[str, Any], at: Any, timeout: float | None) -> dict[str, int]:
+        if at is not None:
+            said["at"] = at.isoformat() if isinstance(at, datetime) else at
+        ends = time.monotonic() + (self._timeout if timeout is None else timeout)
+        done = _checked(*self._ask("POST", path, json.dumps(said).encode(), None, ends))
+        return dict(done)
 
     def _learn(self, service: str, found: tuple[int, dict[bytes, bytes], bytes]) -> _Model:
         said = _checked(*found)
@@ -477,8 +524,22 @@ def _listed(value: Any) -> Any:
     return None
 
 
+def _plain(values: Any) -> list[Any]:
+    for way in ("to_pylist", "tolist", "to_list"):
+        if hasattr(values, way):
+            return getattr(values, way)()  # type: ignore[no-any-return]
+    return list(values)
+
+
 def _question(
-    model: _Model, entities: Rows, request: Rows | None, at: Any, limit: float, *, typed: bool
+    model: _Model,
+    entities: Rows,
+    request: Rows | None,
+    at: Any,
+    limit: float,
+    context: Mapping[str, Any] | None,
+    *,
+    typed: bool,
 ) -> tuple[bytes, int]:
     given = _columns(entities, "the entities")
     asked = _columns(request, "the request") if request is not None else {}
@@ -513,6 +574,8 @@ def _question(
     parameters: dict[str, Any] = {"binary_data_output": True, "timeout": max(int(limit * 1e6), 1)}
     if at is not None:
         parameters["at"] = at.isoformat() if isinstance(at, datetime) else at
+    if context is not None:
+        parameters["context"] = dict(context)
     said: dict[str, Any] = {"inputs": tensors, "parameters": parameters}
     if typed:
         names = [

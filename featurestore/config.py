@@ -21,7 +21,16 @@ _KNOWN: dict[str, dict[str, str]] = {
     "registry": {"url": _TEXT},
     "online": {"url": _TEXT},
     "offline": {"path": _TEXT, "memory_limit": _TEXT, "threads": _WHOLE},
-    "stream": {"engine": _TEXT, "events": _TEXT},
+    "stream": {
+        "engine": _TEXT,
+        "events": _TEXT,
+        "cluster": _TEXT,
+        "checkpoints": _TEXT,
+        "project": _TEXT,
+        "parallelism": _WHOLE,
+        "writers": _WHOLE,
+        "partitions": _WHOLE,
+    },
     "capture": {
         "path": _TEXT,
         "sink": _TEXT,
@@ -90,6 +99,8 @@ class Config:
     capture_linger_ms: int = 50
     capture_buffer_rows: int = 262_144
     environment: str | None = None
+    flink: Mapping[str, str | int] = field(default_factory=dict)
+    """What `[stream]` says of Flink, by name; `featurestore.flink.place` has the meaning of each."""
     alerts: Mapping[str, str] = field(default_factory=dict)
     """What `[alerts]` says, by name: `cooldown`, `runbooks`, `metrics`."""
     channels: Mapping[str, Channel] = field(default_factory=lambda: {"log": LOG})
@@ -155,6 +166,10 @@ def load_config(
         if (given := settings.get(f"capture.{name}", 1)) < 1:
             line = Where(str(path), _line_of(text, rf"{name}\s*="))
             problems.append(Problem(f"'{name}' in [capture] is {given}: give 1 or more", line))
+    for name in ("parallelism", "writers", "partitions"):
+        if (given := settings.get(f"stream.{name}", 1)) < (name != "writers"):
+            line = Where(str(path), _line_of(text, rf"{name}\s*="))
+            problems.append(Problem(f"'{name}' in [stream] is {given}: give 1 or more", line))
     found, wrong = channels_of(channels)
     for channel, what, help in wrong:
         line = Where(
@@ -177,6 +192,11 @@ def load_config(
         stream_events=events or ("kafka" if engine == "flink" else defaults.stream_events),
         **{k.replace(".", "_"): v for k, v in settings.items() if k.startswith("capture.")},
         environment=environment,
+        flink={
+            k.removeprefix("stream."): v
+            for k, v in settings.items()
+            if k.startswith("stream.") and k not in ("stream.engine", "stream.events")
+        },
         alerts={k.removeprefix("alerts."): str(v) for k, v in settings.items() if k.startswith("alerts.")},
         channels=found,
         server={k.removeprefix("server."): v for k, v in settings.items() if k.startswith("server.")},

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from featurestore.errors import ConsumerBusy, ConsumerError, CursorMoved
 from featurestore.evaluate.partials import Array
+from featurestore.ir import digest
 from featurestore.log.eventlog import OFFSET, replace_file
 from featurestore.types import is_tensor
 
@@ -50,7 +51,11 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round of training: what was committed of it. `done` says that all there was is. Moments in microseconds."""
+    """One round of training, as a manifest of what was committed of it. `done` says that all there was is.
+
+    `since` and `until` are cursors of the log, `digest` is of the places of all rows in the order they were taken, so two
+    rounds with one digest learnt from the same rows. Moments in microseconds.
+    """
 
     lineage: Lineage
     began_at: int
@@ -61,6 +66,9 @@ class Round:
     since: Mapping[str, int] = field(default_factory=dict)
     until: Mapping[str, int] = field(default_factory=dict)
     labels: Sequence[str] = ()
+    service: str = ""
+    fingerprint: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,16 @@ class Batch:
     def lineage(self) -> Lineage:
         """Which model is trained with it."""
         return self.round.lineage
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What it is, as plain values to keep beside a model: its round's, and its own number and rows."""
+        return {
+            **asdict(self.round),
+            "lineage": str(self.lineage),
+            "batch": self.number,
+            "batch_rows": len(self),
+        }
 
     @property
     def committed(self) -> bool:
@@ -250,6 +268,8 @@ def batches(
     features: Mapping[str, Any],
     labels: Sequence[str],
     versions: Sequence[str],
+    service: str = "",
+    fingerprint: str = "",
     stateless: bool = False,
     architecture: int | None = None,
 ) -> Generator[Batch, None, None]:
@@ -260,6 +280,7 @@ def batches(
     """
     with consumer.alone():
         state, now = _begun(consumer.state(), as_of, versions, stateless=stateless, architecture=architecture)
+        now = replace(now, service=service, fingerprint=fingerprint)
         taking = _Taking(consumer, consumer.state(), state, now)
         numbers = [n for n, dtype in features.items() if is_tensor(dtype)]
         held: list[pa.Table] = []
@@ -271,7 +292,7 @@ def batches(
                 whole = pa.concat_tables(held, promote_options="default")
                 yield taking.batch(whole.slice(0, size), numbers, labels)
                 held, rows = [whole.slice(size)], rows - size
-        taking.whole = True
+        taking.saw_all()
         if rows:
             yield taking.batch(pa.concat_tables(held, promote_options="default"), numbers, labels)
         taking.close()
@@ -310,11 +331,11 @@ class _Taking:
         self._consumer, self._kept, self._start, self.now = consumer, kept, start, now
         self._before = {n: set(rows.tolist()) for n, rows in start.waiting.items()}
         self._waiting = {n: set(rows) for n, rows in self._before.items()}
+        self._met: dict[str, set[int]] = {}
         self._cursor = dict(start.cursor)
         self._censored = start.censored
         self._taken = start.taken
-        self.whole = False
-        """Whether all of the log was seen."""
+        self._whole = False
         self.committed, self._numbers = 0, 0
         self._given: dict[int, dict[str, list[int]]] = {}
 
@@ -323,6 +344,7 @@ class _Taking:
         offsets = some.table.column(OFFSET).to_numpy()
         before = self._start.cursor.get(some.fingerprint, 0)
         waiting = self._before.get(some.fingerprint, set())
+        self._met.setdefault(some.fingerprint, set()).update(waiting.intersection(offsets.tolist()))
         new = (offsets >= before) | np.isin(offsets, np.fromiter(waiting, np.int64, len(waiting)))
         self._waiting.setdefault(some.fingerprint, set()).update(offsets[new & ~some.lost].tolist())
         lost = offsets[new & some.lost]
@@ -333,6 +355,12 @@ class _Taking:
         }
         mature = some.table.filter(pa.array(new & some.mature))
         return mature.append_column("__fingerprint", pa.repeat(some.fingerprint, mature.num_rows))
+
+    def saw_all(self) -> None:
+        """Says that the log was read to its end: rows that waited and are not there any more were erased, or too old."""
+        self._whole = True
+        for name, rows in self._before.items():
+            self._waiting[name] -= rows - self._met.get(name, set())
 
     def batch(self, table: pa.Table, features: Sequence[str], labels: Sequence[str]) -> Batch:
         own: dict[str, list[int]] = {}
@@ -363,13 +391,14 @@ class _Taking:
             rows=self.now.rows + rows,
             batches=self.now.batches + len(done),
             until=dict(self._cursor),
+            digest=digest([self.now.digest, *done]),
         )
         self._write()
         self.committed = number
 
     def close(self) -> None:
         """After the last batch: the round is done when all of it was committed."""
-        if self.whole and not self._given and self.now.batches:
+        if self._whole and not self._given and self.now.batches:
             self.now = replace(self.now, done=True)
             self._write()
 

@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -594,9 +595,9 @@ class Label(_Shown):
     source: AnySource
     entity: Entity
     value: Expression | Aggregation
-    horizon: Duration
-    gap: Duration | None = None
-    lateness: Duration | None = None
+    horizon: Duration | timedelta
+    gap: Duration | timedelta | None = None
+    lateness: Duration | timedelta | None = None
     matures: Literal["horizon", "first_event"] = "horizon"
     observed: Literal["as_of", "last_event"] = "as_of"
     description: str = ""

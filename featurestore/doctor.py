@@ -19,7 +19,8 @@ from featurestore import ir, planning
 from featurestore.compile.sources import Connection, connect, inspect, row_count, source_sql
 from featurestore.config import Config, load_config
 from featurestore.erasures import receipts
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, NotFound
+from featurestore.flink.status import job_statuses
 from featurestore.layout import layout_of
 from featurestore.lower import location_of
 from featurestore.online.codec import BASE, HEADER, MAGIC, Codec, codec_of
@@ -34,6 +35,9 @@ LEAST_FREE = 1 << 30
 """Bytes that a disk should have left: below this the next materialisation may not fit."""
 
 _LIBRARIES = ("duckdb", "pyarrow", "numpy", "lmdb", "redis", "click", "rich")
+
+OLD_CHECKPOINT = 600_000_000
+"""Microseconds: a job makes one every few seconds, and where there is none for so long something is wrong."""
 
 T = TypeVar("T")
 
@@ -236,6 +240,35 @@ def _online(config: Config, applied: ir.Plan | None, now: int) -> Iterator[Check
             yield Check("views", "unknown", "what is applied cannot be read", ("mend the registry first",))
         elif not found:
             yield from _views(store, applied, now)
+            if config.stream_engine == "flink":
+                yield from _jobs(config, applied, store, now)
+
+
+def _jobs(config: Config, plan: ir.Plan, store: OnlineStore, now: int) -> Iterator[Check]:
+    """Whether the Flink job of each view runs as it should, and has a checkpoint to go on from."""
+    try:
+        told = job_statuses(config, plan, store)
+    except NotFound:
+        return
+    except (FeatureStoreError, OSError) as error:
+        yield _wrong("jobs", error)
+        return
+    if any(s.wanted == "running" for s in told) and told[0].supervisor is None:
+        yield Check("jobs", "wrong", "nobody keeps them running", ("fs stream start",))
+    for job in told:
+        subject = f"job {job.view}"
+        if job.wanted != "running":
+            yield Check(subject, "ok", f"is not to run ({job.wanted})")
+        elif job.state != "RUNNING":
+            yield Check(
+                subject, "wrong", f"is {job.state}, and should run", ("fs stream status", "fs stream start")
+            )
+        elif job.checkpoint_at is None or now - job.checkpoint_at > OLD_CHECKPOINT:
+            yield Check(
+                subject, "wrong", "has no checkpoint of the last ten minutes", ("see the logs of Flink",)
+            )
+        else:
+            yield Check(subject, "ok", f"runs; its checkpoint is {(now - job.checkpoint_at) / 1e6:.0f} s old")
 
 
 def _store_problems(store: OnlineStore) -> list[Check]:

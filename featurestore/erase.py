@@ -16,11 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.capture.log import CaptureLog
 from featurestore.compile.erased import of_key
 from featurestore.compile.sources import Connection, connect
 from featurestore.config import Config
+from featurestore.erase_captured import erase_captured
 from featurestore.erasures import Deleted, Receipt, Stays, bury, keep
-from featurestore.errors import AlreadyRunning, LogError, NotFound, RequestError
+from featurestore.errors import AlreadyRunning, CaptureError, LogError, NotFound, RequestError
 from featurestore.evaluate.partials import Mask
 from featurestore.ir import Entity, Plan, Source, View
 from featurestore.layout import layout_of
@@ -76,6 +78,7 @@ def erase(
     for kept in views:
         work.values(kept)
     work.logs(registry.current().plan, views)
+    work.captured(registry, whole)
     done = replace(
         receipt,
         done=not work.waits,
@@ -251,6 +254,24 @@ class _Work:
                 )
             self.step("log")
 
+    def captured(self, registry: Registry, key: Mapping[str, int | str]) -> None:
+        """Takes what was served of the entity out of the capture log, and what came back of it."""
+        log = CaptureLog(self.config.capture)
+        if not log.services():
+            return
+        # What other processes served just before the tombstone is on disk a moment later.
+        time.sleep(2 * self.config.capture_linger_ms / 1000)
+        try:
+            rows, returned = erase_captured(
+                log, registry.services(), self.receipt.entity, key, self.receipt.erased_at
+            )
+        except (LogError, CaptureError) as error:
+            self.waits.append(f"the capture log: {error}; then {_AGAIN}")
+            return
+        self._deleted("capture log", "rows that were served", rows)
+        self._deleted("capture log", "predictions and labels", returned)
+        self.step("captured")
+
     def _read_up_to(self, views: Sequence[View]) -> tuple[int | None, str, bool]:
         """The offset that streams of views have all read to (None: no stream), the slowest view, and if that one runs."""
         least: int | None = None
@@ -394,6 +415,10 @@ def _stays(
             until = receipt.erased_at + retention_of(kept.view)
             what = "digests of the ids of its events, until the stream has passed this"
             yield Stays(f"view {kept.view.name}", what, until)
+    for bad in sorted(config.capture.rglob(f"*{BAD_SUFFIX}")):
+        yield Stays("capture log", f"damaged bytes, set aside in {bad.name}", yours=True)
+    if config.capture_sink == "kafka":
+        yield Stays("captured rows", f"in topic {config.capture_topic}", yours=True)
     kind = config.online_url.partition("://")[0]
     if kind == "lmdb":
         yield Stays("online store", "freed pages, until they are written over")

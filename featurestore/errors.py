@@ -12,6 +12,7 @@ FeatureStoreError
 ├── FunctionError          a Python function of an on-demand feature that raised, or gave what does not fit
 │   └── FunctionChanged    the definitions no longer hold the function that was applied
 ├── DatasetError           a training set that cannot be split, compared or made again as asked
+├── ExpectationFailed      rows that are not as expected, where that is to block
 ├── MaterializeError       a materialisation that was refused, or lost its place to another
 │   ├── AlreadyRunning     somebody else is writing the view
 │   └── WouldStepBack      an end before the one that is served
@@ -35,6 +36,9 @@ FeatureStoreError
 ├── StreamError            a stream that refused to start or to go on
 │   ├── StreamConflict     another one owns what it would write
 │   ├── OutageTooLong      events were removed from the log or topic before it read them
+│   ├── FlinkError         a Flink cluster or job, and what would work
+│   │   ├── FlinkUnavailable    the cluster does not answer
+│   │   └── JobOutageTooLong    a job's state is older than it is kept for
 │   └── BrokerError        a Kafka cluster refused
 │       ├── BrokerUnavailable   no broker answered; trying again may help
 │       ├── BrokerDenied   the login, or what it may do
@@ -145,6 +149,16 @@ class FunctionChanged(FunctionError):
 
 class DatasetError(FeatureStoreError):
     """A training set that cannot be split, compared or made again as asked, or whose manifest cannot be read."""
+
+
+class ExpectationFailed(FeatureStoreError):
+    """Rows that are not as expected, where that is to block: nothing of them was written or served."""
+
+    def __init__(self, who: str, failures: Sequence[str] = (), way_out: str = "") -> None:
+        """`who` alone is the whole message: what a server said of it."""
+        self.failures = tuple(failures)
+        said = [f"{who} is not as expected, and that is to block", *self.failures, way_out]
+        super().__init__("\n  ".join(said) if failures else who)
 
 
 class MaterializeError(FeatureStoreError):
@@ -286,6 +300,24 @@ class OutageTooLong(StreamError):
         )
 
 
+class FlinkError(StreamError):
+    """Flink is not there, refused a job, or a job failed."""
+
+
+class FlinkUnavailable(FlinkError):
+    """The Flink cluster does not answer."""
+
+
+class JobOutageTooLong(FlinkError):
+    """A job was down for longer than the state of its tiles is kept: going on would make partial tiles of whole ones."""
+
+    def __init__(self, view: str, seconds: float, most: float) -> None:
+        super().__init__(
+            f"the newest state of view '{view}' is {seconds / 3600:.1f} h old, and is kept for {most / 3600:.0f} h\n"
+            f"  `fs materialize` to a new cut, then `fs stream start --fresh --select {view}`"
+        )
+
+
 class BrokerError(StreamError):
     """A Kafka cluster refused, or cannot be used as it is configured. Nothing of a login is in the message."""
 
@@ -303,7 +335,7 @@ class TopicNotFound(BrokerError):
 
     def __init__(self, topic: str, bootstrap: str, known: Iterable[str]) -> None:
         self.topic, self.known = topic, tuple(sorted(known))
-        way_out = nearest(topic, self.known) if self.known else ["it has none"]
+        way_out = nearest(topic, self.known) if self.known else []
         lines = [
             f"no topic '{topic}' at {bootstrap}",
             *way_out,

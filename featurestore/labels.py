@@ -42,13 +42,19 @@ _NEVER = np.iinfo(np.int64).min
 
 def check(labels: Sequence[Label], as_of: int | None, immature: str, service: str) -> None:
     """Raises RequestError for what cannot be asked of a service with these labels."""
-    if immature not in ("drop", "keep"):
-        raise RequestError(f"immature={immature!r} is not offered\n  there is 'drop' and 'keep'")
+    checked(immature)
     if not labels and (as_of is not None or immature != "drop"):
         raise RequestError(
             f"'{service}' has no label, so nothing of it matures\n"
             "  give it one: FeatureService(…, label=Label(…)), or leave out as_of and immature"
         )
+
+
+def checked(immature: str) -> Immature:
+    """`immature`, when it is one of the two. Raises RequestError."""
+    if immature not in ("drop", "keep"):
+        raise RequestError(f"immature={immature!r} is not offered\n  there is 'drop' and 'keep'")
+    return immature  # type: ignore[return-value]
 
 
 def column_names(labels: Sequence[Label]) -> list[str]:

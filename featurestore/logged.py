@@ -7,7 +7,7 @@ same things. Elsewhere it is NULL; no value comes under the name of another.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,28 +23,21 @@ from featurestore.compile.sql import literal
 from featurestore.config import Config
 from featurestore.continual import Captured
 from featurestore.erasures import Erasures
-from featurestore.evaluate.arrow import arrow_type
+from featurestore.evaluate.arrow import arrow_type, from_physical
+from featurestore.evaluate.partials import Array
 from featurestore.ir import Label, Service, View, column_meanings, service_fingerprint
-from featurestore.labels import (
-    IS_MATURE,
-    Immature,
-    Labelling,
-    column_names,
-    keys,
-    labelled,
-    state_column,
-    states,
-)
+from featurestore.labels import IS_MATURE, Immature, keys, state_column, states, values
 from featurestore.log.eventlog import OFFSET
 from featurestore.spine import times_of
 from featurestore.status import LabelState
 from featurestore.types import DType, Int64, String
+from featurestore.uploaded import Upload, joined, uploads
 
 MOMENT = "event_timestamp"
 """The column of the moment a row was asked at."""
 
-CHUNK = 1 << 17
-"""Captured rows that are labelled together."""
+CHUNK = 1 << 19
+"""Captured rows that are labelled together: the events of a label are read once for each."""
 
 Meanings = Mapping[str, Mapping[str, str]]
 """By fingerprint of a version that has served, what each of its columns means."""
@@ -69,6 +62,9 @@ class Logged:
     start: int | None = None
     end: int | None = None
     erased: Erasures | None = None
+    labelled: bool = True
+    names: tuple[str, ...] | None = None
+    """The labels that are wanted; None is those of the service, or, where it has none, all that came back."""
     left_out: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
@@ -77,15 +73,19 @@ class Logged:
         return self.service.columns
 
     @property
-    def label_columns(self) -> list[str]:
-        return column_names(self.labels)
+    def label_names(self) -> list[str]:
+        """The labels that rows have: those that are computed, then those that came back alone."""
+        return list(dict.fromkeys([*(x.name for x in self.labels), *self._uploads()]))
+
+    def _uploads(self) -> dict[str, Upload]:
+        return uploads(self.log, self.names, self.labels, self.as_of) if self.labelled else {}
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows, some at a time."""
         for some in self.read({}):
             table = some.table.drop_columns([OFFSET])
-            if self.labels and self.immature == "drop":
-                self.left_out.update(_states_of(table, self.labels))
+            if IS_MATURE in table.column_names and self.immature == "drop":
+                self.left_out.update(_states_of(table))
                 table = table.filter(pa.array(some.mature))
             yield table
 
@@ -114,15 +114,15 @@ class Logged:
             self.config.offline.mkdir(parents=True, exist_ok=True)
             con = connect(self.config.memory_limit, self.config.threads, self.config.offline / "spill")
             stack.callback(con.close)
-            given = False
+            given, came = False, self._uploads()
             for rows in self.log.read(
                 self.service.name, after=after, start=self.start, end=self.end, size=CHUNK
             ):
                 given = True
-                yield self._labelled(con, rows)
+                yield self._labelled(con, rows, came)
             if not given:
                 empty = _empty(self.service, self.views, self.wanted_context)
-                yield Captured("", *self._with_labels(con, empty), cursor=dict(after))
+                yield Captured("", *self._with_labels(con, empty, came), cursor=dict(after))
 
     @property
     def wanted_context(self) -> dict[str, DType]:
@@ -134,9 +134,9 @@ class Logged:
         own = {k.name: k.dtype for x in self.labels for k in x.view.keys if k.name not in known}
         return {**declared, **own}
 
-    def _labelled(self, con: Connection, rows: Rows) -> Captured:
+    def _labelled(self, con: Connection, rows: Rows, came: Mapping[str, Upload]) -> Captured:
         table = self._table(con, rows)
-        return Captured(rows.schema.fingerprint, *self._with_labels(con, table), cursor=rows.cursor)
+        return Captured(rows.schema.fingerprint, *self._with_labels(con, table, came), cursor=rows.cursor)
 
     def _table(self, con: Connection, rows: Rows) -> pa.Table:
         schema, stored = rows.schema, rows.table
@@ -163,37 +163,49 @@ class Logged:
         then, now = self.meanings.get(fingerprint, {}), column_meanings(self.service, self.views)
         return {n for n, meaning in now.items() if then.get(n) == meaning}
 
-    def _with_labels(self, con: Connection, table: pa.Table) -> tuple[pa.Table, Any, Any]:
+    def _with_labels(
+        self, con: Connection, table: pa.Table, came: Mapping[str, Upload]
+    ) -> tuple[pa.Table, Any, Any]:
         """The rows with their label columns; which are mature, and which never will be."""
-        everything = np.ones(table.num_rows, np.bool_)
-        if not self.labels:
-            return table, everything, ~everything
-        assert self.as_of is not None
-        asked = times_of(table, MOMENT)
-        honoured = [
-            x if self.erased is None else replace(x, view=self.erased.honoured(x.view)) for x in self.labels
-        ]
-        by = Labelling(honoured, self.as_of, "keep")
-        lost = ~everything
-        rows = table
-        for label in honoured:
-            state = states(con, self.config.root, label, keys(label, table), asked, self.as_of)
-            rows = rows.append_column(f"{label.name}__state", state_column(state))
+        mature = np.ones(table.num_rows, np.bool_)
+        lost = ~mature
+        if not self.labels and not came:
+            return table, mature, lost
+        columns: dict[str, Any] = {}
+        for label in self.labels:
+            one = label if self.erased is None else replace(label, view=self.erased.honoured(label.view))
+            own, state = self._computed(con, table, one)
+            if label.name in came:
+                more, state = joined(came[label.name], table.column(ROW_ID), (own, state))
+                columns |= more
+            else:
+                columns |= {label.name: own, f"{label.name}__state": state_column(state)}
+            mature &= state == LabelState.MATURE
             if label.observed != "last_event":  # else the source may go on
                 lost |= state == LabelState.CENSORED
-        columns = dict(labelled(con, self.config.root, by, rows, asked))
+        for name, upload in came.items():
+            if name not in columns:
+                more, state = joined(upload, table.column(ROW_ID), None)
+                columns |= more
+                mature &= state == LabelState.MATURE
         for name, column in columns.items():
             table = table.append_column(name, column)
-        mature = columns[IS_MATURE].to_numpy(zero_copy_only=False)
-        return table, mature, lost
+        return table.append_column(IS_MATURE, pa.array(mature)), mature, lost
+
+    def _computed(self, con: Connection, table: pa.Table, label: Label) -> tuple[pa.Array, Array]:
+        assert self.as_of is not None
+        asked, parts, root = times_of(table, MOMENT), keys(label, table), self.config.root
+        state = states(con, root, label, parts, asked, self.as_of)
+        found, valid = values(con, root, label, parts, asked, state, self.as_of)
+        return from_physical(found, valid, label.dtype), state
 
 
-def _states_of(table: pa.Table, labels: Sequence[Label]) -> Counter[str]:
+def _states_of(table: pa.Table) -> Counter[str]:
     """How many rows are left out, by the first of their labels' states that is not MATURE."""
     found: Counter[str] = Counter()
     taken = np.zeros(table.num_rows, np.bool_)
-    for label in labels:
-        said = np.asarray(table.column(f"{label.name}__state").cast(pa.string()))
+    for name in (n for n in table.column_names if n.endswith("__state")):
+        said = np.asarray(table.column(name).cast(pa.string()))
         for one in (LabelState.IMMATURE, LabelState.CENSORED):
             mine = ~taken & (said == one.name)
             found[one.name] += int(mine.sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from featurestore import declare as d
@@ -32,10 +33,11 @@ def lower_label(
         wrong(label.line, f"{who} has matures={label.matures!r}", "there is 'horizon' and 'first_event'")
     if label.observed not in ("as_of", "last_event"):
         wrong(label.line, f"{who} has observed={label.observed!r}", "there is 'as_of' and 'last_event'")
-    for name in ("gap", "horizon", "lateness"):
-        length: object = getattr(label, name)  # a user may write anything
-        if not isinstance(length, Duration) and (length is not None or name == "horizon"):
-            wrong(label.line, f"{who} has {name}={length!r}", f"a {name} is a length, as hours(12)")
+    lengths = {name: _microseconds(getattr(label, name)) for name in ("gap", "horizon", "lateness")}
+    for name, length in lengths.items():
+        if length is None or length < 0 or (name == "horizon" and length == 0):
+            given = getattr(label, name)
+            wrong(label.line, f"{who} has {name}={given!r}", f"a {name} is a length, as hours(12)")
     if len(lowering.problems) > before:
         return None
     scoped = lowering.scoped(label.line, who, label.source, sources)
@@ -53,7 +55,8 @@ def lower_label(
     if not isinstance(value, Expression):
         wrong(label.line, f"{who} is {value!r}, which is no expression over aggregates", _WORKS)
         return None
-    features = list(_features(lowering, label, value, scope, source))
+    window = Duration(lengths["horizon"] or 1)
+    features = list(_features(lowering, label, value, scope, source, window))
     if len(lowering.problems) > before:
         return None
     dtype = _dtype(lowering, label, value.node, {f.name: f.dtype for f in features})
@@ -67,17 +70,35 @@ def lower_label(
         view=view,
         value=_plain(value.node),
         dtype=dtype,
-        horizon=label.horizon.microseconds,
-        gap=0 if label.gap is None else label.gap.microseconds,
-        lateness=0 if label.lateness is None else label.lateness.microseconds,
+        horizon=lengths["horizon"] or 0,
+        gap=lengths["gap"] or 0,
+        lateness=lengths["lateness"] or 0,
         matures=label.matures,
         observed=label.observed,
         about=lowering.about(label),
     )
 
 
+def _microseconds(length: object) -> int | None:
+    """A length in microseconds: none is 0; None for what is no length. A user may write anything."""
+    match length:
+        case None:
+            return 0
+        case Duration(microseconds=microseconds):
+            return microseconds
+        case timedelta():
+            return length // timedelta(microseconds=1)
+        case _:
+            return None
+
+
 def _features(
-    lowering: Lowering, label: d.Label, value: Expression, scope: Scope, source: ir.Source
+    lowering: Lowering,
+    label: d.Label,
+    value: Expression,
+    scope: Scope,
+    source: ir.Source,
+    window: Duration,
 ) -> Iterator[ir.Feature]:
     """The aggregates of the value, each once, as features whose window is the label's range."""
     who, found = f"label '{label.name}'", dict[str, d.Aggregation]()
@@ -106,7 +127,7 @@ def _features(
             )
             continue
         # The name it is lowered under never shows: any that is one will do.
-        windowed = spec.over(label.horizon, hop=HOP).named("value")
+        windowed = spec.over(window, hop=HOP).named("value")
         for _, feature in lowering.features(label.line, who, windowed, scope, source):
             yield replace(feature, name=name)
 

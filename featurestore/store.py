@@ -7,20 +7,21 @@ import getpass
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from featurestore import declare as d
-from featurestore import ir, planning, profiles, stream
+from featurestore import flink, ir, planning, profiles, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
 from featurestore.bootstrap import meanings_of
+from featurestore.capture.returned import values_of
 from featurestore.capturing import Capturing, recorder_of
 from featurestore.comparing import Comparison, Contender, Predict, compare
 from featurestore.compile.programs import Program, programs
@@ -44,11 +45,13 @@ from featurestore.errors import (
     Unsupported,
 )
 from featurestore.expectations import Expectation
+from featurestore.flink_batches import Driver, FlinkBatches
 from featurestore.functions import bound
 from featurestore.inputs import Inputs
 from featurestore.knowledge import Knowledge, Lag, lags_of
 from featurestore.labels import Immature, versions
 from featurestore.labels import check as check_labels
+from featurestore.labels import checked as checked_immature
 from featurestore.ledger import HoleEntry, Ledger, Unit
 from featurestore.log.eventlog import Pruned, Skipped
 from featurestore.log.files import read_file
@@ -57,6 +60,7 @@ from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
 from featurestore.monitor import drifting, results
 from featurestore.monitor.alerts import AlertState, acknowledged, snoozed
+from featurestore.monitor.loop import Loop
 from featurestore.monitor.report import report_of
 from featurestore.monitor.run import Ran, alerts_of, change_alerts, evaluate_triggers
 from featurestore.monitor.run import run as run_monitors
@@ -82,14 +86,17 @@ from featurestore.serving import OnlineFeatures, Reader, Rows
 from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
-from featurestore.stream.inbox import Pushed, open_inbox
+from featurestore.stream import background
+from featurestore.stream.inbox import Inbox, Pushed, open_inbox
 from featurestore.stream.writers import Writer
 from featurestore.stream.written import WriterStatus, written
 from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
 from featurestore.validation import verbs as validating
+from featurestore.validation.admitting import admit
 from featurestore.validation.keep import load as kept_validations
+from featurestore.validation.served import of_served
 from featurestore.verdicts import Validation
 from featurestore.verify import Certificate, keep, must_be_verified, verify
 
@@ -106,6 +113,7 @@ class FeatureStore:
         self.registry: Registry = open_registry(self.config.registry_url, self.config.root)
         self._online: Any = None
         self._readers: dict[str, Reader | SteadyReader] = {}
+        self._inboxes: dict[ir.Source, Inbox] = {}
         self._breaker = Breaker()
         self._scalers: dict[str, Scaler] = {}
         self._recorder = recorder_of(self.config, _now)
@@ -120,9 +128,12 @@ class FeatureStore:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the online store, once what was served is captured. The next call opens it again."""
+        """Lets go of the online store, once what was served is captured, and of brokers. The next call opens them again."""
         self._recorder.close()
         with self._lock:
+            for inbox in self._inboxes.values():
+                inbox.close()
+            self._inboxes.clear()
             if self._online is not None:
                 self._online.close()
             self._online = None
@@ -258,6 +269,13 @@ class FeatureStore:
         """What was judged before, of one name or all, from a moment on; the newest first."""
         return kept_validations(self.config, name, None if since is None else moment(since))
 
+    def served_validation(self, service: str) -> Validation:
+        """What this process saw of the vectors it served, by what the service expects of each. Kept nowhere.
+
+        One read in sixteen is looked at, and every one for what is to block.
+        """
+        return of_served(self._reader(service), _now())
+
     def expecting(self, *, applied: bool = False) -> list[str]:
         """The sources, views and services of which something is expected."""
         return validating.expecting(self.registry.current().plan if applied else self.definitions())
@@ -273,14 +291,16 @@ class FeatureStore:
         now = _now()
         low, high = (None if m is None else moment(m) for m in (start, end))
 
-        def values(view: ir.View) -> Any:
-            known = self.spine(view.entity, at=now)
-            return self.get_historical_features(known, [view.name]).to_arrow()
-
         def served(service: ir.Service, low: int | None, high: int | None) -> Any:
             return self.get_logged_features(service.name, labelled=False, start=low, end=high).to_arrow()
 
+        values = partial(self._values, at=now)
         return validating.Asked(now, who or _user(), values, served, engine, low, high, kept)
+
+    def _values(self, view: ir.View, *, at: int) -> Any:
+        """The features of a view at a moment, of every entity known then."""
+        known = self.spine(view.entity, at=at)
+        return self.get_historical_features(known, [view.name]).to_arrow()
 
     # -------------------------------------------------------------------------------------------------- batch to online
 
@@ -294,6 +314,7 @@ class FeatureStore:
         replace: bool = False,
         reason: str = "",
         who: str | None = None,
+        engine: Literal["duckdb", "flink"] = "duckdb",
     ) -> list[Backfilled]:
         """Writes the applied views to the online store, as of `end` (exclusive, now by default), where something is new.
 
@@ -301,9 +322,12 @@ class FeatureStore:
         a `reason`, a view is made anew whatever is known of it: with `start`, as far as it is served already, to repair what
         lies between `start` and `end`; without, as of `end`, even an earlier one.
 
-        What was stopped goes on where it was. Raises SourceError, with nothing written, when a source is gone, empty, or no
-        longer what was applied; AlreadyRunning while somebody else writes a view; WouldStepBack for an end before what
-        the stream of a view has handed over.
+        `engine` makes the tiles: DuckDB here, or Flink, as a job in batch mode over the source's files.
+
+        What is expected of sources and views is judged first. What was stopped goes on where it was. Raises, with nothing
+        written, ExpectationFailed where that is to block, and SourceError when a source is gone, empty, or no longer what was
+        applied; AlreadyRunning while somebody else writes a view; WouldStepBack for an end before what the stream of a view
+        has handed over.
         """
         if replace and not reason.strip():
             raise MaterializeError(
@@ -320,13 +344,23 @@ class FeatureStore:
         )
         root, done = self.config.root, []
         seen: dict[str, Inputs | None] = {}
-        with engine_errors(), self._duckdb() as con:
+        with engine_errors(), self._duckdb() as con, Driver(self.config) as driver:
+            batches = None if engine == "duckdb" else FlinkBatches(self.config.offline / "flink", driver)
             for view in views:
                 _must_hold_rows(con, view, root)
+            admit(con, self.config, views, partial(self._values, at=asked.end), now=_now(), who=asked.who)
             for view in views:
                 name = view.source.name
                 one, seen[name] = backfill(
-                    con, self._store(), self.ledger, view, root, asked, seen=seen.get(name), progress=progress
+                    con,
+                    self._store(),
+                    self.ledger,
+                    view,
+                    root,
+                    asked,
+                    seen=seen.get(name),
+                    progress=progress,
+                    batches=batches,
                 )
                 done.append(one)
         with self._lock:
@@ -372,8 +406,11 @@ class FeatureStore:
                     row=dead[0].row,
                     column=dead[0].column,
                 )
-        with closing(open_inbox(self.config, found)) as inbox:
-            return inbox.append(rows, _now() if at is None else moment(at))
+        with self._lock:
+            if found not in self._inboxes:
+                self._inboxes[found] = open_inbox(self.config, found)
+            inbox = self._inboxes[found]
+        return inbox.append(rows, _now() if at is None else moment(at))
 
     def run_stream(
         self,
@@ -392,12 +429,8 @@ class FeatureStore:
         starts from what the log holds; `take_over` owns views that another stream, gone for good, had owned. Raises NotFound,
         StreamConflict, OutageTooLong, LogCorrupt and BrokerError.
         """
-        if (engine or self.config.stream_engine) != "embedded":
-            raise Unsupported(
-                "this version",
-                "run a stream on Flink by itself",
-                "the embedded engine, or the job of `fs compile VIEW --engine flink --json`, submitted by hand",
-            )
+        if (engine or self.config.stream_engine) == "flink":
+            return self._run_jobs(select, once=once, stop=stop or threading.Event(), fresh=reset, say=say)
         with (
             engine_errors(),
             stream.Stream(
@@ -412,6 +445,133 @@ class FeatureStore:
             ) as running,
         ):
             return running.run(stop, once=once)
+
+    def _run_jobs(
+        self,
+        select: str | Sequence[str] | None,
+        *,
+        once: bool,
+        stop: threading.Event,
+        fresh: bool,
+        say: Callable[[str], None],
+    ) -> int:
+        """Jobs of Flink until `stop` is set; then each ends with a savepoint."""
+        if once:
+            raise Unsupported(
+                "a job of Flink",
+                "end when nothing is left",
+                "--engine embedded, or fs materialize --engine flink",
+            )
+        online = self._store()
+        flink.start(
+            self.config, self.registry, online, select, _now(), fresh=fresh, say=say, background=False
+        )
+        try:
+            flink.supervise(self.config, self.registry, online, stop, _now, select=select, say=say)
+        finally:
+            flink.stop(self.config, self.registry, select, _now(), say=say)
+        return sum(status.counts.get("records", 0) for status in self.job_status(select))
+
+    def supervise_stream(self, stop: threading.Event, *, say: Callable[[str], None] = lambda _: None) -> None:
+        """Keeps the jobs that `start_stream` began running until `stop` is set, or none is left. Raises StreamConflict."""
+        flink.supervise(self.config, self.registry, self._store(), stop, _now, say=say)
+
+    def start_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        fresh: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Has streams run in the background, from where they were, until `stop_stream`.
+
+        With the engine `flink` each view is a job; one that runs already is left alone, and `fresh` begins it anew from the
+        first event that base does not have. Raises FlinkError, BrokerError, NotFound, and StreamConflict.
+        """
+        if self._engine(engine) == "flink":
+            flink.start(self.config, self.registry, self._store(), select, _now(), fresh=fresh, say=say)
+        else:
+            say(f"process {background.start(self.config, select).pid} runs the streams")
+
+    def pause_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Stops streams for a while: jobs of Flink with a savepoint each, from which `start_stream` goes on."""
+        if self._engine(engine) == "flink":
+            flink.pause(self.config, self.registry, select, _now(), say=say)
+        else:
+            self.stop_stream(select, engine=engine, say=say)
+
+    def stop_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Stops streams: jobs of Flink with a savepoint each; when none is left, also writers and a local cluster end."""
+        if self._engine(engine) == "flink":
+            flink.stop(self.config, self.registry, select, _now(), say=say)
+        elif (ended := background.stop(self.config)) is not None:
+            say(f"process {ended.pid} has ended")
+        else:
+            say("no stream runs in the background")
+
+    def restart_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Stops streams and starts them from where they were."""
+        if self._engine(engine) == "flink":
+            flink.restart(self.config, self.registry, self._store(), select, _now(), say=say)
+        else:
+            self.stop_stream(select, engine=engine, say=say)
+            self.start_stream(select, engine=engine, say=say)
+
+    def upgrade_stream(
+        self,
+        select: str | Sequence[str] | None = None,
+        *,
+        engine: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Takes up definitions that were changed and applied: new jobs run beside the old ones until they have caught up.
+
+        The embedded stream, and a supervisor that runs, do that by themselves.
+        """
+        if self._engine(engine) == "flink":
+            flink.upgrade(self.config, self.registry, self._store(), select, _now(), say=say)
+        else:
+            say("a stream that runs takes up what is applied by itself")
+
+    def job_status(self, select: str | Sequence[str] | None = None) -> list[flink.JobStatus]:
+        """How far the Flink job of each view is, whether it runs or not."""
+        return flink.job_statuses(self.config, self.registry.current().plan, self._store(), select)
+
+    def job_dead_letters(
+        self, select: str | Sequence[str] | None = None
+    ) -> list[tuple[str, flink.DeadLetter]]:
+        """The newest events that Flink jobs set aside, with the view, the oldest first."""
+        views = [v for v in stream.streamed_views(self.registry.current().plan, select) if v.source.stream]
+        return [(v.name, letter) for v in views for letter in flink.dead_letters(self.config, v)]
+
+    def replay_job_dead_letters(
+        self, view: str, places: Sequence[str] | None = None
+    ) -> list[flink.DeadLetter]:
+        """Gives events that a Flink job set aside to their topic again, as if they had arrived now; those that were."""
+        (found,) = stream.streamed_views(self.registry.current().plan, view)
+        return flink.replay(self.config, found, places)
+
+    def _engine(self, engine: str | None) -> str:
+        return engine or self.config.stream_engine
 
     def write_stream(
         self,
@@ -507,6 +667,7 @@ class FeatureStore:
         the same again finishes it. Raises NotFound for an unknown entity or join key, RequestError for half a key.
         """
         name = entity if isinstance(entity, str) else entity.name
+        self._recorder.flush(wait)
         done = erase(
             self.config,
             self.registry,
@@ -665,6 +826,7 @@ class FeatureStore:
         service: str,
         *,
         labelled: bool = True,
+        labels: Sequence[str] | None = None,
         as_of: Moment | None = None,
         immature: Immature = "drop",
         start: Moment | None = None,
@@ -673,28 +835,31 @@ class FeatureStore:
         """What was served, as rows to train on: one for each captured row of a service, read when it is asked for.
 
         Features are those of the service as it is now, bit for bit as they went out; NULL in rows that were served when a
-        feature meant something else. A service with labels has them as in `get_historical_features`, by what is known `as_of`
-        a moment, now by default. `start` and `end` (exclusive) bound the moments asked for. A label's key that is no key of
-        the service is looked for in the request and in the context that was told at serving. Raises NotFound.
+        feature meant something else. Labels are as in `get_historical_features`, by what is known `as_of` a moment, now by
+        default; what came back of a row (`store.capture.labels`) stands in the place of a computed label of its name. `labels`
+        names those that are wanted: by default the service's, or, where it has none, all that came back. `start` and `end`
+        (exclusive) bound the moments asked for. A label's key that is no key of the service is looked for in the request and
+        in the context that was told at serving. Raises NotFound.
         """
         found, views, version = self._resolve(service)
         if version is None:
             raise NotFound("applied feature service", service, [v.name for v in self.registry.services()])
-        labels = self._labels_of(service, found) if labelled else ()
+        own = self._labels_of(service, found) if labelled else ()
         low, high = (None if m is None else moment(m) for m in (start, end))
-        check_labels(labels, None if as_of is None else moment(as_of), immature, found.name)
         return Logged(
             self.config,
             self.capture.log,
             found,
             views,
             meanings_of(self.registry, found.name),
-            labels,
-            (_now() if as_of is None else moment(as_of)) if labels else None,
-            immature,
+            own if labels is None else tuple(x for x in own if x.name in labels),
+            _now() if as_of is None else moment(as_of),
+            checked_immature(immature),
             low,
             high,
             erasures(self.registry),
+            labelled,
+            None if labels is None else tuple(labels),
         )
 
     def compare(
@@ -728,6 +893,7 @@ class FeatureStore:
         *,
         size: int = 512,
         as_of: Moment | None = None,
+        labels: Sequence[str] | None = None,
         stateless: bool = False,
         architecture: int | None = None,
     ) -> Generator[Batch, None, None]:
@@ -736,19 +902,26 @@ class FeatureStore:
         `batch.commit()` makes a batch, and those before it, taken for good; what was not committed comes again, whatever was
         killed. Consumers are independent. `stateless` begins anew from the first row: a model trained from scratch. Each round
         has its number, `batch.lineage`, as V1.2.12: the architecture, the second training from scratch, and twelve rounds on
-        top. Raises ConsumerBusy while another process reads for the consumer, NotFound.
+        top. Raises ConsumerBusy while another process reads for the consumer, NotFound, RequestError without any label.
         """
         now = _now() if as_of is None else moment(as_of)
-        logged = self.get_logged_features(service)
-        logged = replace(logged, as_of=now if logged.labels else None)
+        logged = self.get_logged_features(service, labels=labels, as_of=now)
+        names = logged.label_names
+        if not names:
+            raise RequestError(
+                f"'{logged.service.name}' has no label, and none came back yet\n"
+                "  give it one: FeatureService(…, label=Label(…)), or store.capture.labels(…)"
+            )
         return batches(
             Consumer(self.config.offline / "consumers", logged.service.name, consumer),
             logged.read,
             size=size,
             as_of=now,
             features=dict(logged.columns),
-            labels=[x.name for x in logged.labels],
+            labels=names,
             versions=[v.reference for v in versions(logged.labels, now)],
+            service=self.registry.service(service).reference,
+            fingerprint=ir.service_fingerprint(logged.service, logged.views),
             stateless=stateless,
             architecture=architecture,
         )
@@ -892,14 +1065,42 @@ class FeatureStore:
         """
         now = _now() if at is None else moment(at)
         with engine_errors():
-            return run_monitors(self.config, self.registry, self.policies(), now, names=names, say=say)
+            return run_monitors(
+                self.config,
+                self.registry,
+                self.policies(),
+                now,
+                names=names,
+                loop=self._loop(now),
+                validate=lambda name, start, end: self.validate(
+                    name, start=start, end=end, applied=True, who="monitor"
+                ),
+                say=say,
+            )
 
     def triggers(
         self, *, at: Moment | None = None, dry_run: bool = False
     ) -> tuple[list[Evaluation], list[Triggered]]:
         """Whether a trigger of the definitions is due, by what monitors found last; runs what is, once, unless `dry_run`."""
         now = _now() if at is None else moment(at)
-        return evaluate_triggers(self.config, self.registry, self.policies(), now, dry_run=dry_run)
+        return evaluate_triggers(
+            self.config, self.registry, self.policies(), now, dry_run=dry_run, loop=self._loop(now)
+        )
+
+    def _loop(self, now: int) -> Loop:
+        """How monitors read what was served and what came of it, as of a moment."""
+
+        def logged(service: str, start: int | None, end: int | None, *, labelled: bool) -> Any:
+            known = labelled and bool(self.registry.service(service).service.labels)
+            as_of = now if known else None
+            rows = self.get_logged_features(service, labelled=known, as_of=as_of, start=start, end=end)
+            return rows.to_arrow()
+
+        def returned(what: Literal["predictions", "labels"]) -> tuple[Any, list[Any]]:
+            table = self.capture.returned(what).newest()
+            return table, values_of(table)
+
+        return Loop(logged, returned, lambda name: self.registry.service(name).service.labels)
 
     def trigger_history(self) -> Sequence[Triggered]:
         """When triggers went off, why, and how that ended: the newest first."""

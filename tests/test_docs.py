@@ -188,11 +188,11 @@ def promised(block: str) -> list[str]:
     return lines
 
 
-def test_the_page_on_reading_online_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    definitions, *reads = blocks("docs/serving.md")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "fs.toml").write_text('[project]\nname = "cards"\n', encoding="utf-8")
-    (tmp_path / "cards.py").write_text(definitions, encoding="utf-8")
+def cards(path: Path, definitions: str) -> None:
+    """The project of cards that pages on reading are about, materialized."""
+    (path / "data").mkdir()
+    (path / "fs.toml").write_text('[project]\nname = "cards"\n', encoding="utf-8")
+    (path / "cards.py").write_text(definitions, encoding="utf-8")
     noon = datetime(2024, 3, 1, 12, tzinfo=UTC)
     rows = {
         "card_id": [7, 8],
@@ -201,10 +201,29 @@ def test_the_page_on_reading_online_runs(tmp_path: Path, monkeypatch: pytest.Mon
         "limit": [100.0, 200.0],
         "balance": [1.0, 2.0],
     }
-    pq.write_table(pa.table(rows), tmp_path / "data" / "purchases.parquet")
-    with FeatureStore(tmp_path) as store:
+    pq.write_table(pa.table(rows), path / "data" / "purchases.parquet")
+    with FeatureStore(path) as store:
         store.apply()
         store.materialize(end=noon)
+
+
+def test_the_page_on_capture_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    definitions, *reads = blocks("docs/capture.md")
+    cards(tmp_path, definitions)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for number, block in enumerate(reads):
+        exec(compile(block, f"capture block {number}", "exec"), names)
+    kept = names["rows"].table
+    assert kept["row_id"].to_pylist() == names["read"].row_ids
+    assert kept["feature:limit"].to_pylist() == [100.0, 200.0]
+    assert sum(rows.table.num_rows for rows in names["later"]) == 0
+    names["store"].close()
+
+
+def test_the_page_on_reading_online_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    definitions, *reads = blocks("docs/serving.md")
+    cards(tmp_path, definitions)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for number, block in enumerate(reads):

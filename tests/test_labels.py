@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from featurestore.datasets.card import card
 from featurestore.datasets.diff import diff
 from featurestore.datasets.manifest import load
 from featurestore.declare import declarations_in
-from featurestore.errors import RequestError, SpineError
+from featurestore.errors import DefinitionError, RequestError, SpineError
 from featurestore.lower import lower
 from featurestore.status import LabelState
 from featurestore.time import MINUTE
@@ -373,6 +373,37 @@ def test_fs_dataset_writes_a_labelled_set(run: Run, tmp_path: Path) -> None:
     rows = [pq.read_table(tmp_path / n).num_rows for n in "abc"]
     assert rows == [3, 5, 5]
     assert "clicked" not in pq.read_schema(tmp_path / "c" / "part-00000.parquet").names
+
+
+MISTAKES = [
+    ({"horizon": timedelta(0)}, "label 'label' has horizon=datetime.timedelta(0)"),
+    ({"horizon": 3}, "label 'label' has horizon=3"),
+    ({"gap": timedelta(days=-1)}, "label 'label' has gap=datetime.timedelta(days=-1)"),
+    ({"value": True}, "label 'label' is True, which is no expression over aggregates"),
+    ({"value": fs.col("x")}, "label 'label' takes 'x' of no event in particular"),
+    ({"value": fs.latest("x")}, "label 'label' takes the latest of something"),
+    ({"value": fs.count().over(fs.hours(1)) > 0}, "label 'label' has an aggregate with a window of its own"),
+    ({"value": fs.mean("y")}, "unknown column 'y'"),
+    ({"value": fs.mean("x") & fs.lit(value=True)}, "& needs Bool"),
+    ({"matures": "soon"}, "label 'label' has matures='soon'"),
+    ({"observed": "never"}, "label 'label' has observed='never'"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "said"), MISTAKES, ids=[said for _, said in MISTAKES])
+def test_a_mistake_has_its_line_and_what_would_work(wrong: dict[str, Any], said: str) -> None:
+    right = {"value": fs.count() > 0, "gap": 1, "horizon": 5, "lateness": 2, "matures": "horizon"}
+    source = fs.BatchSource("events", fs.Parquet("x"), "at", COLUMNS)
+    lengths = {n: fs.minutes(5) for n in ("gap", "horizon", "lateness")}
+    options: dict[str, Any] = {**right, **lengths, **wrong}
+    label = fs.Label("label", source, fs.Entity("who", key="k"), **options)
+    with pytest.raises(DefinitionError) as caught:
+        lower(declarations_in([label]), lambda _: COLUMNS)
+    (problem,) = caught.value.problems
+    assert said in problem.what
+    assert problem.where is not None
+    assert problem.where.file == __file__
+    assert problem.help
 
 
 def test_fingerprints_change_with_the_meaning_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from featurestore import FeatureStore
 from featurestore.cli.app import main
-from featurestore.errors import NotFound, RequestError
+from featurestore.errors import DatasetError, NotFound, RequestError
 
 DEFINITIONS = """
 import featurestore as fs
@@ -122,7 +123,9 @@ def test_a_feature_that_meant_something_else_is_null(project: FeatureStore) -> N
     assert [v is None for v in found["price_mean_3h"].to_pylist()] == [True] * 5 + [False] * 4
 
 
-def test_batches_come_as_they_mature_and_once(project: FeatureStore) -> None:
+def test_batches_come_as_they_mature_and_once(
+    project: FeatureStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     serve(project, 0, 30)
     hour = NOON + timedelta(hours=1)
     assert list(project.training_batches("ranking", "trainer", as_of=NOON)) == []
@@ -142,7 +145,17 @@ def test_batches_come_as_they_mature_and_once(project: FeatureStore) -> None:
     said = project.consumers("ranking")
     assert list(said) == ["trainer"]
     assert said["trainer"].taken == 40
-    assert said["trainer"].rounds[-1].labels == ("clicked@2024-03-01T13:00:00Z",)
+    last = said["trainer"].rounds[-1]
+    assert (last.labels, last.service) == (("clicked@2024-03-01T13:00:00Z",), "ranking@1")
+    assert last.fingerprint == project.registry.service("ranking").fingerprint
+    assert batch.manifest["lineage"] == "V1.1.1"
+    assert batch.manifest["digest"] == last.digest != said["trainer"].rounds[0].digest
+    shown = ["consumers", "ranking", "--project", str(project.config.root)]
+    assert main(shown) == 0
+    assert "V1.1.1" in capsys.readouterr().out
+    assert main([*shown, "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["consumers"].values()
+    assert (one["taken"], one["waiting"], len(one["rounds"])) == (40, 0, 2)
 
 
 TRAINER = """
@@ -334,3 +347,67 @@ def test_nothing_captured_is_nothing_to_compare(project: FeatureStore) -> None:
         project.compare("ranking", "ranking", start=NOON + timedelta(days=1))
     with pytest.raises(RequestError, match=r"predictions of shape \(1,\) for 3 rows"):
         project.compare("ranking", "ranking", predict=lambda _: [1.0])
+
+
+# -------------------------------------------------------------------------------------------------------- labels that came back
+
+
+def test_labels_that_came_back_join_by_row_and_stand_before_the_computed_ones(project: FeatureStore) -> None:
+    served = project.get_online_features(
+        "ranking",
+        {"visitor_id": [0, 1, 2]},
+        request={"position": [0, 0, 0]},
+        at=NOON,
+        context={"session_id": ["s0", "s1", "s2"]},
+    )
+    project.capture.flush()
+    hour = NOON + timedelta(hours=1)
+    bought = {"value": True, "source": "till", "confidence": 0.75}
+    project.capture.labels(served.row_ids[:2], [bought, False], name="bought", at=hour)
+    project.capture.labels(served.row_ids[1:2], [True], name="clicked", at=hour)
+
+    own = project.get_logged_features("ranking", as_of=hour).to_arrow()
+    assert own["clicked"].to_pylist() == [True, True, False]
+    assert own["clicked__source"].to_pylist() == ["computed", "uploaded", "computed"]
+    assert "bought" not in own.column_names
+
+    both = project.get_logged_features("ranking", labels=["clicked", "bought"], as_of=hour, immature="keep")
+    table = both.to_arrow()
+    assert both.label_names == ["clicked", "bought"]
+    assert table["bought"].to_pylist() == [True, False, None]
+    assert table["bought__state"].to_pylist() == ["MATURE", "MATURE", "IMMATURE"]
+    assert table["bought__source"].to_pylist() == ["till", "uploaded", None]
+    assert table["bought__confidence"].to_pylist() == [0.75, None, None]
+    assert table["is_mature"].to_pylist() == [True, True, False]
+
+    early = project.get_logged_features("ranking", labels=["bought"], as_of=NOON, immature="keep").to_arrow()
+    assert early["bought"].null_count == 3  # it had not come to pass
+    with pytest.raises(NotFound, match="no label 'bouht'"):
+        project.get_logged_features("ranking", labels=["bouht"]).to_arrow()
+
+
+def test_a_service_without_labels_has_those_that_came_back(project: FeatureStore) -> None:
+    text = DEFINITIONS.replace("label=clicked, ", "")
+    (project.config.root / "definitions.py").write_text(text, encoding="utf-8")
+    project.apply()
+    served = serve(project, 0, 3)
+    assert len(served["count_1h"]) == 3
+    rows = project.get_logged_features("ranking").to_arrow()
+    assert "is_mature" not in rows.column_names
+    with pytest.raises(RequestError, match="has no label, and none came back yet"):
+        project.training_batches("ranking", "trainer", as_of=NOON)
+    project.capture.labels(rows["row_id"].to_pylist()[:2], [1, 0.5], name="stars", at=NOON)
+    (batch,) = project.training_batches("ranking", "trainer", as_of=NOON)
+    assert batch.label("stars").tolist() == [1.0, 0.5]
+    batch.commit()
+    project.capture.labels(rows["row_id"].to_pylist()[2:], [0.25], name="stars", at=NOON)
+    (batch,) = project.training_batches("ranking", "trainer", as_of=NOON)
+    assert batch.label().tolist() == [0.25]
+
+
+def test_values_of_another_type_than_the_label_are_refused(project: FeatureStore) -> None:
+    serve(project, 0, 2)
+    ids = project.get_logged_features("ranking", labelled=False).to_arrow()["row_id"].to_pylist()
+    project.capture.labels(ids, ["yes", "no"], name="clicked", at=NOON)
+    with pytest.raises(DatasetError, match="came back as 'clicked' is not Bool"):
+        project.get_logged_features("ranking", as_of=NOON).to_arrow()

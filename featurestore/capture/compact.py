@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from featurestore.capture.log import Folder, Manifest, Part, locked, part_rows, set_aside
 from featurestore.errors import CaptureError, LogCorrupt
 from featurestore.evaluate.partials import Mask
-from featurestore.log.eventlog import EventLog, sync_directory
+from featurestore.log.eventlog import OFFSET, EventLog, sync_directory
 from featurestore.time import DAY
 
 PART_ROWS: Final = 1 << 20
@@ -160,10 +160,19 @@ def erase_rows(folder: Folder, which: Callable[[pa.Table], Mask]) -> int:
 
     Readers may go on meanwhile. The offsets of other rows stay as they are.
     """
+    removed = 0
     with locked(folder.path):
+        manifest, parts = folder.manifest(), list[Part]()
+
+        def in_log(table: pa.Table) -> Mask:
+            nonlocal removed
+            gone = which(table)
+            # The log's last segment may hold what is in files by now: that goes too, and is counted there.
+            removed += int((gone & (table.column(OFFSET).to_numpy() >= manifest.end)).sum())
+            return gone
+
         with folder.open() as log:
-            removed = log.erase(which)
-        manifest, parts = folder.manifest(), []
+            log.erase(in_log)
         for part in manifest.parts:
             table = part_rows(folder, part, part.first)
             gone = which(table)

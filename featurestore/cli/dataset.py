@@ -71,6 +71,11 @@ _OUT = click.option(
     help="What becomes of rows whose label is not mature: kept, they have none, and is_mature says so.",
 )
 @click.option("--no-labels", is_flag=True, help="Without the labels of the service.")
+@click.option(
+    "--bootstrap-from-log",
+    is_flag=True,
+    help="Take each cell that was served as it was served, and fill the holes.",
+)
 @click.option("--statuses", is_flag=True, help="A column more for each feature: why a value is missing.")
 @click.option("--scaled", is_flag=True, help="By the scaler that the service is pinned to.")
 @click.option(
@@ -96,6 +101,7 @@ def write_command(
     as_of: str | None,
     immature: Immature,
     no_labels: bool,
+    bootstrap_from_log: bool,
     statuses: bool,
     scaled: bool,
     split: str | None,
@@ -134,6 +140,7 @@ def write_command(
             labelled=not no_labels,
             as_of=as_of,
             immature=immature,
+            bootstrap_from_log=bootstrap_from_log,
         )
         with _staged(Path(out)) as (staging, target):
             written = _parts(training, split, asked, seed)(staging)

@@ -18,6 +18,7 @@ from featurestore.cli.output import age_text, moment_text, print_json, print_tab
 from featurestore.cli.project import Settings, command, shared_options
 
 if TYPE_CHECKING:
+    from featurestore.flink import DeadLetter, JobStatus
     from featurestore.stream import LogStatus, StreamStatus
 
 
@@ -45,12 +46,20 @@ def stream_command(ctx: click.Context, /, **options: Any) -> None:
     "--reset", is_flag=True, help="Forget the stream's state: start from what the log or topic holds."
 )
 @click.option("--take-over", is_flag=True, help="Own views that another stream, gone for good, had owned.")
+@click.option("--join", is_flag=True, hidden=True, help="Only keep running what `start` began.")
 def run_command(
-    settings: Settings, engine: str | None, once: bool, select: tuple[str, ...], reset: bool, take_over: bool
+    settings: Settings,
+    engine: str | None,
+    once: bool,
+    select: tuple[str, ...],
+    reset: bool,
+    take_over: bool,
+    join: bool,
 ) -> None:
     """Turn pushed events into online values, until interrupted.
 
     One process feeds a view. Killed at any moment, the next run goes on where it was: no event is lost or counted twice.
+    With --engine flink: the jobs of the views, kept running; interrupted, each ends with a savepoint.
     """
     stop = threading.Event()
     if not once:
@@ -59,6 +68,9 @@ def run_command(
     began = time.monotonic()
     with settings.store() as store:
         names = list(select) or None
+        if join:
+            store.supervise_stream(stop, say=click.echo)
+            return
         if not once:
             settings.note("streaming; Ctrl-C ends it")
         came = store.run_stream(
@@ -119,15 +131,121 @@ def write_command(
     print_table(("view", "waiting", "records", "heads", "refused", "late"), rows)
 
 
+_ENGINE = click.option(
+    "--engine", type=click.Choice(["embedded", "flink"]), help="Default: [stream] engine in fs.toml."
+)
+_SELECT = click.option(
+    "--select",
+    multiple=True,
+    metavar="WHAT",
+    shell_complete=readable_names,
+    help="A view, a service, tag:NAME or owner:NAME; may be given again. Default: every view of a stream.",
+)
+
+
+@command("start")
+@_ENGINE
+@_SELECT
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Begin jobs anew, from the first event that materialised values do not have.",
+)
+def start_command(settings: Settings, engine: str | None, select: tuple[str, ...], fresh: bool) -> None:
+    """Have streams run in the background, from where they were. What runs already is left alone."""
+    with settings.store() as store:
+        store.start_stream(list(select) or None, engine=engine, fresh=fresh, say=settings.note)
+    _done(settings, "started", select)
+
+
+@command("pause")
+@_ENGINE
+@_SELECT
+def pause_command(settings: Settings, engine: str | None, select: tuple[str, ...]) -> None:
+    """Stop jobs with a savepoint each, for a while: writers and cluster stay. `start` goes on."""
+    with settings.store() as store:
+        store.pause_stream(list(select) or None, engine=engine, say=settings.note)
+    _done(settings, "paused", select)
+
+
+@command("stop")
+@_ENGINE
+@_SELECT
+def stop_command(settings: Settings, engine: str | None, select: tuple[str, ...]) -> None:
+    """Stop streams, jobs of Flink with a savepoint each. When none is left, writers and a local cluster end as well."""
+    with settings.store() as store:
+        store.stop_stream(list(select) or None, engine=engine, say=settings.note)
+    _done(settings, "stopped", select)
+
+
+@command("restart")
+@_ENGINE
+@_SELECT
+def restart_command(settings: Settings, engine: str | None, select: tuple[str, ...]) -> None:
+    """Stop streams and start them from where they were."""
+    with settings.store() as store:
+        store.restart_stream(list(select) or None, engine=engine, say=settings.note)
+    _done(settings, "restarted", select)
+
+
+@command("upgrade")
+@_ENGINE
+@_SELECT
+def upgrade_command(settings: Settings, engine: str | None, select: tuple[str, ...]) -> None:
+    """Take up definitions that were changed and applied: new jobs run beside the old ones until they have caught up."""
+    with settings.store() as store:
+        store.upgrade_stream(list(select) or None, engine=engine, say=settings.note)
+    _done(settings, "upgraded", select)
+
+
+def _done(settings: Settings, what: str, select: Sequence[str]) -> None:
+    if settings.json:
+        print_json({"done": what, "select": list(select)})
+
+
 @command("status")
-def status_command(settings: Settings) -> None:
+@_ENGINE
+def status_command(settings: Settings, engine: str | None) -> None:
     """How far the stream of each view is, and what became of its events."""
     with settings.store() as store:
+        if (engine or store.config.stream_engine) == "flink":
+            _jobs(settings, store.job_status())
+            return
         told = store.stream_status()
     if settings.json:
         print_json({"views": [asdict(s) for s in told]})
         return
     _table(told)
+
+
+def _jobs(settings: Settings, told: Sequence[JobStatus]) -> None:
+    if settings.json:
+        print_json({"views": [asdict(s) for s in told]})
+        return
+    now = time.time_ns() // 1000
+
+    def ago(at: int | None) -> str | None:
+        return None if at is None else age_text(max(now - at, 0) / 1e6)
+
+    rows = [
+        (
+            s.view, s.wanted, s.state, s.restarts, s.lag, s.waiting, ago(s.clock), ago(s.checkpoint_at),
+            None if s.checkpoint_bytes is None else size_text(s.checkpoint_bytes),
+            sum(s.counts.get(n, 0) for n in _REASONS), s.counts.get("late", 0), len(s.writers),
+        )
+        for s in told
+    ]  # fmt: skip
+    print_table(
+        ("view", "wanted", "job", "restarts", "waiting", "tiles waiting", "behind", "checkpoint", "size",
+         "dead letters", "late", "writers"),
+        rows,
+    )  # fmt: skip
+    for s in told:
+        if s.failure is not None:
+            click.echo(f"\n{s.view}: {s.failure}")
+
+
+_REASONS = ("unreadable", "no event time", "no key", "of the future", "unequal copy")
 
 
 def _table(told: Sequence[StreamStatus]) -> None:
@@ -152,6 +270,9 @@ def dead_letters_group() -> None:
 def list_command(settings: Settings, view: str | None) -> None:
     """Events that were set aside, with the reason."""
     with settings.store() as store:
+        if store.config.stream_engine == "flink":
+            _letters(settings, store.job_dead_letters(view))
+            return
         dead = store.dead_letters(view)
     if settings.json:
         letters = [
@@ -173,15 +294,52 @@ def list_command(settings: Settings, view: str | None) -> None:
     )
 
 
+def _letters(settings: Settings, dead: Sequence[tuple[str, DeadLetter]]) -> None:
+    if settings.json:
+        letters = [
+            {
+                "view": name,
+                "number": d.place,
+                "at": moment_text(d.at),
+                "reason": d.reason,
+                "detail": d.detail,
+                "event": d.event,
+            }
+            for name, d in dead
+        ]
+        print_json({"dead_letters": letters})
+        return
+    print_table(
+        ("view", "number", "at", "reason", "detail"),
+        [(name, d.place, moment_text(d.at), d.reason, d.detail) for name, d in dead],
+    )
+
+
+def _numbers(given: Sequence[str]) -> list[int] | None:
+    wrong = [g for g in given if not g.isdecimal()]
+    if wrong:
+        raise click.UsageError(
+            f"'{wrong[0]}' is no number of a dead letter; `fs stream dead-letters list` has them"
+        )
+    return list(map(int, given)) or None
+
+
 @command("replay")
 @click.argument("view", shell_complete=readable_names)
-@click.argument("numbers", nargs=-1, type=int, metavar="[NUMBER...]")
-def replay_command(settings: Settings, view: str, numbers: tuple[int, ...]) -> None:
+@click.argument("numbers", nargs=-1, metavar="[NUMBER...]")
+def replay_command(settings: Settings, view: str, numbers: tuple[str, ...]) -> None:
     """Give events that were set aside to their log or topic again, as if they had arrived now. Default: all of the view's."""
     with settings.store() as store:
-        done = store.replay_dead_letters(view, numbers or None)
+        done: list[Any]
+        names: list[Any]
+        if store.config.stream_engine == "flink":
+            done = store.replay_job_dead_letters(view, numbers or None)
+            names = [d.place for d in done]
+        else:
+            done = store.replay_dead_letters(view, _numbers(numbers))
+            names = [d.number for d in done]
     if settings.json:
-        print_json({"view": view, "replayed": [d.number for d in done]})
+        print_json({"view": view, "replayed": names})
         return
     click.echo(f"{len(done):,} events appended again")
 
@@ -284,7 +442,16 @@ def log_prune_command(
     )
 
 
-for part in (run_command, write_command, status_command):
+for part in (
+    run_command,
+    start_command,
+    status_command,
+    pause_command,
+    stop_command,
+    restart_command,
+    upgrade_command,
+    write_command,
+):
     stream_command.add_command(part)
 for part in (list_command, replay_command):
     dead_letters_group.add_command(part)

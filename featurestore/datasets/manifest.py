@@ -151,6 +151,7 @@ def _content(
     views = {name: training.views[name] for name in sorted({r.view for r in service.reads})}
     named = [f.name for f in fields(training) if f.name not in _NOT_PARAMETERS]
     about = ir.About()
+    entities = [v.entity for v in (*views.values(), *(x.view for x in training.labels))]
     return {
         "format": FORMAT,
         "service": {
@@ -168,7 +169,7 @@ def _content(
             "from": _said(training.spine),
             "schema": base64.b64encode(spine_schema.serialize().to_pybytes()).decode(),
         },
-        "erased": {} if training.erased is None else training.erased.said(v.entity for v in views.values()),
+        "erased": {} if training.erased is None else training.erased.said(entities),
         "inputs": [{k: v for k, v in i.items() if k != "stamps"} for i in read],
         "work": {"slice_rows": training.rows_of_a_slice} | _constants(),
         "made_with": made_with(),

@@ -17,15 +17,16 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from featurestore.capturing import Capturing, recorder_of
 from featurestore.cli.version import version
 from featurestore.config import load_config
-from featurestore.errors import FeatureStoreError, NotFound, RequestError
+from featurestore.errors import CaptureError, FeatureStoreError, NotFound, RequestError
 from featurestore.functions import bound
 from featurestore.online.store import StoreUrl, open_store
 from featurestore.registry import open_registry
 from featurestore.registry.keys import Keys
 from featurestore.repo import load_declarations
-from featurestore.server import events, health, metrics, oip
+from featurestore.server import capture, events, health, metrics, oip
 from featurestore.server.access import Access
 from featurestore.server.catalog import Catalog, Served
 from featurestore.server.front import Front
@@ -68,8 +69,14 @@ class Worker:
         config = load_config(Path(made_of.folder), made_of.environment)
         registry = open_registry(config.registry_url, config.root)
         self.store = open_store(config.online_url, config.root)
+        self.recorder = recorder_of(config, _now)
+        self.capture = Capturing(config, self.recorder, _now, lambda _: None)
         self.catalog = Catalog(
-            registry, self.store, Breaker(), lambda s: bound(s, lambda: load_declarations(config))
+            registry,
+            self.store,
+            Breaker(),
+            lambda s: bound(s, lambda: load_declarations(config)),
+            self.recorder,
         )
         self.events = events.Events(config)
         self.access = Access(needed=self.settings.needs_keys, rate=self.settings.requests_per_second)
@@ -91,6 +98,10 @@ class Worker:
                 await task
         self.front.close()
         self.events.close()
+        try:
+            await asyncio.to_thread(self.recorder.close)
+        except CaptureError as error:
+            say("capture", level=logging.ERROR, error=str(error))
         self.store.close()
 
     def poll(self) -> None:
@@ -117,6 +128,7 @@ class Worker:
             metrics.LAG.set(self.front.lag)
             self.front.put()
             metrics.BREAKER.set(self.catalog.breaker.is_open)
+            metrics.put_capture(self.recorder.counts())
 
     async def health(self) -> health.Health:
         """At most one look a second, however many probes there are."""
@@ -140,6 +152,7 @@ def build(made_of: Application) -> Front:
     _probes(api, worker)
     _models(api, worker)
     events.add_routes(api, worker)
+    capture.add_routes(api, worker)
     # These are answered by the front; here they stand for whoever asks with another method.
     for path in READS:
         api.add_api_route(path, _unknown, methods=["POST"])
@@ -220,6 +233,10 @@ def _models(api: FastAPI, worker: Worker) -> None:
 async def _unknown(request: Request) -> Response:
     """A path of the front's that names no service it could: `/features/a@b`."""
     raise NotFound("feature service", request.url.path.rpartition("/")[2][:200], ())
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
 
 
 def _json(value: Any, status: int = 200) -> Response:

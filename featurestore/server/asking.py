@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import orjson
 
 from featurestore.errors import RequestError, TooLarge, nearest
 from featurestore.server.catalog import Served
@@ -28,6 +29,7 @@ class Head:
     timeout: float | None
     id: str
     outputs: list[tuple[str, bool]]
+    context: Mapping[str, Any] | None = None
     reply: bytes | None = None
 
 
@@ -43,6 +45,7 @@ class Ask:
     timeout: float | None = None
     id: str = ""
     outputs: list[tuple[str, bool]] = field(default_factory=list)
+    context: Mapping[str, Any] | None = None
     head: Head | None = None
 
 
@@ -98,6 +101,18 @@ def timeout_of(value: Any, *, unit: float = 1.0) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value * unit < 3600:
         raise RequestError("the timeout is a positive number, of less than an hour")
     return float(value * unit)
+
+
+def context_of(value: Any) -> Mapping[str, Any] | None:
+    """What a caller tells beside, to be captured with the rows: an object, or its JSON. Raises RequestError."""
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise RequestError(f"the context is not JSON: {error}") from error
+    if value is not None and not isinstance(value, dict):
+        raise RequestError("the context is an object: a value for each name, or a list with one for each row")
+    return value
 
 
 def texts_of(values: Any) -> list[str]:

@@ -21,6 +21,7 @@ from featurestore.online.store import OnlineStore
 from featurestore.registry import Registry, ServiceVersion
 from featurestore.server import metrics
 from featurestore.server.logs import say
+from featurestore.serving.recorder import Recorder, Tap
 from featurestore.serving.trouble import Breaker, SteadyReader
 from featurestore.types import DType, is_tensor
 
@@ -40,6 +41,8 @@ class Served:
     reader: SteadyReader
     marked: bool = False
     """Whether the registry knows that it has served."""
+    tap: Tap | None = None
+    """Where what it gives is captured."""
     tensor: tuple[str, ...] = field(init=False)
     meters: metrics.Meters = field(init=False)
 
@@ -77,8 +80,10 @@ class Catalog:
         store: OnlineStore,
         breaker: Breaker,
         bind: Callable[[ir.Service], ir.Service] = lambda service: service,
+        recorder: Recorder | None = None,
     ) -> None:
         """`bind` gives a service its Python functions; one whose functions cannot be had is not served."""
+        self._recorder = recorder
         self.registry, self.store, self.breaker, self._bind = registry, store, breaker, bind
         self.state = State()
         self._selections: dict[tuple[int, tuple[str, ...], bool], Served] = {}
@@ -119,6 +124,8 @@ class Catalog:
                 reader = SteadyReader(self.store, service, views, self.breaker)
                 served = Served(version.name, version.version, version.fingerprint, service, views, reader)
                 served.marked = version.has_served
+                if self._recorder is not None:
+                    served.tap = self._recorder.tap(service, views, version.version)
                 _warm(reader, served)
             found[key] = served
             if not version.retired:

@@ -53,7 +53,7 @@ def add_routes(api: FastAPI, worker: Any) -> None:
     async def events(request: Request, source: str) -> Response:
         worker.access.allow(request.scope["fs.key"], "write")
         rows = _rows(
-            await _body(request, worker.settings.max_body_bytes), request.headers.get("content-type", "")
+            await body_of(request, worker.settings.max_body_bytes), request.headers.get("content-type", "")
         )
         plan = worker.catalog.state.plan
         done = await asyncio.to_thread(worker.events.append, plan, source, rows)
@@ -61,7 +61,7 @@ def add_routes(api: FastAPI, worker: Any) -> None:
         return Response(orjson.dumps(said), 200, media_type="application/json")
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def body_of(request: Request, most: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():

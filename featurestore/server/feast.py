@@ -9,7 +9,7 @@ import orjson
 
 from featurestore.errors import RequestError
 from featurestore.evaluate.arrow import from_physical
-from featurestore.server.asking import Ask, ask_of, at_of, timeout_of
+from featurestore.server.asking import Ask, ask_of, at_of, context_of, timeout_of
 from featurestore.server.catalog import Catalog, Served
 from featurestore.serving import OnlineFeatures
 from featurestore.status import Status
@@ -56,6 +56,7 @@ def decode(said: dict[str, Any], served: Served, max_rows: int) -> Ask:
     ask = ask_of(served, entities, max_rows)
     ask.at = at_of(said.get("at"))
     ask.timeout = timeout_of(said.get("timeout"))
+    ask.context = context_of(said.get("context"))
     return ask
 
 

@@ -30,7 +30,7 @@ from featurestore.errors import (
 from featurestore.registry.keys import Key
 from featurestore.server import arrow, feast, metrics, oip
 from featurestore.server.access import Access
-from featurestore.server.asking import Ask, at_of, timeout_of
+from featurestore.server.asking import Ask, at_of, context_of, timeout_of
 from featurestore.server.catalog import Catalog, Served
 from featurestore.server.logs import LOG, say
 from featurestore.server.refusals import NoKey, RateExceeded, refusal
@@ -203,6 +203,13 @@ class Front:
                 raise
             read = time.perf_counter()
             reply = self._encode(route, result, ask, request_id, scope)
+            if ask.served.tap is not None:
+                ask.served.tap.offer(
+                    result,
+                    request_id=ask.id or request_id,
+                    degraded=type(result) is Degraded,
+                    context=ask.context,
+                )
             ended = time.perf_counter()
         finally:
             self.in_flight -= 1
@@ -261,6 +268,7 @@ class Front:
         ask = arrow.decode(body, served, most, self.settings.max_body_bytes)
         query = _query(scope)
         ask.at, ask.timeout = at_of(query.get("at")), timeout_of(query.get("timeout"))
+        ask.context = context_of(query.get("context"))
         return ask
 
     def _allow_feast(self, key: Key | None, said: dict[str, Any]) -> None:

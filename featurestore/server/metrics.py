@@ -20,6 +20,7 @@ from prometheus_client import (
 )
 
 from featurestore.serving import OnlineFeatures
+from featurestore.serving.recorder import Counts
 from featurestore.status import Status
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, of no use here
@@ -55,6 +56,23 @@ BREAKER = Gauge(
 SHED = Counter("fs_shed", "Requests turned away so that the others are answered.", ["reason"])
 REFUSED = Counter("fs_refused", "Requests refused for want of a right.", ["reason"])
 REVISION = Gauge("fs_revision", "The registry's revision that is served.", multiprocess_mode="mostrecent")
+
+
+CAPTURED = Counter("fs_capture_rows", "Rows served to be captured, by what became of them.", ["outcome"])
+CAPTURE_WAITING = Gauge(
+    "fs_capture_waiting_rows", "Rows served and not yet on disk.", multiprocess_mode="livesum"
+)
+
+_CAPTURED: dict[str, int] = {}
+
+
+def put_capture(counts: Counts) -> None:
+    """What became of the rows that this worker served."""
+    CAPTURE_WAITING.set(counts.waiting)
+    for outcome in ("kept", "sampled_out", "shed", "failed"):
+        now = getattr(counts, outcome)
+        CAPTURED.labels(outcome).inc(now - _CAPTURED.get(outcome, 0))
+        _CAPTURED[outcome] = now
 
 
 _KEPT: weakref.WeakSet[Meters] = weakref.WeakSet()

@@ -16,7 +16,7 @@ import orjson
 
 from featurestore.errors import RequestError, TooLarge, nearest
 from featurestore.evaluate.arrow import from_physical
-from featurestore.server.asking import Ask, Head, ask_of, at_of, texts_of, timeout_of
+from featurestore.server.asking import Ask, Head, ask_of, at_of, context_of, texts_of, timeout_of
 from featurestore.server.catalog import Served
 from featurestore.serving import OnlineFeatures
 from featurestore.types import (
@@ -167,6 +167,7 @@ def decode(body: bytes, json_length: bytes | None, served: Served, max_rows: int
             raise RequestError('"parameters" is not an object')
         ask.at = at_of(parameters.get("at"))
         ask.timeout = timeout_of(parameters.get("timeout"), unit=1e-6)
+        ask.context = context_of(parameters.get("context"))
     identity = said.get("id", "")
     if not isinstance(identity, str) or len(identity) > 256:
         raise RequestError('"id" is not a text of at most 256 characters')
@@ -175,7 +176,9 @@ def decode(body: bytes, json_length: bytes | None, served: Served, max_rows: int
     if len(tensors) == len(columns) and start <= HEAD_BYTES:
         if len(served.heads) >= HEADS:
             served.heads.clear()
-        ask.head = served.heads[head] = Head(tuple(tensors), ask.at, ask.timeout, ask.id, ask.outputs)
+        ask.head = served.heads[head] = Head(
+            tuple(tensors), ask.at, ask.timeout, ask.id, ask.outputs, ask.context
+        )
     return ask
 
 
@@ -211,6 +214,7 @@ def _again(head: Head, body: bytes, at: int, served: Served, max_rows: int) -> A
         )
     ask = ask_of(served, columns, max_rows)
     ask.at, ask.timeout, ask.id, ask.outputs, ask.head = head.at, head.timeout, head.id, head.outputs, head
+    ask.context = head.context
     return ask
 
 

@@ -10,9 +10,12 @@ import orjson
 from featurestore.errors import (
     AccessDenied,
     BrokerError,
+    CaptureError,
     DeadlineExceeded,
     EventError,
+    ExpectationFailed,
     FeatureStoreError,
+    LogError,
     NotFound,
     Overloaded,
     RegistryError,
@@ -58,9 +61,12 @@ STATUS: Final[tuple[tuple[type[FeatureStoreError], int], ...]] = (
     (StoreUnavailable, 503),
     (BrokerError, 503),
     (RegistryError, 503),
+    (ExpectationFailed, 503),
     (RequestError, 400),
     (EventError, 400),
     (Unsupported, 400),
+    (LogError, 503),
+    (CaptureError, 503),
 )
 """The first that an error is; what is none of these is a 500."""
 

@@ -8,14 +8,17 @@ again. A row is *acknowledged* when `flush` has returned after it was handed ove
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import os
+import secrets
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
@@ -31,6 +34,7 @@ from featurestore.serving.result import OnlineFeatures
 BUFFER_ROWS: Final = 262_144
 LINGER_SECONDS: Final = 0.05
 RETRY_SECONDS: Final = 0.5
+NOTE_SECONDS: Final = 1.0
 
 _LOG = logging.getLogger("featurestore.capture")
 
@@ -82,6 +86,27 @@ class Counts:
     waiting: int = 0
 
 
+_ME: Final = secrets.token_hex(8)
+
+
+def note(path: Path, counts: Counts) -> None:
+    """Leaves the counts of this process beside the log, for whoever looks from another one."""
+    folder = path / "processes"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{os.getpid()}-{_ME}.json"
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(counts)))
+    temporary.replace(file)
+
+
+def noted(path: Path) -> Counts:
+    """What became of the rows of all processes that ever served, added up."""
+    whole: Counter[str] = Counter()
+    for file in (path / "processes").glob("*.json"):
+        whole.update(json.loads(file.read_text()))
+    return Counts(**{**asdict(Counts()), **whole})
+
+
 class Tap:
     """Where the reads of one version of a service are handed to the recorder."""
 
@@ -124,8 +149,10 @@ class Recorder:
         buffer_rows: int = BUFFER_ROWS,
         linger: float = LINGER_SECONDS,
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+        note: Callable[[Counts], None] = lambda _: None,
     ) -> None:
-        """`sink` is called by the recorder's thread when there is something to keep."""
+        """`sink` is called by the recorder's thread when there is something to keep; `note` now and then with the counts."""
+        self._note, self._noted = note, (Counts(), -NOTE_SECONDS)
         self.clock, self._make, self._limit, self._linger = clock, sink, buffer_rows, linger
         self._begin_anew()
         _RECORDERS.add(self)
@@ -221,8 +248,10 @@ class Recorder:
             well = self._write(taken)
             pause = self._linger if well else max(self._linger, RETRY_SECONDS)
             with self._lock:
-                if self._closing and (not self._queue or not well):
-                    break
+                closing = self._closing and (not self._queue or not well)
+            self._say_counts(always=closing)
+            if closing:
+                break
         if self._sink is not None:
             self._sink.close()
             self._sink = None
@@ -258,6 +287,17 @@ class Recorder:
             self._unkept.pop(0)
             self._count(rows, kept=rows)
         return True
+
+    def _say_counts(self, *, always: bool) -> None:
+        before, at = self._noted
+        counts, now = self.counts(), time.monotonic()
+        if counts == before or (not always and now - at < NOTE_SECONDS):
+            return
+        self._noted = (counts, now)
+        try:
+            self._note(counts)
+        except OSError as error:
+            _LOG.warning("the counts of captured rows are not on disk: %s", error)
 
     def _refuse(self, error: FeatureStoreError) -> None:
         with self._changed:

@@ -208,6 +208,18 @@ def offsets(
         return {place.partition: answer.result(PATIENCE_SECONDS).offset for place, answer in asked.items()}
 
 
+def committed(client: AdminClient, cluster: Cluster, group: str, topic: str) -> dict[int, int]:
+    """The offsets that a group has committed of a topic, by partition."""
+    from confluent_kafka import ConsumerGroupTopicPartitions
+
+    with typed(cluster, client):
+        asked = client.list_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(group)], request_timeout=PATIENCE_SECONDS
+        )
+        told = asked[group].result(PATIENCE_SECONDS).topic_partitions
+    return {t.partition: t.offset for t in told if t.topic == topic and t.offset >= 0}
+
+
 def topic_id(client: AdminClient, cluster: Cluster, topic: str) -> str:
     """The name that a topic never shares with a later one, "" from brokers that give none."""
     from confluent_kafka import TopicCollection

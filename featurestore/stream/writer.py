@@ -46,6 +46,7 @@ from featurestore.stream.positions import KINDS, LETTERS, TILES, Position, Posit
 from featurestore.stream.tile_records import Decoder
 from featurestore.stream.tile_topics import TileTopics
 from featurestore.stream.tombstones import Tombstones
+from featurestore.stream.written import WriterStatus, written
 from featurestore.time import MINUTE
 
 if TYPE_CHECKING:
@@ -523,4 +524,4 @@ class ViewWriter:
             return result
 
 
-__all__ = ["ViewWriter"]
+__all__ = ["ViewWriter", "WriterStatus", "written"]

@@ -1,0 +1,87 @@
+"""`fs log`: the capture log."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from featurestore.cli.complete import readable_names
+from featurestore.cli.output import moment_text, print_json, print_table, size_text
+from featurestore.cli.project import Settings, command, shared_options
+
+
+@click.group("log", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@shared_options
+@click.pass_context
+def log_command(ctx: click.Context, /, **options: Any) -> None:
+    """What was served and captured, and what came back of it."""
+    ctx.obj = Settings.of(options, ctx.find_object(Settings))
+
+
+@command("status")
+def status_command(settings: Settings) -> None:
+    """How many rows are kept, by service and by the fingerprint of what they mean, and what was shed or damaged."""
+    with settings.store() as store:
+        capture = store.capture
+        kept, writers = capture.status(), capture.writers()
+        back = {what: capture.returned(what).counts() for what in ("predictions", "labels")}
+    if settings.json:
+        rows = [{**asdict(s), "last_at": moment_text(s.last_at)} for s in kept]
+        for row in rows:
+            row["bad_files"] = [str(f) for f in row["bad_files"]]
+        returned = {
+            what: {"kept": t.rows, "changed": t.changed, "unknown": t.unknown, "early": t.early}
+            for what, t in back.items()
+        }
+        print_json({"schemas": rows, "processes": asdict(writers), **returned})
+        return
+    print_table(
+        ("service", "fingerprint", "rows", "in Parquet", "files", "size", "in the log", "damaged", "last"),
+        [
+            (
+                s.service,
+                s.fingerprint[:8],
+                s.rows,
+                s.rows - s.logged_rows,
+                s.files,
+                size_text(s.file_bytes + s.log_bytes),
+                s.logged_rows,
+                s.damaged_rows,
+                moment_text(s.last_at),
+            )
+            for s in kept
+        ],
+    )
+    lost = [f"{n:,} {w}" for n, w in ((writers.shed, "shed"), (writers.failed, "failed")) if n]
+    if lost:
+        click.echo(f"of {writers.offered:,} rows served: {', '.join(lost)}")
+    for what, taken in back.items():
+        if taken.rows:
+            click.echo(
+                f"{what}: {taken.rows:,} kept, {taken.changed:,} of them later versions; "
+                f"{taken.unknown:,} of rows unknown then, {taken.early:,} before their request"
+            )
+
+
+@command("compact")
+@click.argument("service", required=False, shell_complete=readable_names)
+def compact_command(settings: Settings, service: str | None) -> None:
+    """Move what the log holds into Parquet files by day, and remove what is past its retention.
+
+    Others may serve and read meanwhile; killed at any moment, each row is still read once. Default: all services.
+    """
+    with settings.store() as store, settings.progress("compacting"):
+        done = store.capture.compact(service)
+    if settings.json:
+        print_json({"compacted": [asdict(d) for d in done]})
+        return
+    print_table(
+        ("service", "fingerprint", "rows", "files", "size", "removed"),
+        [(d.service, d.fingerprint[:8], d.rows, d.files, size_text(d.bytes), d.removed) for d in done],
+    )
+
+
+for one in (status_command, compact_command):
+    log_command.add_command(one)
