@@ -21,6 +21,7 @@ from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
 from featurestore.bootstrap import meanings_of
+from featurestore.capture.returned import values_of
 from featurestore.capturing import Capturing, recorder_of
 from featurestore.comparing import Comparison, Contender, Predict, compare
 from featurestore.compile.programs import Program, programs
@@ -59,6 +60,7 @@ from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
 from featurestore.monitor import drifting, results
 from featurestore.monitor.alerts import AlertState, acknowledged, snoozed
+from featurestore.monitor.loop import Loop
 from featurestore.monitor.report import report_of
 from featurestore.monitor.run import Ran, alerts_of, change_alerts, evaluate_triggers
 from featurestore.monitor.run import run as run_monitors
@@ -1063,14 +1065,42 @@ class FeatureStore:
         """
         now = _now() if at is None else moment(at)
         with engine_errors():
-            return run_monitors(self.config, self.registry, self.policies(), now, names=names, say=say)
+            return run_monitors(
+                self.config,
+                self.registry,
+                self.policies(),
+                now,
+                names=names,
+                loop=self._loop(now),
+                validate=lambda name, start, end: self.validate(
+                    name, start=start, end=end, applied=True, who="monitor"
+                ),
+                say=say,
+            )
 
     def triggers(
         self, *, at: Moment | None = None, dry_run: bool = False
     ) -> tuple[list[Evaluation], list[Triggered]]:
         """Whether a trigger of the definitions is due, by what monitors found last; runs what is, once, unless `dry_run`."""
         now = _now() if at is None else moment(at)
-        return evaluate_triggers(self.config, self.registry, self.policies(), now, dry_run=dry_run)
+        return evaluate_triggers(
+            self.config, self.registry, self.policies(), now, dry_run=dry_run, loop=self._loop(now)
+        )
+
+    def _loop(self, now: int) -> Loop:
+        """How monitors read what was served and what came of it, as of a moment."""
+
+        def logged(service: str, start: int | None, end: int | None, *, labelled: bool) -> Any:
+            known = labelled and bool(self.registry.service(service).service.labels)
+            as_of = now if known else None
+            rows = self.get_logged_features(service, labelled=known, as_of=as_of, start=start, end=end)
+            return rows.to_arrow()
+
+        def returned(what: Literal["predictions", "labels"]) -> tuple[Any, list[Any]]:
+            table = self.capture.returned(what).newest()
+            return table, values_of(table)
+
+        return Loop(logged, returned, lambda name: self.registry.service(name).service.labels)
 
     def trigger_history(self) -> Sequence[Triggered]:
         """When triggers went off, why, and how that ended: the newest first."""
