@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -491,3 +494,25 @@ def test_what_one_request_does_not_tell_cannot_block_it(project: Path) -> None:
         ):
             store.definitions()
         (project / "cards.py").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_suite_that_holds_in_january_finds_the_breaks_of_the_year(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "definitions"
+    folder.mkdir()
+    for name in ("flights.py", "fs.toml"):
+        shutil.copy(ROOT / "definitions" / name, folder)
+    command = [sys.executable, str(ROOT / "definitions" / "prepare.py"), "--out", str(folder / "data")]
+    subprocess.run(command, check=True, capture_output=True)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(PAGE[2], "docs/expectations.md", "exec"), names)
+    delays = ["mean delay", "one in ten over an hour late"]
+    assert names["broken"] == {
+        ("2013-06", "departures"): delays,
+        ("2013-07", "departures"): delays,
+        ("2013-12", "departures"): ["mean delay"],
+        ("2013-12", "weather"): ["pressure is reported"],
+    }
