@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from featurestore import ir, planning
+from featurestore import flink, ir, planning
 from featurestore.compile.sources import Connection, connect, inspect, row_count, source_sql
 from featurestore.config import Config, load_config
 from featurestore.erasures import receipts
@@ -32,6 +32,9 @@ from featurestore.stream.feeds import in_topic
 
 LEAST_FREE = 1 << 30
 """Bytes that a disk should have left: below this the next materialisation may not fit."""
+
+LATE_CHECKPOINTS = 30
+"""A job's newest checkpoint may be as old as so many of its intervals."""
 
 _LIBRARIES = ("duckdb", "pyarrow", "numpy", "lmdb", "redis", "click", "rich")
 
@@ -73,6 +76,8 @@ def examine(root: Path, environment: str | None, now: int, version: str) -> list
         checks += [] if plan is None else [_source(con, s, config.root) for s in plan.sources]
         checks += [] if plan is None else [_topic(s) for s in plan.sources if in_topic(config, s)]
     checks += _online(config, applied, now)
+    if config.stream_engine == "flink":
+        checks += _jobs(config, now)
     return checks
 
 
@@ -218,6 +223,60 @@ def _duckdb_errors() -> type[Exception]:
     import duckdb
 
     return duckdb.Error
+
+
+# -------------------------------------------------------------------------------------------------------------------- Flink
+
+
+def _jobs(config: Config, now: int) -> Iterator[Check]:
+    """Whether the cluster answers, what runs that should, and how old that is from which it could go on."""
+    try:
+        place = flink.checked(flink.place_of(config))
+    except FeatureStoreError as error:
+        yield _wrong("Flink", error)
+        return
+    jobs = [r for r in flink.load(place).values() if r.state != "retired"]
+    if not jobs:
+        yield Check("Flink", "ok", f"built in {place.project}; no job was started yet")
+        return
+    wanted = [r for r in jobs if r.state == "running"]
+    try:
+        rest = flink.rest_of(place)
+        known = rest.jobs()
+    except FeatureStoreError as error:
+        if wanted:
+            yield _wrong("Flink", error)
+            yield from (Check(f"job {r.view}", "unknown", "the cluster does not answer") for r in wanted)
+        else:
+            yield Check("Flink", "ok", "no job is to run, and no cluster does")
+        return
+    if wanted and flink.supervisor(place) is None:
+        yield Check("Flink", "wrong", "nobody keeps the jobs running", ("`fs stream start` does",))
+    else:
+        yield Check("Flink", "ok", f"{len(known)} jobs known at {rest.url}")
+    for record in jobs:
+        yield _job(record, known.get(record.job or "", "NONE"), place, now)
+
+
+def _job(record: flink.Record, state: str, place: flink.Place, now: int) -> Check:
+    subject = f"job {record.view}"
+    if record.state != "running":
+        return Check(subject, "ok", f"{record.state}, `fs stream start` goes on")
+    again = (
+        "`fs stream status` says what it failed of",
+        f"`fs stream start --select {record.view}` tries again",
+    )
+    if state != "RUNNING":
+        failed = f": {record.failure}" if record.failure else ""
+        return Check(subject, "wrong", f"should run, and Flink says {state}{failed}", again)
+    newest = record.newest
+    if newest is None:
+        return Check(subject, "ok", "runs, without a checkpoint yet")
+    age = (now - newest[1]) / 1e6
+    if age > LATE_CHECKPOINTS * place.checkpoint_seconds:
+        help = (f"can {place.checkpoints} be written? The log of the cluster says why none is made",)
+        return Check(subject, "wrong", f"its newest checkpoint is {_ago(age)} old", help)
+    return Check(subject, "ok", f"runs, checkpoint {_ago(age)} ago")
 
 
 # ------------------------------------------------------------------------------------------------------------ online store
