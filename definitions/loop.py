@@ -176,7 +176,7 @@ class Model:
     def __init__(self) -> None:
         from sklearn.linear_model import SGDClassifier
 
-        self.inner = SGDClassifier(loss="log_loss", alpha=1e-3, random_state=0)
+        self.inner = SGDClassifier(loss="log_loss", alpha=0.1, random_state=0)
         self.mean: Any = None
         self.spread: Any = None
 
@@ -197,7 +197,7 @@ class Model:
     def _scaled(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         import numpy as np
 
-        return np.nan_to_num((x.astype(np.float64) - self.mean) / self.spread)
+        return np.clip(np.nan_to_num((x.astype(np.float64) - self.mean) / self.spread), -3, 3)
 
 
 def _train(store: FeatureStore, models: dict[str, Model], now: datetime, week: Week) -> None:

@@ -19,7 +19,7 @@ from featurestore.inputs import Inputs, look, noticed
 from featurestore.ir import View
 from featurestore.layout import layout_of
 from featurestore.ledger import DONE, HoleEntry, Lease, Ledger, Unit, Wanted
-from featurestore.materialize import Checkpoint, Materialized, Progress, materialize_view
+from featurestore.materialize import Batches, Checkpoint, Materialized, Progress, materialize_view
 from featurestore.online.codec import Codec, codec_of
 from featurestore.online.state import StreamState, ViewState, load_states, load_stream, runs_name, state_name
 from featurestore.online.store import OnlineStore
@@ -82,11 +82,13 @@ def backfill(
     seen: Inputs | None = None,
     progress: Progress | None = None,
     step: Callable[[str], None] | None = None,
+    batches: Batches | None = None,
 ) -> tuple[Backfilled, Inputs | None]:
     """Brings one view to where it was asked to be; and what its source's files are, to be `seen` by the next view of it.
 
     Raises AlreadyRunning, WouldStepBack and MaterializeError, and what reading and writing raise: the unit is FAILED then,
-    and the next run goes on behind what it wrote. `step` is told what was just done.
+    and the next run goes on behind what it wrote. `step` is told what was just done. `batches` makes what is
+    written: DuckDB, if nobody does.
     """
     layout = layout_of(view)
     codec = codec_of(view, layout)
@@ -136,6 +138,7 @@ def backfill(
                 resume=checkpoint,
                 save=place.saving(unit),
                 step=step,
+                batches=batches,
             )
             place.must_be_whole()
         except BaseException as error:

@@ -292,7 +292,7 @@ def batches(
                 whole = pa.concat_tables(held, promote_options="default")
                 yield taking.batch(whole.slice(0, size), numbers, labels)
                 held, rows = [whole.slice(size)], rows - size
-        taking.whole = True
+        taking.saw_all()
         if rows:
             yield taking.batch(pa.concat_tables(held, promote_options="default"), numbers, labels)
         taking.close()
@@ -331,11 +331,11 @@ class _Taking:
         self._consumer, self._kept, self._start, self.now = consumer, kept, start, now
         self._before = {n: set(rows.tolist()) for n, rows in start.waiting.items()}
         self._waiting = {n: set(rows) for n, rows in self._before.items()}
+        self._met: dict[str, set[int]] = {}
         self._cursor = dict(start.cursor)
         self._censored = start.censored
         self._taken = start.taken
-        self.whole = False
-        """Whether all of the log was seen."""
+        self._whole = False
         self.committed, self._numbers = 0, 0
         self._given: dict[int, dict[str, list[int]]] = {}
 
@@ -344,6 +344,7 @@ class _Taking:
         offsets = some.table.column(OFFSET).to_numpy()
         before = self._start.cursor.get(some.fingerprint, 0)
         waiting = self._before.get(some.fingerprint, set())
+        self._met.setdefault(some.fingerprint, set()).update(waiting.intersection(offsets.tolist()))
         new = (offsets >= before) | np.isin(offsets, np.fromiter(waiting, np.int64, len(waiting)))
         self._waiting.setdefault(some.fingerprint, set()).update(offsets[new & ~some.lost].tolist())
         lost = offsets[new & some.lost]
@@ -354,6 +355,12 @@ class _Taking:
         }
         mature = some.table.filter(pa.array(new & some.mature))
         return mature.append_column("__fingerprint", pa.repeat(some.fingerprint, mature.num_rows))
+
+    def saw_all(self) -> None:
+        """Says that the log was read to its end: rows that waited and are not there any more were erased, or too old."""
+        self._whole = True
+        for name, rows in self._before.items():
+            self._waiting[name] -= rows - self._met.get(name, set())
 
     def batch(self, table: pa.Table, features: Sequence[str], labels: Sequence[str]) -> Batch:
         own: dict[str, list[int]] = {}
@@ -391,7 +398,7 @@ class _Taking:
 
     def close(self) -> None:
         """After the last batch: the round is done when all of it was committed."""
-        if self.whole and not self._given and self.now.batches:
+        if self._whole and not self._given and self.now.batches:
             self.now = replace(self.now, done=True)
             self._write()
 

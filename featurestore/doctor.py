@@ -15,11 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from featurestore import flink, ir, planning
+from featurestore import ir, planning
 from featurestore.compile.sources import Connection, connect, inspect, row_count, source_sql
 from featurestore.config import Config, load_config
 from featurestore.erasures import receipts
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, NotFound
+from featurestore.flink.status import job_statuses
 from featurestore.layout import layout_of
 from featurestore.lower import location_of
 from featurestore.online.codec import BASE, HEADER, MAGIC, Codec, codec_of
@@ -33,10 +34,10 @@ from featurestore.stream.feeds import in_topic
 LEAST_FREE = 1 << 30
 """Bytes that a disk should have left: below this the next materialisation may not fit."""
 
-LATE_CHECKPOINTS = 30
-"""A job's newest checkpoint may be as old as so many of its intervals."""
-
 _LIBRARIES = ("duckdb", "pyarrow", "numpy", "lmdb", "redis", "click", "rich")
+
+OLD_CHECKPOINT = 600_000_000
+"""Microseconds: a job makes one every few seconds, and where there is none for so long something is wrong."""
 
 T = TypeVar("T")
 
@@ -76,8 +77,6 @@ def examine(root: Path, environment: str | None, now: int, version: str) -> list
         checks += [] if plan is None else [_source(con, s, config.root) for s in plan.sources]
         checks += [] if plan is None else [_topic(s) for s in plan.sources if in_topic(config, s)]
     checks += _online(config, applied, now)
-    if config.stream_engine == "flink":
-        checks += _jobs(config, now)
     return checks
 
 
@@ -225,60 +224,6 @@ def _duckdb_errors() -> type[Exception]:
     return duckdb.Error
 
 
-# -------------------------------------------------------------------------------------------------------------------- Flink
-
-
-def _jobs(config: Config, now: int) -> Iterator[Check]:
-    """Whether the cluster answers, what runs that should, and how old that is from which it could go on."""
-    try:
-        place = flink.checked(flink.place_of(config))
-    except FeatureStoreError as error:
-        yield _wrong("Flink", error)
-        return
-    jobs = [r for r in flink.load(place).values() if r.state != "retired"]
-    if not jobs:
-        yield Check("Flink", "ok", f"built in {place.project}; no job was started yet")
-        return
-    wanted = [r for r in jobs if r.state == "running"]
-    try:
-        rest = flink.rest_of(place)
-        known = rest.jobs()
-    except FeatureStoreError as error:
-        if wanted:
-            yield _wrong("Flink", error)
-            yield from (Check(f"job {r.view}", "unknown", "the cluster does not answer") for r in wanted)
-        else:
-            yield Check("Flink", "ok", "no job is to run, and no cluster does")
-        return
-    if wanted and flink.supervisor(place) is None:
-        yield Check("Flink", "wrong", "nobody keeps the jobs running", ("`fs stream start` does",))
-    else:
-        yield Check("Flink", "ok", f"{len(known)} jobs known at {rest.url}")
-    for record in jobs:
-        yield _job(record, known.get(record.job or "", "NONE"), place, now)
-
-
-def _job(record: flink.Record, state: str, place: flink.Place, now: int) -> Check:
-    subject = f"job {record.view}"
-    if record.state != "running":
-        return Check(subject, "ok", f"{record.state}, `fs stream start` goes on")
-    again = (
-        "`fs stream status` says what it failed of",
-        f"`fs stream start --select {record.view}` tries again",
-    )
-    if state != "RUNNING":
-        failed = f": {record.failure}" if record.failure else ""
-        return Check(subject, "wrong", f"should run, and Flink says {state}{failed}", again)
-    newest = record.newest
-    if newest is None:
-        return Check(subject, "ok", "runs, without a checkpoint yet")
-    age = (now - newest[1]) / 1e6
-    if age > LATE_CHECKPOINTS * place.checkpoint_seconds:
-        help = (f"can {place.checkpoints} be written? The log of the cluster says why none is made",)
-        return Check(subject, "wrong", f"its newest checkpoint is {_ago(age)} old", help)
-    return Check(subject, "ok", f"runs, checkpoint {_ago(age)} ago")
-
-
 # ------------------------------------------------------------------------------------------------------------ online store
 
 
@@ -295,6 +240,35 @@ def _online(config: Config, applied: ir.Plan | None, now: int) -> Iterator[Check
             yield Check("views", "unknown", "what is applied cannot be read", ("mend the registry first",))
         elif not found:
             yield from _views(store, applied, now)
+            if config.stream_engine == "flink":
+                yield from _jobs(config, applied, store, now)
+
+
+def _jobs(config: Config, plan: ir.Plan, store: OnlineStore, now: int) -> Iterator[Check]:
+    """Whether the Flink job of each view runs as it should, and has a checkpoint to go on from."""
+    try:
+        told = job_statuses(config, plan, store)
+    except NotFound:
+        return
+    except (FeatureStoreError, OSError) as error:
+        yield _wrong("jobs", error)
+        return
+    if any(s.wanted == "running" for s in told) and told[0].supervisor is None:
+        yield Check("jobs", "wrong", "nobody keeps them running", ("fs stream start",))
+    for job in told:
+        subject = f"job {job.view}"
+        if job.wanted != "running":
+            yield Check(subject, "ok", f"is not to run ({job.wanted})")
+        elif job.state != "RUNNING":
+            yield Check(
+                subject, "wrong", f"is {job.state}, and should run", ("fs stream status", "fs stream start")
+            )
+        elif job.checkpoint_at is None or now - job.checkpoint_at > OLD_CHECKPOINT:
+            yield Check(
+                subject, "wrong", "has no checkpoint of the last ten minutes", ("see the logs of Flink",)
+            )
+        else:
+            yield Check(subject, "ok", f"runs; its checkpoint is {(now - job.checkpoint_at) / 1e6:.0f} s old")
 
 
 def _store_problems(store: OnlineStore) -> list[Check]:

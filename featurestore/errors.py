@@ -324,7 +324,7 @@ class TopicNotFound(BrokerError):
 
     def __init__(self, topic: str, bootstrap: str, known: Iterable[str]) -> None:
         self.topic, self.known = topic, tuple(sorted(known))
-        way_out = nearest(topic, self.known) if self.known else ["it has none"]
+        way_out = nearest(topic, self.known) if self.known else []
         lines = [
             f"no topic '{topic}' at {bootstrap}",
             *way_out,

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -109,12 +109,14 @@ def materialize_view(
     resume: Checkpoint | None = None,
     save: Callable[[Checkpoint], None] | None = None,
     step: Callable[[str], None] | None = None,
+    batches: Batches | None = None,
 ) -> Materialized:
     """Writes a view as of `end` (microseconds, exclusive). With `start`, as if nothing had happened before it.
 
     Without `heads`, bases alone, and `end` has to be a cut. `resume` goes on where a run of the same inputs, `start`, `end`
     and `heads` was stopped. `save` is told how far the run has come, at the beginning of each role and whenever a stretch is
-    in the store; what it raises ends the run. `step` is told what was just done.
+    in the store; what it raises ends the run. `step` is told what was just done. `batches` makes
+    what is written; by default DuckDB does.
     """
     layout = layout_of(view)
     codec = codec_of(view, layout)
@@ -142,7 +144,10 @@ def materialize_view(
             if role == "head" and first is not None and first >= last:
                 continue
             rest = _behind(view, behind)
-            for batch in _batches(con, rest, layout, codec, root, role=ROLES[role], start=first, end=last):
+            made = (batches or _batches)(
+                con, rest, layout, codec, root, role=ROLES[role], start=first, end=last
+            )
+            for batch in made:
                 values = encode(codec, batch.header(cut, run), batch.sections, batch.key_bytes)
                 size += sum(map(len, values))
                 written[role] += len(values)
@@ -229,7 +234,7 @@ def _remove_others(store: OnlineStore, prefix: bytes, run: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Entities to encode: store keys, bounds of their events, and their records."""
 
     keys: list[bytes]
@@ -247,7 +252,7 @@ class _Batch:
         return header
 
 
-class _Rows:
+class Rows:
     """The rows of a query that is sorted by key, taken a stretch at a time."""
 
     def __init__(self, con: Connection, sql: str, keys: int, size: int) -> None:
@@ -282,6 +287,23 @@ class _Rows:
         )
 
 
+class Batches(Protocol):
+    """Makes a view's entities, in the order of keys: bases from `start` (None: the beginning) to `end`, or heads."""
+
+    def __call__(
+        self,
+        con: Connection,
+        view: View,
+        layout: Layout,
+        codec: Codec,
+        root: Path,
+        *,
+        role: bytes,
+        start: int | None,
+        end: int,
+    ) -> Iterator[Batch]: ...
+
+
 def _batches(
     con: Connection,
     view: View,
@@ -292,7 +314,7 @@ def _batches(
     role: bytes,
     start: int | None,
     end: int,
-) -> Iterator[_Batch]:
+) -> Iterator[Batch]:
     """Base: from `start` (None is the beginning) to the cut, which is its `end`; head: what comes from the cut on."""
     static = view.source.event_time is None
     sql = newest_sql(con, view, layout.latest, root, start=start, end=None if static else end)
@@ -300,7 +322,7 @@ def _batches(
         _level_rows(con, view, level, root, base=role == BASE, start=start, end=end)
         for level in layout.levels
     ]
-    for newest in _Rows(con, sql, len(view.keys), ENTITIES).stretches():
+    for newest in Rows(con, sql, len(view.keys), ENTITIES).stretches():
         keys = key_columns(view, newest)
         last = tuple(newest.column(f"k{i}")[-1].as_py() for i in range(len(view.keys)))
         sections = [
@@ -309,7 +331,7 @@ def _batches(
         ]
         sections.append(latest_records(layout, codec.sections[-1], newest))
         first_at, last_at = (newest.column(c).to_numpy() for c in ("first_at", "last_at"))
-        yield _Batch(*entity_keys(view, keys, codec.prefix + role), first_at, last_at, sections, last)
+        yield Batch(*entity_keys(view, keys, codec.prefix + role), first_at, last_at, sections, last)
 
 
 @dataclass(frozen=True)
@@ -319,8 +341,8 @@ class _LevelRows:
     Of these `names` has the columns, and those before `folded` belong to the fold.
     """
 
-    tiles: list[_Rows]
-    events: _Rows | None
+    tiles: list[Rows]
+    events: Rows | None
     names: Mapping[Expr, str]
     folded: int
 
@@ -339,14 +361,14 @@ def _level_rows(
             parts.append(f"SELECT * REPLACE ({FOLD + 1} - 1 AS tile) FROM ({fold}) ORDER BY {order}")  # noqa: S608
     if not base or level.reach is not None:
         parts.append(tiles_sql(con, view, level, root, start=kept, end=end))
-    tiles = [_Rows(con, sql, len(view.keys), TILES) for sql in parts]
+    tiles = [Rows(con, sql, len(view.keys), TILES) for sql in parts]
     if not any(slot.ragged for slot in level.slots):
         return _LevelRows(tiles, None, {}, NEVER)
     columns = EventColumns(view)
     folds = base and level.lifetime
     events = tile_events_sql(con, view, level, root, columns, start=start if folds else kept, end=end)
     folded = kept if folds and kept is not None else NEVER
-    return _LevelRows(tiles, _Rows(con, events, len(view.keys), TILES), columns.names, folded)
+    return _LevelRows(tiles, Rows(con, events, len(view.keys), TILES), columns.names, folded)
 
 
 def _tile_records(

@@ -8,13 +8,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from featurestore import declare as d
 from featurestore import flink, ir, planning, profiles, stream
@@ -46,6 +46,7 @@ from featurestore.errors import (
     Unsupported,
 )
 from featurestore.expectations import Expectation
+from featurestore.flink_batches import Driver, FlinkBatches
 from featurestore.functions import bound
 from featurestore.inputs import Inputs, look
 from featurestore.knowledge import Knowledge, Lag, lags_of
@@ -89,7 +90,7 @@ from featurestore.serving.trouble import Breaker, SteadyReader, reader_of
 from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
 from featurestore.stream import background
-from featurestore.stream.inbox import Pushed, open_inbox
+from featurestore.stream.inbox import Inbox, Pushed, open_inbox
 from featurestore.stream.writer import WriterStatus, written
 from featurestore.stream.writers import Writer
 from featurestore.time import HOUR, Duration, Moment, moment
@@ -113,6 +114,7 @@ class FeatureStore:
         self.registry: Registry = open_registry(self.config.registry_url, self.config.root)
         self._online: Any = None
         self._readers: dict[str, Reader | SteadyReader] = {}
+        self._inboxes: dict[ir.Source, Inbox] = {}
         self._breaker = Breaker()
         self._scalers: dict[str, Scaler] = {}
         self._recorder = recorder_of(self.config, _now)
@@ -127,9 +129,12 @@ class FeatureStore:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the online store, once what was served is captured. The next call opens it again."""
+        """Lets go of the online store, once what was served is captured, and of brokers. The next call opens them again."""
         self._recorder.close()
         with self._lock:
+            for inbox in self._inboxes.values():
+                inbox.close()
+            self._inboxes.clear()
             if self._online is not None:
                 self._online.close()
             self._online = None
@@ -301,12 +306,15 @@ class FeatureStore:
         replace: bool = False,
         reason: str = "",
         who: str | None = None,
+        engine: Literal["duckdb", "flink"] = "duckdb",
     ) -> list[Backfilled]:
         """Writes the applied views to the online store, as of `end` (exclusive, now by default), where something is new.
 
         `start` leaves out what came before. `select` names views, services, `tag:…` or `owner:…`. With `replace`, which wants
         a `reason`, a view is made anew whatever is known of it: with `start`, as far as it is served already, to repair what
         lies between `start` and `end`; without, as of `end`, even an earlier one.
+
+        `engine` makes the tiles: DuckDB here, or Flink, as a job in batch mode over the source's files.
 
         What was stopped goes on where it was. Raises SourceError, with nothing written, when a source is gone, empty, or no
         longer what was applied; AlreadyRunning while somebody else writes a view; WouldStepBack for an end before what
@@ -327,13 +335,22 @@ class FeatureStore:
         )
         root, done = self.config.root, []
         seen: dict[str, Inputs | None] = {}
-        with engine_errors(), self._duckdb() as con:
+        with engine_errors(), self._duckdb() as con, Driver(self.config) as driver:
+            batches = None if engine == "duckdb" else FlinkBatches(self.config.offline / "flink", driver)
             for view in views:
                 _must_hold_rows(con, view, root)
             for view in views:
                 name = view.source.name
                 one, seen[name] = backfill(
-                    con, self._store(), self.ledger, view, root, asked, seen=seen.get(name), progress=progress
+                    con,
+                    self._store(),
+                    self.ledger,
+                    view,
+                    root,
+                    asked,
+                    seen=seen.get(name),
+                    progress=progress,
+                    batches=batches,
                 )
                 done.append(one)
         with self._lock:
@@ -379,8 +396,11 @@ class FeatureStore:
                     row=dead[0].row,
                     column=dead[0].column,
                 )
-        with closing(open_inbox(self.config, found)) as inbox:
-            return inbox.append(rows, _now() if at is None else moment(at))
+        with self._lock:
+            if found not in self._inboxes:
+                self._inboxes[found] = open_inbox(self.config, found)
+            inbox = self._inboxes[found]
+        return inbox.append(rows, _now() if at is None else moment(at))
 
     def run_stream(
         self,

@@ -31,6 +31,7 @@ class Log:
     rows: dict[str, list[int]] = field(default_factory=dict)
     now: int = 0
     chunk: int = 3
+    erased: set[tuple[str, int]] = field(default_factory=set)
 
     def append(self, fingerprint: str, matures_at: int) -> None:
         self.rows.setdefault(fingerprint, []).append(matures_at)
@@ -41,7 +42,8 @@ class Log:
             for low in range(cursor.get(name, 0), len(rows), self.chunk):
                 offsets = np.arange(low, min(low + self.chunk, len(rows)))
                 cursor[name] = int(offsets[-1]) + 1
-                matures = np.array([rows[i] for i in offsets])
+                offsets = np.array([i for i in offsets if (name, int(i)) not in self.erased], np.int64)
+                matures = np.array([rows[i] for i in offsets], np.int64)
                 table = pa.table(
                     {
                         "row_id": [f"{name}-{i}" for i in offsets],
@@ -107,6 +109,18 @@ def test_a_commit_takes_what_came_before_it(tmp_path: Path) -> None:
     two.commit()
     assert (one.committed, two.committed) == (True, True)
     assert [b.row_ids for b in reading(log, consumer(tmp_path))] == [["a-4"]]
+
+
+def test_rows_that_are_gone_are_waited_for_no_longer(tmp_path: Path) -> None:
+    log, trainer = filled(1, 50, 60, 2), consumer(tmp_path)
+    for batch in reading(log, trainer):
+        batch.commit()
+    assert trainer.state().waiting["a"].tolist() == [1, 2]
+    log.erased = {("a", 1)}
+    log.append("a", 3)
+    for batch in reading(log, trainer):
+        batch.commit()
+    assert trainer.state().waiting["a"].tolist() == [2]
 
 
 def test_consumers_are_independent(tmp_path: Path) -> None:

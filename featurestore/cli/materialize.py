@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 )
 @click.option("--replace", is_flag=True, help="Make it anew whatever is known of it. Wants --reason.")
 @click.option("--reason", default="", metavar="TEXT", help="Why; kept in the ledger.")
+@click.option(
+    "--engine",
+    type=click.Choice(["duckdb", "flink"]),
+    default="duckdb",
+    help="What makes the tiles: DuckDB here, or a Flink job in batch mode. Default: duckdb.",
+)
 def materialize_command(
     settings: Settings,
     start: str | None,
@@ -39,6 +45,7 @@ def materialize_command(
     select: tuple[str, ...],
     replace: bool,
     reason: str,
+    engine: Literal["duckdb", "flink"],
 ) -> None:
     """Write the applied features to the online store, as of a moment, where something is new.
 
@@ -53,6 +60,7 @@ def materialize_command(
             progress=lambda view, n: say(f"{view}  {n:,} entities"),
             replace=replace,
             reason=reason,
+            engine=engine,
         )
     seconds = time.monotonic() - began
     if settings.json:

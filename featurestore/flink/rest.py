@@ -111,6 +111,8 @@ class Rest:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")[:500]
+            if error.code == 503:
+                raise FlinkUnavailable(f"the Flink cluster at {self.url} is starting: {said}") from error
             raise FlinkError(
                 f"the Flink cluster at {self.url} refused {path}: {error.code} {said}"
             ) from error
