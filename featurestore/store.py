@@ -560,7 +560,7 @@ class FeatureStore:
         if not change.is_empty and not change.blocked:
             for view, old in flink.changed(self.config, self.registry.current().plan, change.desired):
                 self._base_of(view)
-                flink.made_ready(self.config, view, online, _now, say)
+                flink.made_ready(self.config, view, online, erasures(self.registry), _now, say)
                 compared, differing = self._compared(view)
                 flink.must_agree(view, compared, differing)
                 say(f"view '{view.name}': {compared:,} cells of its new version are those of batch")

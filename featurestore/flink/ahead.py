@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from featurestore.compile.flink_job import topic_prefix
 from featurestore.config import Config
+from featurestore.erasures import Erasures
 from featurestore.errors import FlinkError, StreamError
 from featurestore.flink.cluster import ensure
 from featurestore.flink.control import Say, must_be_there, retire, started_job, topic_views
@@ -53,12 +54,12 @@ def changed(config: Config, applied: Plan, desired: Plan) -> list[tuple[View, st
 
 
 def made_ready(
-    config: Config, view: View, online: OnlineStore, clock: Callable[[], int], say: Say,
+    config: Config, view: View, online: OnlineStore, erased: Erasures, clock: Callable[[], int], say: Say,
     seconds: float = CATCH_UP_SECONDS,
 ) -> None:  # fmt: skip
     """Starts the job of a view that is not applied, behind its base, and writes its heads until they have all that came by now.
 
-    Killed, it is called again. Raises FlinkError where the job does not run or does not catch up.
+    What was `erased` stays out. Killed, it is called again. Raises FlinkError where the job does not run or does not catch up.
     """
     place, began = checked(place_of(config)), clock()
     must_be_there(view)
@@ -71,7 +72,7 @@ def made_ready(
 
     def write() -> None:
         try:
-            ViewWriter(config, view, online, say=say).run(stop)
+            ViewWriter(config, view, online, erased=erased, say=say).run(stop)
         except BaseException as error:  # noqa: BLE001  (a thread: it is raised below)
             failures.append(error)
 
