@@ -36,7 +36,7 @@ timetable = Monitor(
     checks=[
         check.schema(),
         check.rows(),
-        check.drift("dest", effect=0.05, tests=["new values"]),
+        check.drift("dest", effect=0.03, tests=["new values"]),
         check.drift("carrier", "origin", effect=0.1, usual=False),
     ],
     alerts=[

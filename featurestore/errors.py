@@ -12,6 +12,7 @@ FeatureStoreError
 ├── FunctionError          a Python function of an on-demand feature that raised, or gave what does not fit
 │   └── FunctionChanged    the definitions no longer hold the function that was applied
 ├── DatasetError           a training set that cannot be split, compared or made again as asked
+├── ExpectationFailed      rows that are not as expected, where that is to block
 ├── MaterializeError       a materialisation that was refused, or lost its place to another
 │   ├── AlreadyRunning     somebody else is writing the view
 │   └── WouldStepBack      an end before the one that is served
@@ -148,6 +149,16 @@ class FunctionChanged(FunctionError):
 
 class DatasetError(FeatureStoreError):
     """A training set that cannot be split, compared or made again as asked, or whose manifest cannot be read."""
+
+
+class ExpectationFailed(FeatureStoreError):
+    """Rows that are not as expected, where that is to block: nothing of them was written or served."""
+
+    def __init__(self, who: str, failures: Sequence[str] = (), way_out: str = "") -> None:
+        """`who` alone is the whole message: what a server said of it."""
+        self.failures = tuple(failures)
+        said = [f"{who} is not as expected, and that is to block", *self.failures, way_out]
+        super().__init__("\n  ".join(said) if failures else who)
 
 
 class MaterializeError(FeatureStoreError):

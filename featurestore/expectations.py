@@ -205,6 +205,11 @@ def reads(expectation: Expectation) -> frozenset[str]:
     return where | frozenset(columns_read(expectation.check))
 
 
+def can_watch(expectation: Expectation) -> bool:
+    """Whether it can be judged on a vector as it goes out: SQL cannot, nor what takes many rows."""
+    return isinstance(expectation.check, NotNull | Between | InSet | Matches | Greater)
+
+
 _KINDS: dict[type, str] = {
     NotNull: "not_null",
     OfType: "of_type",
@@ -298,6 +303,7 @@ __all__ = [
     "Unique",
     "Value",
     "bounds_text",
+    "can_watch",
     "check_kind",
     "check_text",
     "columns_read",

@@ -763,7 +763,9 @@ class Lowering:
         types = {r.output: r.dtype for r in named} | {c.feature.name: c.feature.dtype for c in computed}
         columns = {name: types[name] for name in outputs}
         scale = self._scale(service, columns)
-        expected = lower_expectations(self, service.line, who, service.expectations, columns, stored=False)
+        expected = lower_expectations(
+            self, service.line, who, service.expectations, columns, stored=False, vectors=True
+        )
         if scale is None or len(self.problems) > before:
             return None
         stale = None if service.max_staleness is None else service.max_staleness.microseconds

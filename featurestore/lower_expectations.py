@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from featurestore.errors import Where, nearest
-from featurestore.expectations import Expectation, Fresh, Schema, reads
+from featurestore.expectations import Expectation, Fresh, Schema, can_watch, reads
 from featurestore.fitting import malformed, misfit
 from featurestore.types import DType
 
@@ -26,11 +26,12 @@ def lower_expectations(
     *,
     event_time: str | None = None,
     stored: bool = True,
+    vectors: bool = False,
 ) -> tuple[Expectation, ...]:
     """The expectations of `who`, whose rows have these columns; problems are reported.
 
     `event_time` is what `fresh` means where it names no column. Without `stored` the rows are feature values: none can be put
-    aside.
+    aside. `vectors` are judged as they go out: what one request does not tell cannot block it.
     """
     found: list[Expectation] = []
     for one in given:
@@ -42,6 +43,8 @@ def lower_expectations(
         wrong = malformed(filled) or misfit(filled, schema)
         if wrong is None and not stored and one.on_failure == "quarantine":
             wrong = "on_failure='quarantine': feature values have no rows to put aside; put it on the source, or block"
+        if wrong is None and vectors and one.on_failure == "block" and not can_watch(one):
+            wrong = f"on_failure='block': {one.kind} is not told by one request, and SQL is not run on the path of a read"
         if wrong is None:
             found.append(filled)
             continue

@@ -22,6 +22,7 @@ from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
 from featurestore.bootstrap import meanings_of
+from featurestore.capture.returned import values_of
 from featurestore.capturing import Capturing, recorder_of
 from featurestore.comparing import Comparison, Contender, Predict, compare
 from featurestore.compile.flink_job import topic_prefix
@@ -62,6 +63,7 @@ from featurestore.lower import location_of, lower
 from featurestore.materialize import Progress
 from featurestore.monitor import drifting, results
 from featurestore.monitor.alerts import AlertState, acknowledged, snoozed
+from featurestore.monitor.loop import Loop
 from featurestore.monitor.report import report_of
 from featurestore.monitor.run import Ran, alerts_of, change_alerts, evaluate_triggers
 from featurestore.monitor.run import run as run_monitors
@@ -91,13 +93,15 @@ from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
 from featurestore.stream import background
 from featurestore.stream.inbox import Inbox, Pushed, open_inbox
-from featurestore.stream.writer import WriterStatus, written
 from featurestore.stream.writers import Writer
+from featurestore.stream.written import WriterStatus, written
 from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
 from featurestore.validation import verbs as validating
+from featurestore.validation.admitting import admit
 from featurestore.validation.keep import load as kept_validations
+from featurestore.validation.served import of_served
 from featurestore.verdicts import Validation
 from featurestore.verify import Certificate, keep, must_be_verified, verify
 
@@ -270,6 +274,13 @@ class FeatureStore:
         """What was judged before, of one name or all, from a moment on; the newest first."""
         return kept_validations(self.config, name, None if since is None else moment(since))
 
+    def served_validation(self, service: str) -> Validation:
+        """What this process saw of the vectors it served, by what the service expects of each. Kept nowhere.
+
+        One read in sixteen is looked at, and every one for what is to block.
+        """
+        return of_served(self._reader(service), _now())
+
     def expecting(self, *, applied: bool = False) -> list[str]:
         """The sources, views and services of which something is expected."""
         return validating.expecting(self.registry.current().plan if applied else self.definitions())
@@ -285,14 +296,16 @@ class FeatureStore:
         now = _now()
         low, high = (None if m is None else moment(m) for m in (start, end))
 
-        def values(view: ir.View) -> Any:
-            known = self.spine(view.entity, at=now)
-            return self.get_historical_features(known, [view.name]).to_arrow()
-
         def served(service: ir.Service, low: int | None, high: int | None) -> Any:
             return self.get_logged_features(service.name, labelled=False, start=low, end=high).to_arrow()
 
+        values = partial(self._values, at=now)
         return validating.Asked(now, who or _user(), values, served, engine, low, high, kept)
+
+    def _values(self, view: ir.View, *, at: int) -> Any:
+        """The features of a view at a moment, of every entity known then."""
+        known = self.spine(view.entity, at=at)
+        return self.get_historical_features(known, [view.name]).to_arrow()
 
     # -------------------------------------------------------------------------------------------------- batch to online
 
@@ -316,9 +329,10 @@ class FeatureStore:
 
         `engine` makes the tiles: DuckDB here, or Flink, as a job in batch mode over the source's files.
 
-        What was stopped goes on where it was. Raises SourceError, with nothing written, when a source is gone, empty, or no
-        longer what was applied; AlreadyRunning while somebody else writes a view; WouldStepBack for an end before what
-        the stream of a view has handed over.
+        What is expected of sources and views is judged first. What was stopped goes on where it was. Raises, with nothing
+        written, ExpectationFailed where that is to block, and SourceError when a source is gone, empty, or no longer what was
+        applied; AlreadyRunning while somebody else writes a view; WouldStepBack for an end before what the stream of a view
+        has handed over.
         """
         if replace and not reason.strip():
             raise MaterializeError(
@@ -339,6 +353,7 @@ class FeatureStore:
             batches = None if engine == "duckdb" else FlinkBatches(self.config.offline / "flink", driver)
             for view in views:
                 _must_hold_rows(con, view, root)
+            admit(con, self.config, views, partial(self._values, at=asked.end), now=_now(), who=asked.who)
             for view in views:
                 name = view.source.name
                 one, seen[name] = backfill(
@@ -1123,14 +1138,42 @@ class FeatureStore:
         """
         now = _now() if at is None else moment(at)
         with engine_errors():
-            return run_monitors(self.config, self.registry, self.policies(), now, names=names, say=say)
+            return run_monitors(
+                self.config,
+                self.registry,
+                self.policies(),
+                now,
+                names=names,
+                loop=self._loop(now),
+                validate=lambda name, start, end: self.validate(
+                    name, start=start, end=end, applied=True, who="monitor"
+                ),
+                say=say,
+            )
 
     def triggers(
         self, *, at: Moment | None = None, dry_run: bool = False
     ) -> tuple[list[Evaluation], list[Triggered]]:
         """Whether a trigger of the definitions is due, by what monitors found last; runs what is, once, unless `dry_run`."""
         now = _now() if at is None else moment(at)
-        return evaluate_triggers(self.config, self.registry, self.policies(), now, dry_run=dry_run)
+        return evaluate_triggers(
+            self.config, self.registry, self.policies(), now, dry_run=dry_run, loop=self._loop(now)
+        )
+
+    def _loop(self, now: int) -> Loop:
+        """How monitors read what was served and what came of it, as of a moment."""
+
+        def logged(service: str, start: int | None, end: int | None, *, labelled: bool) -> Any:
+            known = labelled and bool(self.registry.service(service).service.labels)
+            as_of = now if known else None
+            rows = self.get_logged_features(service, labelled=known, as_of=as_of, start=start, end=end)
+            return rows.to_arrow()
+
+        def returned(what: Literal["predictions", "labels"]) -> tuple[Any, list[Any]]:
+            table = self.capture.returned(what).newest()
+            return table, values_of(table)
+
+        return Loop(logged, returned, lambda name: self.registry.service(name).service.labels)
 
     def trigger_history(self) -> Sequence[Triggered]:
         """When triggers went off, why, and how that ended: the newest first."""

@@ -121,9 +121,7 @@ def test_a_high_cardinality_text_is_judged_by_what_is_surely_known_of_it() -> No
     report = compare(of(String, ids[:3000]), of(String, ids[3000:]))
     assert report["x"].verdict == "stable"
     longer = [f"customer-{i}" for i in ids[3000:]]
-    assert (
-        "lengths: distributions 1.000 apart" in compare(of(String, ids[:3000]), of(String, longer))["x"].said
-    )
+    assert "lengths: distributions 1.000" in compare(of(String, ids[:3000]), of(String, longer))["x"].said
 
 
 def test_columns_that_came_went_or_changed_their_type_are_a_change_of_schema() -> None:

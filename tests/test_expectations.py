@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +19,7 @@ import pytest
 import featurestore as fs
 from featurestore import FeatureStore, expect, ir
 from featurestore.cli import main
-from featurestore.errors import DefinitionError, NotFound, RequestError
+from featurestore.errors import DefinitionError, ExpectationFailed, NotFound, RequestError, Unsupported
 from featurestore.layout import storage_fingerprint
 from featurestore.validation.code import code, suite_code
 
@@ -268,3 +271,248 @@ def test_great_expectations_reaches_for_no_network(project: Path, monkeypatch: p
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     with FeatureStore(project) as store:
         assert store.validate("purchases", engine="gx").passed
+
+
+# ---------------------------------------------------------------------------------------------------------------- actions
+
+
+def mean_of(store: FeatureStore, card: int) -> Any:
+    at = NOON + timedelta(hours=1)
+    return store.get_online_features("fraud", {"card_id": [card]}, at=at).to_dict()["amount_mean_7d"][0]
+
+
+def trained(store: FeatureStore, card: int) -> Any:
+    spine = pa.table({"card_id": [card], "event_timestamp": [NOON + timedelta(hours=1)]})
+    return store.get_historical_features(spine, "fraud").to_arrow()["amount_mean_7d"][0].as_py()
+
+
+def test_rows_put_aside_count_nowhere_and_are_kept_with_the_reason(project: Path) -> None:
+    edited(project, '["EUR", "USD"])', '["EUR", "USD"], on_failure="quarantine", name="known currency")')
+    rows = purchases(currency=["EUR", "YEN", "USD", None], amount=[10.0, 999.0, 30.0, 5.0])
+    pq.write_table(rows, project / "data" / "purchases.parquet")
+    with FeatureStore(project) as store:
+        store.apply()
+        store.materialize(end=NOON + timedelta(hours=1))
+        assert mean_of(store, 1) == trained(store, 1) == 10.0
+        assert mean_of(store, 3) == 5.0  # NULL says nothing
+        aside = pq.read_table(store.config.offline / "quarantine" / "purchases.parquet").to_pylist()
+        assert [(r["amount"], r["put_aside_because"]) for r in aside] == [(999.0, "known currency")]
+        (kept,) = [v for v in store.validations("purchases") if v.where == "materialize"]
+        assert "known currency" in [v.expectation.name for v in kept.failed]
+        assert store.verify("spend", sample=3).passed
+
+
+def test_a_block_stops_before_anything_is_written(project: Path) -> None:
+    with FeatureStore(project) as store:
+        store.apply()
+        store.materialize(end=NOON + timedelta(hours=1))
+        pq.write_table(purchases(amount=[99.0] * 4).slice(0, 2), project / "data" / "purchases.parquet")
+        with pytest.raises(ExpectationFailed, match=r"source 'purchases'.*\n.*row count >= 3: it is 2"):
+            store.materialize(end=NOON + timedelta(hours=1))
+        assert mean_of(store, 1) == 15.0
+        assert store.validations("purchases")[0].blocking
+
+
+def test_a_block_on_the_values_of_a_view_stops_too(project: Path) -> None:
+    edited(project, "10_000)],", '25, on_failure="block")],')
+    with FeatureStore(project) as store:
+        store.apply()
+        with pytest.raises(ExpectationFailed, match="amount_mean_7d between 0 and 25: 1 of 3 rows fail"):
+            store.materialize(end=NOON + timedelta(hours=1))
+        assert mean_of(store, 1) is None
+        assert store.validations("spend")[0].verdicts[0].examples == ("30.0",)
+
+
+def test_what_could_not_be_judged_blocks_nothing(project: Path) -> None:
+    edited(project, "10_000)],", '25, on_failure="block", where=col("card_id") > 9)],')
+    with FeatureStore(project) as store:
+        store.apply()
+        store.materialize(end=NOON + timedelta(hours=1))
+        assert mean_of(store, 1) == 15.0
+        assert store.validations("spend")[0].not_evaluated
+
+
+STREAM = """
+import featurestore as fs
+from featurestore import col, expect
+
+events = fs.StreamSource(
+    "events", batch=fs.Parquet("events/*.parquet"), stream=fs.Kafka("events", bootstrap="nowhere"), event_time="at",
+    columns={"k": fs.String, "at": fs.Timestamp, "x": fs.Int64},
+    expectations=[
+        expect.between("x", 0, 100, on_failure="quarantine"),
+        expect.not_null("x"),
+        expect.sql("x <> 13", on_failure="block", mostly=0.5),
+        expect.row_count(1000),
+    ],
+)
+v = fs.FeatureView("v", fs.Entity("who", key="k"), events, [fs.sum("x").over(fs.days(1))])
+svc = fs.FeatureService("svc", [v])
+"""
+
+
+def test_a_stream_puts_aside_counts_and_stops(tmp_path: Path) -> None:
+    (tmp_path / "fs.toml").write_text('[project]\nname = "s"\n', encoding="utf-8")
+    (tmp_path / "definitions.py").write_text(STREAM, encoding="utf-8")
+    now = datetime.now(UTC)
+
+    def push(store: FeatureStore, *values: int | None) -> None:
+        store.push("events", [{"k": "a", "at": now - timedelta(minutes=1), "x": x} for x in values])
+
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        push(store, 1, 2, 1000, None)
+        store.run_stream(once=True)
+        assert store.get_online_features("svc", {"k": ["a"]}).to_dict() == {"x_sum_1d": [3]}
+        ((_, dead),) = store.dead_letters()
+        assert "it is not as expected: x between 0 and 100" in dead.reason
+        assert dead.event["x"] == 1000
+        (status,) = store.stream_status()
+        assert (status.counts["quarantined"], status.counts["unexpected"]) == (1, 1)
+        push(store, 5, 13)  # half of them is enough
+        store.run_stream(once=True)
+        assert store.get_online_features("svc", {"k": ["a"]}).to_dict() == {"x_sum_1d": [21]}
+        push(store, 7, 13, 13)
+        with pytest.raises(ExpectationFailed, match=r"x <> 13 for 0\.5 of the rows: 2 of 3 events fail"):
+            store.run_stream(once=True)
+        assert store.get_online_features("svc", {"k": ["a"]}).to_dict() == {"x_sum_1d": [21]}
+        text = (
+            (tmp_path / "definitions.py")
+            .read_text("utf-8")
+            .replace('on_failure="block", mostly=0.5', 'on_failure="quarantine"')
+        )
+        (tmp_path / "definitions.py").write_text(text, encoding="utf-8")
+        store.apply()
+        store.run_stream(once=True)
+        assert store.get_online_features("svc", {"k": ["a"]}).to_dict() == {"x_sum_1d": [28]}
+
+
+def test_flink_does_not_pretend_to_put_aside(tmp_path: Path) -> None:
+    (tmp_path / "fs.toml").write_text('[project]\nname = "s"\n', encoding="utf-8")
+    (tmp_path / "definitions.py").write_text(STREAM, encoding="utf-8")
+    with (
+        FeatureStore(tmp_path) as store,
+        pytest.raises(Unsupported, match="put rows of source 'events' aside"),
+    ):
+        store.programs("v", "flink", applied=False)
+
+
+def served(project: Path, *expectations: str) -> FeatureStore:
+    edited(project, 'expect.not_null("amount_mean_7d", mostly=0.5)', ", ".join(expectations))
+    store = FeatureStore(project)
+    store.apply()
+    store.materialize(end=NOON + timedelta(hours=1))
+    return store
+
+
+def read(store: FeatureStore, *cards: int) -> list[Any]:
+    at = NOON + timedelta(hours=1)
+    return store.get_online_features("fraud", {"card_id": list(cards)}, at=at).to_dict()["amount_mean_7d"]
+
+
+def test_served_vectors_are_looked_at_and_told(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with served(
+        project, 'expect.between("amount_mean_7d", 0, 20)', 'expect.mean_between("amount_mean_7d", 0, 1)'
+    ) as store:
+        assert read(store, 1, 2, 3) == [15.0, 30.0, 5.0]
+        assert (
+            "service fraud is not as expected: amount_mean_7d between 0 and 20: 1 of 3 rows fail"
+            in caplog.text
+        )
+        for _ in range(15):
+            read(store, 1)
+        between, mean = store.served_validation("fraud").verdicts
+        assert (between.outcome, between.considered, between.unexpected) == (
+            "failed",
+            3,
+            1,
+        )  # one read in sixteen
+        assert mean.outcome == "not_evaluated"
+        read(store, 1)
+        assert store.served_validation("fraud").verdicts[0].considered == 4
+
+
+ROWS = [
+    ('expect.not_null("amount_mean_7d", on_failure="block")', (1, 2), (1, 99)),
+    ('expect.between("amount_mean_7d", 0, 20, on_failure="block")', (1, 99), (1, 2)),
+    ('expect.between("amount_mean_7d", 0, 20, mostly=0.5, on_failure="block")', (1, 2), (2, 2, 1)),
+    ('expect.in_set("amount_mean_7d", [15, 5.0], on_failure="block")', (1, 3), (2,)),
+    ('expect.not_null("amount_mean_7d", where=col("amount_mean_7d") > 0, on_failure="block")', (1, 99), ()),
+]
+
+
+@pytest.mark.parametrize(("expectation", "good", "bad"), ROWS, ids=[r[0] for r in ROWS])
+def test_a_block_gives_a_typed_error_in_place_of_vectors(
+    project: Path, expectation: str, good: tuple[int, ...], bad: tuple[int, ...]
+) -> None:
+    with served(project, expectation) as store:
+        for _ in range(3):
+            assert len(read(store, *good)) == len(good)
+        if bad:
+            with pytest.raises(ExpectationFailed, match="what service 'fraud' would give is not as expected"):
+                read(store, *bad)
+        assert len(read(store, *good)) == len(good)
+
+
+def test_texts_and_pairs_are_judged_as_they_are_served(tmp_path: Path) -> None:
+    (tmp_path / "fs.toml").write_text('[project]\nname = "t"\n', encoding="utf-8")
+    (tmp_path / "definitions.py").write_text(
+        """
+import featurestore as fs
+from featurestore import expect, latest
+
+src = fs.BatchSource("src", fs.Parquet("s.parquet"), event_time="at")
+v = fs.FeatureView("v", fs.Entity("e", key="k"), src, [latest("c"), latest("a"), latest("b")])
+svc = fs.FeatureService("svc", [v], deadline=fs.seconds(5), expectations=[
+    expect.matches("c", "^[A-Z]+$", on_failure="block"), expect.greater("a", "b", on_failure="block"),
+])
+""",
+        encoding="utf-8",
+    )
+    rows = {"k": [1, 2, 3], "at": [NOON] * 3, "c": ["AB", "ab", None], "a": [2, 2, 1], "b": [1, 1, 2]}
+    pq.write_table(pa.table(rows), tmp_path / "s.parquet")
+    at = NOON + timedelta(hours=1)
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        store.materialize(end=at)
+        assert len(store.get_online_features("svc", {"k": [1, 9]}, at=at)) == 2
+        with pytest.raises(ExpectationFailed, match="c matches"):
+            store.get_online_features("svc", {"k": [2]}, at=at)
+        with pytest.raises(ExpectationFailed, match="a > b: 1 of 2 rows fail"):
+            store.get_online_features("svc", {"k": [1, 3]}, at=at)
+
+
+def test_what_one_request_does_not_tell_cannot_block_it(project: Path) -> None:
+    for expectation in ('expect.mean_between("amount_mean_7d", 0, 1', 'expect.sql("amount_mean_7d > 0"'):
+        text = (project / "cards.py").read_text("utf-8")
+        edited(
+            project, 'expect.not_null("amount_mean_7d", mostly=0.5)', f'{expectation}, on_failure="block")'
+        )
+        with (
+            FeatureStore(project) as store,
+            pytest.raises(DefinitionError, match="is not told by one request"),
+        ):
+            store.definitions()
+        (project / "cards.py").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_suite_that_holds_in_january_finds_the_breaks_of_the_year(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "definitions"
+    folder.mkdir()
+    for name in ("flights.py", "fs.toml"):
+        shutil.copy(ROOT / "definitions" / name, folder)
+    command = [sys.executable, str(ROOT / "definitions" / "prepare.py"), "--out", str(folder / "data")]
+    subprocess.run(command, check=True, capture_output=True)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(PAGE[2], "docs/expectations.md", "exec"), names)
+    delays = ["mean delay", "one in ten over an hour late"]
+    assert names["broken"] == {
+        ("2013-06", "departures"): delays,
+        ("2013-07", "departures"): delays,
+        ("2013-12", "departures"): ["mean delay"],
+        ("2013-12", "weather"): ["pressure is reported"],
+    }

@@ -391,3 +391,41 @@ def test_the_report_is_complete_in_itself_and_escapes_what_it_is_told(project: P
     assert {"svg", "rect", "table"} <= set(seen.tags)
     assert not re.search(r"url\(|@import|https?://", page)
     assert "<b>fraud</b>: needs a look" in page
+
+
+# ------------------------------------------------------------------------------------------ what was served, end to end
+
+
+def test_what_was_served_is_watched_from_the_log_with_what_models_made_of_it(tmp_path: Path) -> None:
+    (tmp_path / "fs.toml").write_text('[project]\nname = "cards"\n')
+    put(tmp_path)
+    text = DEFINITIONS.partition("amounts = ")[0].replace("max_staleness=fs.days(2)", "capture=fs.Capture()")
+    (tmp_path / "cards.py").write_text(
+        f"{text}\nserved = Monitor('served', on=fraud, window=fs.days(1), baseline='before', "
+        "checks=[check.skew(), check.predictions(), check.quality(accuracy=0.9)])\n"
+        "again = Trigger(fraud, when=retrain.rows(100), run=['true'])\n"
+    )
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        store.materialize(end=LAST * DAY)
+        at = LAST * DAY
+        keys = {"card_id": [k % 50 for k in range(200)]}
+        earlier = pa.array([at - 5 * DAY + k for k in range(200)], pa.timestamp("us", "UTC"))
+        table = pa.table({**keys, "at": earlier})
+        set_ = store.get_historical_features(table, "fraud", timestamp="at")
+        store.keep_statistics("fraud", set_.statistics())
+        online = store.get_online_features("fraud", keys, at=at)
+        store.capture.flush()
+        store.capture.predictions(online.row_ids, [0.8] * 200, model="risk", version="1", at=at)
+        labels = [k % 4 != 0 for k in range(200)]
+        store.capture.labels(online.row_ids, labels, name="stolen", at=at + HOUR)
+        ran = store.monitor(at=at + DAY)
+        found = {(f.condition, f.subject): f for f in ran.findings}
+        assert found["skew", "amount_sum_1d"].state == "ok"
+        quality = found["quality", "risk 1"]
+        assert (quality.state, quality.figures["accuracy"]) == ("bad", 0.75)
+        assert "accuracy 0.750 is below 0.900" in quality.said
+        assert found["not-judged", "predictions"].state == "bad", (
+            "nothing came before, so there is no baseline"
+        )
+        assert [t.reasons for t in ran.triggered] == [("200 labelled rows came, of 100",)]

@@ -41,7 +41,7 @@ def step(done):
 with FeatureStore(root) as store:
     view = store.registry.current().plan.view("v")
     print("running", flush=True)
-    writer.ViewWriter(store.config, view, store._store(), report=store.ledger.report_holes, step=step).run(once=once)
+    writer.ViewWriter(view, store._store(), report=store.ledger.report_holes, step=step).run(once=once)
 """
 
 STEPS = ("owned", "assigned", "taken", "applied", "saved", "reported", "said")
@@ -68,7 +68,9 @@ def project(request: pytest.FixtureRequest, tmp_path: Path, quick_kafka: Broker)
 
 def start(project: Project, step: str = "", number: int = 0, *, once: bool = True) -> subprocess.Popen[str]:
     arguments = [str(project.root), step, str(number), "once" if once else "on"]
-    return subprocess.Popen([sys.executable, "-c", RUN, *arguments], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", "-c", RUN, *arguments], stdout=subprocess.PIPE, text=True
+    )
 
 
 def finish(project: Project) -> None:

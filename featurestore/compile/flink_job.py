@@ -210,6 +210,13 @@ def job_of(view: View, wire: Wire, *, mode: Mode = "streaming", outage: int = OU
     source = view.source
     if source.event_time is None:
         raise Unsupported(f"a Flink job for view '{view.name}'", "read a static source", "fs materialize")
+    aside = [e for e in source.expectations if e.on_failure == "quarantine"]
+    if aside:
+        raise Unsupported(
+            f"a Flink job for view '{view.name}'",
+            f"put rows of source '{source.name}' aside: it expects {aside[0].name}",
+            "source.where(…), which leaves them out, or the embedded stream",
+        )
     reserved = [name for name in source.schema if name.startswith("#")]
     if reserved:
         raise Unsupported(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from featurestore.compile.duckdb import DUCKDB, type_name
+from featurestore.compile.expectations import fails_sql, where_sql
 from featurestore.compile.sql import clean_sql, ident, literal
 from featurestore.config import expand
 from featurestore.errors import EngineError, SourceError, Unsupported, nearest
+from featurestore.expectations import Condition, Expectation, RowCheck, reads
 from featurestore.ir import Location, Source
 from featurestore.types import (
     Bool,
@@ -158,8 +161,16 @@ def duck_type(text: str) -> DType | None:
 def source_sql(con: Connection, source: Source, columns: Sequence[str], root: Path) -> str:
     """A SELECT of `columns` in the plan's types: naive times read as UTC, floats that are not finite as NULL, −0 as 0.
 
-    Raises SourceError if a column is gone or of another type than the plan's.
+    Rows that an expectation of the source puts aside are left out, for every reader alike; not of rows that the connection
+    itself holds. Raises SourceError if a column is gone or of another type than the plan's.
     """
+    aside = [] if source.location.kind == "table" else quarantining(source)
+    if aside:
+        needed = source.schema if any(isinstance(e.check, Condition) for e in aside) else _needed(aside)
+        every = source_sql(con, replace(source, expectations=()), sorted({*columns, *needed}), root)
+        names = ", ".join(map(_ident, columns)) or "1 AS one"
+        fails = " OR ".join(put_aside_sql(e, source.schema) for e in aside)
+        return f"SELECT {names} FROM ({every}) WHERE NOT ({fails})"
     actual = described(con, source.location, root)
     schema = source.schema
     wrong: list[str] = []
@@ -178,6 +189,22 @@ def source_sql(con: Connection, source: Source, columns: Sequence[str], root: Pa
         what = "\n  ".join([f"source '{source.name}' has changed: {source.location.path}", *wrong])
         raise SourceError(f"{what}\n  `fs plan` shows what taking the new schema over would change")
     return f"SELECT {', '.join(select) or '1 AS one'} FROM {location_sql(con, source.location, root)}"
+
+
+def quarantining(source: Source) -> list[Expectation]:
+    """What is expected of a source's rows, and puts aside those that fail."""
+    return [e for e in source.expectations if e.on_failure == "quarantine"]
+
+
+def put_aside_sql(expectation: Expectation, schema: Mapping[str, DType]) -> str:
+    """Whether a row is put aside; never NULL."""
+    check = expectation.check
+    assert isinstance(check, RowCheck)  # `fitting.malformed` refuses others
+    return f"({where_sql(expectation, schema)} AND {fails_sql(check, schema)})"
+
+
+def _needed(expectations: Sequence[Expectation]) -> frozenset[str]:
+    return frozenset().union(*map(reads, expectations))
 
 
 def readable_as(found: DType | None, wanted: DType) -> bool:

@@ -69,7 +69,8 @@ def _odd(base: Seen, now: Seen, limits: Limits) -> Iterator[str]:
 
 def tests(base: Seen, now: Seen, limits: Limits) -> Iterator[Test]:
     """The tests that these two can be put to."""
-    yield _shares("missing", base.nulls, base.read, now.nulls, now.read, "NULL")
+    if base.nulls or now.nulls or min(base.n, now.n) < limits.min_rows or base.kind == "instant":
+        yield _shares("missing", base.nulls, base.read, now.nulls, now.read, "NULL")  # else a test too many
     if base.strange or now.strange:
         strange = base.read - base.nulls, now.read - now.nulls
         yield _shares("not finite", base.strange, strange[0], now.strange, strange[1], "NaN or infinite")
@@ -100,7 +101,8 @@ def _mean(base: Seen, now: Seen) -> Test | None:
     effect = (now.mean - base.mean) / math.sqrt(base.variance)
     length = " length" if base.kind == "category" else ""
     said = f"mean{length} {base.mean:.4g} → {now.mean:.4g} ({effect:+.2f} sd)"
-    return Test("mean", effect, mean_significance(base, now), said, now.mean - base.mean)
+    error = math.sqrt(1 / base.n + 1 / now.n)
+    return Test("mean", effect, mean_significance(base, now), said, now.mean - base.mean, error=error)
 
 
 def mean_significance(base: Seen, now: Seen) -> float:

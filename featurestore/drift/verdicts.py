@@ -14,13 +14,16 @@ Verdict = Literal["drifted", "stable", "not judged"]
 JUDGING = ("mean", "ks", "categories", "new values", "gone values", "missing", "not finite", "share")
 """The tests that decide by default."""
 
+WEIGHT = {"mean": 4.0}
+"""How much more than the others a test counts where all are judged together."""
+
 TOLD = ("psi", "js", "wasserstein", "cvm")
 """The tests that are told beside them, and decide where `Limits(tests=…)` names them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What counts as drift: an effect of at least `effect`, with no more than a share `alpha` of false calls among all.
+    """What counts as drift: an effect of at least `effect`, with a share of at most `alpha` of false calls.
 
     `effect` is told on the scale of `drift.effects`: like a shift by so many standard deviations. `min_rows` are needed on both
     sides. `usual` asks besides that the effect is beyond what windows of the baseline show among themselves, where it has at
@@ -70,6 +73,8 @@ class Test:
     usual: float | None = None
     adjusted: float | None = None
     fails: bool = False
+    error: float = 0.0
+    """The standard error of the effect: so much is given to it where it nearly reaches its threshold."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -235,7 +240,11 @@ def benjamini_hochberg(values: Sequence[float]) -> list[float]:
 
 
 def judged(found: Iterable[FeatureDrift], limits: Limits) -> tuple[FeatureDrift, ...]:
-    """All features and slices judged together: an effect past its threshold, and significant among all of them."""
+    """All features and slices judged together: an effect past its threshold, and significant among all of them.
+
+    The test of means has four times the weight of the others (Genovese, Roeder and Wasserman, 2006): it sees the least shifts,
+    and they share out what is left of `alpha` for changes that are large anyway.
+    """
     features = list(found)
     deciding = [
         (i, j)
@@ -244,12 +253,19 @@ def judged(found: Iterable[FeatureDrift], limits: Limits) -> tuple[FeatureDrift,
         for j, t in enumerate(f.tests)
         if t.p is not None and t.name in limits.tests
     ]
-    adjusted = benjamini_hochberg([features[i].tests[j].p or 0.0 for i, j in deciding])
+    weights = [WEIGHT.get(features[i].tests[j].name, 1.0) for i, j in deciding]
+    average = sum(weights) / len(weights) if weights else 1.0
+    weighed = [
+        min((features[i].tests[j].p or 0.0) * average / w, 1.0)
+        for (i, j), w in zip(deciding, weights, strict=True)
+    ]
+    adjusted = benjamini_hochberg(weighed)
     tests = [list(f.tests) for f in features]
     for (i, j), p in zip(deciding, adjusted, strict=True):
         test = tests[i][j]
         floor = max(limits.effect_of(features[i].feature), test.usual or 0.0)
-        tests[i][j] = replace(test, adjusted=p, fails=abs(test.effect) >= floor and p <= limits.alpha)
+        enough = abs(test.effect) + test.error >= floor
+        tests[i][j] = replace(test, adjusted=p, fails=enough and p <= limits.alpha)
     out = []
     for feature, own in zip(features, tests, strict=True):
         verdict = feature.verdict

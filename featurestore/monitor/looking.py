@@ -16,18 +16,25 @@ from featurestore.compile.duckdb import DUCKDB
 from featurestore.compile.sources import Connection, engine_errors, source_sql
 from featurestore.compile.sql import ident
 from featurestore.config import Config
-from featurestore.drift.verdicts import JUDGING, DriftReport, FeatureDrift, Limits
+from featurestore.drift.verdicts import JUDGING, DriftReport, Limits
 from featurestore.errors import FeatureStoreError, StatisticsError
 from featurestore.layout import layout_of
 from featurestore.monitor import objectives
 from featurestore.monitor.drifting import drift_of_observed, drift_of_statistics
 from featurestore.monitor.findings import Finding, State
+from featurestore.monitor.loop import Asked, Logged, Loop, look_at_log
 from featurestore.monitor.observe import Observed, of_source
+from featurestore.monitor.reports import Make, drift_findings, schema_findings
 from featurestore.online.codec import codec_of
 from featurestore.online.state import load_complete
 from featurestore.online.store import OnlineStore, open_store
 from featurestore.policy import Monitor
 from featurestore.time import DAY, HOUR, SECOND, Duration, floor, moment_text
+from featurestore.validation.keep import load as kept_validations
+from featurestore.verdicts import Validation, Verdict
+
+Validate = Callable[[str, int | None, int | None], Validation]
+"""Judges a source, view or service by what is expected of it, its rows between two moments."""
 
 
 @dataclass
@@ -39,6 +46,8 @@ class Surroundings:
     con: Connection
     now: int
     results: pa.Table
+    loop: Loop | None = None
+    validate: Validate | None = None
     _read: dict[tuple[str, int, str | None, int | None], Observed] = field(default_factory=dict)
     _metrics: list[Any] | None = None
     _online: OnlineStore | None = None
@@ -123,9 +132,6 @@ def _finding(
     return Finding(
         monitor.name, monitor.watched, condition, subject, state, said, figures or {}, start, end, models
     )
-
-
-Make = Callable[..., Finding]
 
 
 def _findings(around: Surroundings, monitor: Monitor, check: c.Check, finding: Make) -> Iterator[Finding]:
@@ -213,53 +219,6 @@ def _source(plan: ir.Plan, name: str) -> ir.Source:
             f"nothing that was applied is named '{name}'\n  `fs apply` makes definitions the ones in force"
         )
     return found[name]
-
-
-def drift_findings(
-    report: DriftReport, features: tuple[str, ...], finding: Make, condition: str = "drift"
-) -> Iterator[Finding]:
-    """A finding for each feature, or each of a slice. Raises StatisticsError when none could be judged."""
-    chosen = [f for f in report.features if not features or f.feature in features]
-    missing = sorted(set(features) - {f.feature for f in report.features})
-    for name in missing:
-        yield finding(
-            condition, name, "unknown", "there is no such feature in the window and the baseline both"
-        )
-    if chosen and all(f.verdict == "not judged" for f in chosen):
-        reasons = sorted({f.why for f in chosen})
-        raise StatisticsError(f"no feature could be judged: {'; '.join(reasons[:3])}")
-    share = report.share or 0.0
-    for f in chosen:
-        said = f.said or ("as usual" if f.worst is None else f"as usual: {f.worst.said}")
-        figures = _figures(f, share, len(report.drifted))
-        yield finding(condition, _subject(f), _state(f), said, figures, report.span)
-
-
-def _subject(f: FeatureDrift) -> str:
-    return f.feature if f.slice is None else f"{f.feature} of {f.slice}"
-
-
-def _state(f: FeatureDrift) -> State:
-    states: dict[str, State] = {"drifted": "bad", "stable": "ok", "not judged": "unknown"}
-    return states[f.verdict]
-
-
-def _figures(f: FeatureDrift, share: float, drifted: int) -> dict[str, float]:
-    found = {"effect": f.effect, "share": share, "features": float(drifted)}
-    if f.worst is not None and f.worst.adjusted is not None:
-        found["p"] = f.worst.adjusted
-    return found
-
-
-def schema_findings(report: DriftReport, finding: Make) -> Iterator[Finding]:
-    """One for each column that changed; one for the whole when none did."""
-    for change in report.schema:
-        yield finding("schema", change.column, "bad", change.said, None, report.span)
-    for f in report.features:
-        if "could not be read" in f.why or "could be read" in f.why:
-            yield finding("schema", f.feature, "bad", f.why)
-        else:
-            yield finding("schema", f.feature, "ok", "as planned")
 
 
 # ----------------------------------------------------------------------------------------------- freshness, objectives
@@ -363,14 +322,58 @@ def _objective(
 # ------------------------------------------------------------------------------------------ what was recorded elsewhere
 
 
-def _expectations(around: Surroundings, monitor: Monitor, finding: Make) -> list[Finding]:
-    raise StatisticsError("this version does not run expectations from a monitor\n  `fs validate` does")
+def _expectations(around: Surroundings, monitor: Monitor, finding: Make) -> Iterator[Finding]:
+    """The verdicts of the window, and of what was judged elsewhere since a day before: at ingest, materialisation, serving."""
+    name, plan = monitor.watched, around.plan
+    of_rows = {n.name: n.expectations for group in (plan.sources, plan.services) for n in group}
+    expected = {v.name: v.expectations for v in plan.views} | of_rows
+    if not expected.get(name) or around.validate is None:
+        return
+    start = end = None
+    if name in of_rows:
+        window = monitor.window_text
+        length = DAY if window is None or ".." in window else parse_length(window)
+        end = floor(around.now, DAY if length % DAY == 0 else HOUR)
+        start = end - length
+    newest: dict[str, Validation] = {}
+    for one in reversed(kept_validations(around.config, name, around.now - DAY)):
+        if one.where != "validate" and one.at <= around.now:
+            newest[one.where] = one
+    for done in [*newest.values(), around.validate(name, start, end)]:
+        for verdict in done.verdicts:
+            yield _verdict(finding, done, verdict)
 
 
-def _logged(around: Surroundings, monitor: Monitor, check: Any, finding: Make) -> list[Finding]:
-    raise StatisticsError(
-        f"service '{monitor.watched}' logs nothing\n  FeatureService(…, capture=Capture()) keeps what it serves"
+def _verdict(finding: Make, done: Validation, verdict: Verdict) -> Finding:
+    states: dict[str, State] = {"passed": "ok", "failed": "bad", "not_evaluated": "unknown"}
+    where = "" if done.where == "validate" else f" (at {done.where})"
+    figures = {}
+    if verdict.unexpected is not None:
+        figures["failed"] = float(verdict.unexpected)
+        if verdict.considered:
+            figures["share"] = verdict.unexpected / verdict.considered
+    rows = (
+        ""
+        if verdict.unexpected is None
+        else f"{verdict.unexpected:,} of {verdict.considered or 0:,} rows fail; "
     )
+    said = f"{verdict.expectation.text}{where}: {rows}{verdict.why or verdict.outcome.replace('_', ' ')}"
+    return finding("expectation", verdict.expectation.name, states[verdict.outcome], said, figures)
 
 
-__all__ = ["Surroundings", "drift_findings", "look", "schema_findings"]
+def _logged(around: Surroundings, monitor: Monitor, check: Logged, finding: Make) -> Iterator[Finding]:
+    name, window = monitor.watched, monitor.window_text
+    service = next((s for s in around.plan.services if s.name == name), None)
+    if service is None:
+        raise StatisticsError(f"'{name}' is no service that was applied, and services alone are logged")
+    if around.loop is None or service.capture is None:
+        raise StatisticsError(
+            f"service '{name}' logs nothing\n  FeatureService(…, capture=Capture()) keeps what it serves"
+        )
+    length = DAY if window is None or ".." in window else parse_length(window)
+    every = DAY if length % DAY == 0 else HOUR
+    asked = Asked(name, length, every, window, monitor.baseline, around.now)
+    yield from look_at_log(around.loop, around.config, asked, check, finding)
+
+
+__all__ = ["Surroundings", "look"]

@@ -16,11 +16,13 @@ from featurestore.monitor import outbox, results
 from featurestore.monitor.alerts import COOLDOWN, AlertState, advance, forgotten
 from featurestore.monitor.findings import Finding, State
 from featurestore.monitor.health import Health, health
-from featurestore.monitor.looking import Surroundings, look
+from featurestore.monitor.looking import Surroundings, Validate, look
+from featurestore.monitor.loop import Loop, labelled_moments
 from featurestore.monitor.triggers import RAN, Evaluation, Facts, evaluate, set_off
 from featurestore.policy import Alert, Monitor, Policies
 from featurestore.registry import Registry
 from featurestore.registry.alerts import Triggered, changing, history, kept_alerts
+from featurestore.retrain import Rows
 from featurestore.time import DAY, moment_text
 
 KEPT = 90 * DAY
@@ -80,7 +82,8 @@ def run(
     now: int,
     *,
     names: Sequence[str] = (),
-    labelled: Mapping[str, Sequence[int]] | None = None,
+    loop: Loop | None = None,
+    validate: Validate | None = None,
     send: outbox.Send | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Ran:
@@ -93,7 +96,7 @@ def run(
     found: dict[str, list[Finding]] = {}
     with closing(connect(config.memory_limit, config.threads, config.offline / "spill")) as con:
         past = results.read(config, since=now - 31 * DAY)
-        around = Surroundings(config, plan, con, now, past)
+        around = Surroundings(config, plan, con, now, past, loop, validate)
         try:
             for monitor in chosen:
                 say(monitor.name)
@@ -111,7 +114,7 @@ def run(
     )
     delivered = outbox.deliver(registry, config.channels, now, *([send] if send else []))
     firing = [s for s in states if s.state == "firing"]
-    facts = Facts(findings, firing, labelled or {})
+    facts = Facts(findings, firing, _labelled(loop, policies))
     evaluations, triggered = set_off(registry, config, policies.triggers, facts, now)
     return Ran(
         now,
@@ -212,17 +215,33 @@ def evaluate_triggers(
     now: int,
     *,
     dry_run: bool = False,
-    labelled: Mapping[str, Sequence[int]] | None = None,
+    loop: Loop | None = None,
 ) -> tuple[list[Evaluation], list[Triggered]]:
     """Triggers alone, judged by what the newest run of each monitor found; with `dry_run` nothing goes off."""
     facts = Facts(
-        _newest(config, now), [a for a in alerts_of(registry) if a.state == "firing"], labelled or {}
+        _newest(config, now),
+        [a for a in alerts_of(registry) if a.state == "firing"],
+        _labelled(loop, policies),
     )
     if not dry_run:
         return set_off(registry, config, policies.triggers, facts, now)
     past = history(registry)
     own = {t.title: [p for p in past if p.title == t.title] for t in policies.triggers}
     return [evaluate(config, t, facts, own[t.title], now) for t in policies.triggers], []
+
+
+def _labelled(loop: Loop | None, policies: Policies) -> dict[str, list[int]]:
+    """When the labelled rows of each service came, for triggers that ask; nothing of one whose log cannot be read."""
+    out: dict[str, list[int]] = {}
+    if loop is None:
+        return out
+    for trigger in policies.triggers:
+        if trigger.min_rows or any(isinstance(r, Rows) for r in trigger.reasons):
+            try:
+                out[trigger.of] = labelled_moments(loop, trigger.of)
+            except FeatureStoreError:
+                continue  # then how many there are is not known, and the trigger says so
+    return out
 
 
 def _newest(config: Config, now: int) -> list[Finding]:

@@ -20,6 +20,7 @@ from featurestore.online.state import Complete, load_complete
 from featurestore.online.store import OnlineStore
 from featurestore.online.values import Values
 from featurestore.serving.entities import Entities
+from featurestore.serving.expected import watch_of
 from featurestore.serving.group import Group, groups_of
 from featurestore.serving.plain import Plain, plain_of
 from featurestore.serving.recorder import Tap
@@ -48,7 +49,7 @@ class Reader:
         tap: Tap | None = None,
     ) -> None:
         """`served` is called before the first value goes out; `tap` takes what goes out."""
-        self._tap = tap
+        self._tap, self.watch = tap, watch_of(service)
         self.store, self.service, self._clock, self._served = store, service, clock, served
         self._together = Together(self)
         # Columns of the service come first; what is read for on-demand features alone has places behind them.
@@ -195,7 +196,10 @@ class Reader:
         )
 
     def answer(self, request: Request, at: int | None = None, timeout: float | None = None) -> OnlineFeatures:
-        """The vectors of a prepared request, at a moment in microseconds, now by default."""
+        """The vectors of a prepared request, at a moment in microseconds, now by default.
+
+        Raises ExpectationFailed where they are not as the service expects, and that is to block.
+        """
         q = self._clock() if at is None else at
         states = self._view_states()
         plans = [lookup(g, request.columns) for g in self._groups]
@@ -219,7 +223,7 @@ class Reader:
         if self._served is not None:
             self._served()
             self._served = None
-        return OnlineFeatures(
+        result = OnlineFeatures(
             self.service,
             self._names,
             self._dtypes,
@@ -232,6 +236,9 @@ class Reader:
             marks,
             request,
         )
+        if self.watch is not None:
+            self.watch.look(result)
+        return result
 
     def _read(
         self,

@@ -9,17 +9,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 
-from featurestore.errors import StoreUnavailable
+from featurestore.errors import ExpectationFailed, StoreUnavailable
 from featurestore.evaluate.partials import Mask
 from featurestore.ir import Service, View
 from featurestore.online.store import OnlineStore
 from featurestore.online.values import Asked, Values
+from featurestore.serving.expected import Watch
 from featurestore.serving.reader import Reader
 from featurestore.serving.recorder import Tap
 from featurestore.serving.request import Request, Rows
@@ -111,7 +112,13 @@ class SteadyReader:
         self.reader = Reader(asked, service, views, clock, served)
         if service.on_unavailable != "fail":
             instead: Any = _Instead(self._memory)
-            self._instead = Reader(instead, service, views, clock)
+            # What is given in place of an answer is what the service asked for, expected or not.
+            self._instead = Reader(instead, replace(service, expectations=()), views, clock)
+
+    @property
+    def watch(self) -> Watch | None:
+        """What looks at the vectors as they go out."""
+        return self.reader.watch
 
     @property
     def key_columns(self) -> tuple[str, ...]:
@@ -149,6 +156,9 @@ class SteadyReader:
                 result = self.reader.answer(asked, at, timeout)
             except StoreUnavailable:
                 self._failed(timeout, began)
+                raise
+            except ExpectationFailed:
+                self._breaker.succeeded()  # the store answered
                 raise
             self._breaker.succeeded()
             return result
@@ -223,6 +233,9 @@ class SteadyReader:
                 result = await self.reader.get_async(keys, out, request, timeout, at=at)
             except StoreUnavailable:
                 self._failed(timeout, began)
+                raise
+            except ExpectationFailed:
+                self._breaker.succeeded()  # the store answered
                 raise
             self._breaker.succeeded()
             return result

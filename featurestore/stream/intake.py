@@ -28,6 +28,7 @@ from featurestore.expr.literals import MAX_TIMESTAMP, MIN_TIMESTAMP
 from featurestore.ir import View
 from featurestore.layout import layout_of
 from featurestore.online.codec import entity_keys
+from featurestore.stream.expected import Expected
 from featurestore.stream.feeds import arrivals
 from featurestore.stream.taken import Taken
 from featurestore.time import DAY, HOUR, MINUTE, SECOND
@@ -97,6 +98,10 @@ class Intake:
             select.append(f"hash(ROW({columns})) AS content")
         if view.erased is not None:
             select.append(f"{digest_sql(view, view.erased.salt)} AS digest")
+        self._expected = Expected(view.source.name, source.expectations)
+        if self._expected:
+            wanted.update(schema)  # a condition in SQL may read any column
+            select += self._expected.select(schema)
         events = source_sql(con, source, sorted(wanted), root)
         self._sql = f"SELECT {', '.join(select)} FROM ({events})"  # noqa: S608
 
@@ -112,6 +117,7 @@ class Intake:
         """Judges what was taken. `cut` is where base ends, `seen_from` from when on ids are remembered, by `remembered`.
 
         Events of up to `batch_until` were taken from batch when the stream began: those with an id are known by it.
+        Raises ExpectationFailed where what the source expects of an event is to block.
         """
         view = self._view
         table = self._con.sql(self._sql).to_arrow_table()
@@ -127,6 +133,7 @@ class Intake:
 
         erased = self._erased(table, times, timed)
         timely = timed & ~future
+        found = self._expected.judge(table) if self._expected and not taken.batch else None
 
         def out(which: Mask, name: str) -> Mask:
             hit = done.kept & which
@@ -139,6 +146,10 @@ class Intake:
         self._dead(done, taken, out(~timed, "untimed"), "there is no event time of the years 1 to 9999")
         ahead = f"it is stamped more than {SKEW // SECOND} seconds after it arrived"
         self._dead(done, taken, out(future, "future"), ahead)
+        if found is not None:
+            for failing, reason in found.aside:
+                self._dead(done, taken, out(failing, "quarantined"), reason)
+            done.counts["unexpected"] += found.unexpected
         if timely.any():
             done.clock, done.since = int(arrived[timely].max()), int(arrived[timely].min())
         if view.filter is not None:
