@@ -72,7 +72,7 @@ def made_ready(
 
     def write() -> None:
         try:
-            ViewWriter(config, view, online, erased=erased, say=say).run(stop)
+            ViewWriter(view, online, erased=erased, say=say).run(stop)
         except BaseException as error:  # noqa: BLE001  (a thread: it is raised below)
             failures.append(error)
 
