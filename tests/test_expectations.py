@@ -302,6 +302,22 @@ def test_rows_put_aside_count_nowhere_and_are_kept_with_the_reason(project: Path
         assert store.verify("spend", sample=3).passed
 
 
+def test_rows_put_aside_are_erased_with_their_entity(project: Path) -> None:
+    edited(project, '["EUR", "USD"])', '["EUR", "USD"], on_failure="quarantine")')
+    rows = purchases(currency=["YEN", "EUR", "YEN", "EUR"])
+    pq.write_table(rows, project / "data" / "purchases.parquet")
+    with FeatureStore(project) as store:
+        store.apply()
+        store.materialize(end=NOON + timedelta(hours=1))
+        done = store.erase("card", {"card_id": 2}, reason="asked to")
+        assert [(d.place, d.count) for d in done.deleted if "put aside" in d.place] == [
+            ("rows put aside of purchases", 1)
+        ]
+        assert "validations" in [s.place for s in done.stays]
+        aside = pq.read_table(store.config.offline / "quarantine" / "purchases.parquet")
+        assert aside["card_id"].to_pylist() == [1]
+
+
 def test_a_block_stops_before_anything_is_written(project: Path) -> None:
     with FeatureStore(project) as store:
         store.apply()

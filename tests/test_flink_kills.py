@@ -142,6 +142,7 @@ def everything(root: Path) -> Iterator[Everything]:
         yield all_
 
 
+@pytest.mark.timeout(900)
 def test_each_part_killed_once_under_load(tmp_path: Path) -> None:
     built()
     if not BUILT.exists() or shutil.which("redis-server") is None:

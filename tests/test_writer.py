@@ -182,6 +182,7 @@ def test_another_streams_view_is_refused_until_it_is_taken_over(plain: Project) 
     assert plain.writer().run(once=True) == 0, "it is its own from then on"
 
 
+@pytest.mark.slow
 def test_an_embedded_stream_is_refused_where_a_job_feeds(plain: Project) -> None:
     plain.send(10)
     plain.writer().run(once=True)
@@ -189,6 +190,7 @@ def test_an_embedded_stream_is_refused_where_a_job_feeds(plain: Project) -> None
         plain.store.run_stream(once=True)
 
 
+@pytest.mark.slow
 def test_without_a_topic_it_says_so_or_waits(tmp_path: Path, kafka_address: str) -> None:
     project = Project(tmp_path, kafka_address, "lmdb://.fs/online", wide=False, topics=False)
     try:
@@ -219,6 +221,7 @@ def test_records_that_are_none_are_counted_and_left_out(plain: Project) -> None:
 # ── hand-over
 
 
+@pytest.mark.slow
 def test_base_takes_over_and_heads_forget_it(project: Project) -> None:
     project.send(200)
     project.writer().run(once=True)
@@ -269,6 +272,7 @@ def test_late_events_are_holes_until_they_are_materialised(plain: Project) -> No
     plain.check()
 
 
+@pytest.mark.slow
 def test_what_was_erased_stays_out(plain: Project) -> None:
     plain.send(100)
     key = plain.job.events[0]["k"]
@@ -286,6 +290,7 @@ def test_what_was_erased_stays_out(plain: Project) -> None:
     assert reasons == {"erased"}, "the tile holds events of before, and went as a whole"
 
 
+@pytest.mark.slow
 def test_an_erasure_waits_for_the_writers_that_run(plain: Project) -> None:
     plain.send(100)
     stop = threading.Event()
@@ -306,6 +311,7 @@ def test_an_erasure_waits_for_the_writers_that_run(plain: Project) -> None:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_base_under_a_stream_that_has_said_nothing_yet_stays_where_it_was(plain: Project) -> None:
     plain.send(50)
     plain.store.materialize()
@@ -319,6 +325,7 @@ def test_a_base_under_a_stream_that_has_said_nothing_yet_stays_where_it_was(plai
     assert done.cut == before
 
 
+@pytest.mark.slow
 def test_nobody_knows_where_a_first_base_may_end_before_the_stream_has_said_how_far_it_is(
     plain: Project,
 ) -> None:
@@ -349,6 +356,7 @@ def test_a_store_that_was_emptied_is_filled_again(plain: Project) -> None:
 
 
 @pytest.mark.redis
+@pytest.mark.slow
 def test_a_store_that_is_away_is_waited_for(tmp_path: Path, kafka_address: str) -> None:
     kept = KeptRedis(tmp_path)
     kept.start()
@@ -368,6 +376,7 @@ def test_a_store_that_is_away_is_waited_for(tmp_path: Path, kafka_address: str) 
         kept.kill()
 
 
+@pytest.mark.slow
 def test_a_store_that_stepped_back_is_read_on_from_there(plain: Project) -> None:
     """As a Redis does that is killed and starts from what it had on disk: here under its own identity, which is worse."""
     plain.send(100)
@@ -388,6 +397,7 @@ def test_a_store_that_stepped_back_is_read_on_from_there(plain: Project) -> None
     plain.check()
 
 
+@pytest.mark.slow
 def test_a_topic_that_no_longer_reaches_back_is_said(plain: Project) -> None:
     plain.send(100)
     plain.writer().run(once=True)
@@ -405,6 +415,7 @@ def test_a_topic_that_no_longer_reaches_back_is_said(plain: Project) -> None:
 # ── several at once
 
 
+@pytest.mark.slow
 def test_a_killed_writers_partitions_go_to_the_others(plain: Project) -> None:
     plain.send(100)
     with running(plain), running(plain):
@@ -418,6 +429,7 @@ def test_a_killed_writers_partitions_go_to_the_others(plain: Project) -> None:
     plain.check()
 
 
+@pytest.mark.slow
 def test_the_writers_of_a_project_take_up_what_is_applied(plain: Project) -> None:
     plain.send(50)
     stop, notes = threading.Event(), list[str]()
