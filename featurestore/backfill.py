@@ -20,7 +20,7 @@ from featurestore.ir import View
 from featurestore.layout import layout_of
 from featurestore.ledger import DONE, HoleEntry, Lease, Ledger, Unit, Wanted
 from featurestore.materialize import Batches, Checkpoint, Materialized, Progress, materialize_view
-from featurestore.online.codec import Codec, codec_of
+from featurestore.online.codec import NEVER, Codec, codec_of
 from featurestore.online.state import StreamState, ViewState, load_states, load_stream, runs_name, state_name
 from featurestore.online.store import OnlineStore
 from featurestore.time import floor, moment_text
@@ -274,6 +274,11 @@ def _target(
     start = state.start if asked.replace and state is not None else asked.start
     if stream is None:
         return _Target(start, asked.end, floor(asked.end, grid))
+    if stream.clock == NEVER and state is None:
+        raise MaterializeError(
+            f"the stream of view '{view.name}' has not said yet how far it is, so nobody knows where its base may end\n"
+            "  run again once `fs stream status` says how fresh it is"
+        )
     # What is newer than its lateness may still come to the stream, and what batch does not hold only the stream does.
     limit = stream.clock - (view.source.lateness or 0)
     held = None if inputs is None else inputs.last

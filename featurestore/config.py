@@ -30,6 +30,10 @@ _KNOWN: dict[str, dict[str, str]] = {
         "parallelism": _WHOLE,
         "writers": _WHOLE,
         "partitions": _WHOLE,
+        "memory_mb": _WHOLE,
+        "checkpoint_seconds": _WHOLE,
+        "outage_hours": _WHOLE,
+        "restart": _TEXT,
     },
     "capture": {
         "path": _TEXT,
@@ -61,6 +65,9 @@ _KNOWN: dict[str, dict[str, str]] = {
     },
 }
 _KNOWN["alerts"] = {"cooldown": _TEXT, "runbooks": _TEXT, "metrics": _TEXT}
+
+RESTARTS = ("exponential-delay", "fixed-delay", "failure-rate", "none")
+"""What Flink does by itself with a job that failed, by Flink's own names."""
 
 SINKS = ("log", "kafka")
 """Where what was served is kept."""
@@ -158,6 +165,7 @@ def load_config(
     if engine == "flink" and events == "log":
         line = Where(str(path), _line_of(text, r"events\s*="))
         problems.append(Problem("events = 'log' is not for engine 'flink', which reads topics", line))
+    _one_of(RESTARTS, "stream.restart", settings, text, path, problems)
     sink = _one_of(SINKS, "capture.sink", settings, text, path, problems)
     if sink == "kafka" and not (settings.get("capture.bootstrap") and settings.get("capture.topic")):
         line = Where(str(path), _line_of(text, r"sink\s*="))
@@ -166,7 +174,7 @@ def load_config(
         if (given := settings.get(f"capture.{name}", 1)) < 1:
             line = Where(str(path), _line_of(text, rf"{name}\s*="))
             problems.append(Problem(f"'{name}' in [capture] is {given}: give 1 or more", line))
-    for name in ("parallelism", "writers", "partitions"):
+    for name in ("parallelism", "writers", "partitions", "memory_mb", "checkpoint_seconds", "outage_hours"):
         if (given := settings.get(f"stream.{name}", 1)) < (name != "writers"):
             line = Where(str(path), _line_of(text, rf"{name}\s*="))
             problems.append(Problem(f"'{name}' in [stream] is {given}: give 1 or more", line))

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from featurestore.capture.log import CaptureLog
 from featurestore.compile.erased import of_key
@@ -22,7 +23,7 @@ from featurestore.compile.sources import Connection, connect
 from featurestore.config import Config
 from featurestore.erase_captured import erase_captured
 from featurestore.erasures import Deleted, Receipt, Stays, bury, keep
-from featurestore.errors import AlreadyRunning, CaptureError, LogError, NotFound, RequestError
+from featurestore.errors import AlreadyRunning, CaptureError, LogError, NotFound, RequestError, SourceError
 from featurestore.evaluate.partials import Mask
 from featurestore.ir import Entity, Plan, Source, View
 from featurestore.layout import layout_of
@@ -38,6 +39,8 @@ from featurestore.stream.intake import retention_of
 from featurestore.stream.positions import OWNER, TILES, Positions
 from featurestore.stream.state import Shelf, directory_of
 from featurestore.types import is_integer
+from featurestore.validation.admitting import put_aside
+from featurestore.validation.keep import folder
 
 PATIENCE_SECONDS = 30.0
 """How long an erasure waits for a stream that runs, or for somebody who is writing a view."""
@@ -79,6 +82,7 @@ def erase(
         work.values(kept)
     work.logs(registry.current().plan, views)
     work.captured(registry, whole)
+    work.put_aside(views)
     done = replace(
         receipt,
         done=not work.waits,
@@ -272,6 +276,29 @@ class _Work:
         self._deleted("capture log", "predictions and labels", returned)
         self.step("captured")
 
+    def put_aside(self, views: Sequence[_Kept]) -> None:
+        """Takes its rows out of those that expectations put aside."""
+        for source in {kept.view.source.name: kept.view.source for kept in views}.values():
+            path = put_aside(self.config, source.name)
+            if not path.exists():
+                continue
+            table = pq.read_table(path)
+            gone = np.zeros(len(table), np.bool_)
+            try:
+                with connect() as con:
+                    for kept in views:
+                        if kept.view.source.name == source.name:
+                            gone |= of_key(con, kept.view, table, kept.parts)
+            except SourceError as error:  # put aside when the source had other columns
+                self.waits.append(f"rows put aside in {path}: {error}\n  remove the file; then {_AGAIN}")
+                continue
+            if gone.any():
+                partial = path.with_suffix(".tmp")
+                pq.write_table(table.filter(pa.array(~gone)), partial)
+                partial.replace(path)
+            self._deleted(f"rows put aside of {source.name}", "rows", int(gone.sum()))
+        self.step("put aside")
+
     def _read_up_to(self, views: Sequence[View]) -> tuple[int | None, str, bool]:
         """The offset that streams of views have all read to (None: no stream), the slowest view, and if that one runs."""
         least: int | None = None
@@ -431,6 +458,10 @@ def _stays(
         yield Stays("servers", what, yours=True)
     yield Stays("training sets", "written before: their rows, and the values in them", yours=True)
     yield Stays("statistics", "made before: what was counted in them, until they are made again", yours=True)
+    if folder(config).is_dir():
+        yield Stays(
+            "validations", "kept before: values that are shown as examples of what failed", yours=True
+        )
     yield Stays("other entities", "values that its events are counted in")
 
 

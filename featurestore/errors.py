@@ -314,7 +314,7 @@ class JobOutageTooLong(FlinkError):
     def __init__(self, view: str, seconds: float, most: float) -> None:
         super().__init__(
             f"the newest state of view '{view}' is {seconds / 3600:.1f} h old, and is kept for {most / 3600:.0f} h\n"
-            f"  `fs materialize` to a new cut, then `fs stream start --fresh --select {view}`"
+            f"  `fs stream start --fresh --select {view}` materialises what batch holds, and begins behind that"
         )
 
 

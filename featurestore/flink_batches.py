@@ -29,7 +29,7 @@ from featurestore.compile.sql import ident, literal
 from featurestore.config import Config, expand
 from featurestore.errors import FlinkError, MaterializeError, SourceError, Unsupported
 from featurestore.evaluate.partials import Array
-from featurestore.flink.place import checked, java, place_of, reason
+from featurestore.flink.place import Place, checked, java, place_of, reason
 from featurestore.ir import View
 from featurestore.layout import LatestSlot, Layout, Level, Slot
 from featurestore.materialize import ENTITIES, TILES, Batch, Rows
@@ -119,7 +119,8 @@ class Driver:
     def run(self, job: Mapping[str, Any], folder: Path) -> None:
         """Runs a job to its end. Raises FlinkError where there is no Flink, and with what it says if the job fails."""
         file = folder / "job.json"
-        file.write_text(json.dumps(job))
+        settings = {**job["settings"], **_where(place_of(self._config))}
+        file.write_text(json.dumps({**job, "settings": settings}))
         if self._process is None:
             self._process = _started(self._config)
         assert self._process.stdin is not None
@@ -158,6 +159,19 @@ class Driver:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _where(place: Place) -> dict[str, str]:
+    """Settings that hand a job to the cluster of `[stream] cluster`; none for one inside the driver's process."""
+    if place.local:
+        return {}
+    host, _, port = place.cluster.rpartition("://")[2].rstrip("/").partition(":")
+    return {
+        "execution.target": "remote",
+        "rest.address": host,
+        "rest.port": port or "8081",
+        "parallelism.default": str(place.parallelism),
+    }
 
 
 def _started(config: Config) -> subprocess.Popen[str]:

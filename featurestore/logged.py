@@ -36,8 +36,8 @@ from featurestore.uploaded import Upload, joined, uploads
 MOMENT = "event_timestamp"
 """The column of the moment a row was asked at."""
 
-CHUNK = 1 << 17
-"""Captured rows that are labelled together."""
+CHUNK = 1 << 19
+"""Captured rows that are labelled together: the events of a label are read once for each."""
 
 Meanings = Mapping[str, Mapping[str, str]]
 """By fingerprint of a version that has served, what each of its columns means."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ from featurestore.bootstrap import meanings_of
 from featurestore.capture.returned import values_of
 from featurestore.capturing import Capturing, recorder_of
 from featurestore.comparing import Comparison, Contender, Predict, compare
+from featurestore.compile.flink_job import topic_prefix
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
@@ -47,11 +49,12 @@ from featurestore.errors import (
 from featurestore.expectations import Expectation
 from featurestore.flink_batches import Driver, FlinkBatches
 from featurestore.functions import bound
-from featurestore.inputs import Inputs
+from featurestore.inputs import Inputs, look
 from featurestore.knowledge import Knowledge, Lag, lags_of
 from featurestore.labels import Immature, versions
 from featurestore.labels import check as check_labels
 from featurestore.labels import checked as checked_immature
+from featurestore.layout import layout_of
 from featurestore.ledger import HoleEntry, Ledger, Unit
 from featurestore.log.eventlog import Pruned, Skipped
 from featurestore.log.files import read_file
@@ -65,6 +68,8 @@ from featurestore.monitor.report import report_of
 from featurestore.monitor.run import Ran, alerts_of, change_alerts, evaluate_triggers
 from featurestore.monitor.run import run as run_monitors
 from featurestore.monitor.triggers import Evaluation
+from featurestore.online.codec import codec_of
+from featurestore.online.state import load_states
 from featurestore.online.store import StoreUrl, open_store
 from featurestore.policy import Policies
 from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
@@ -88,8 +93,8 @@ from featurestore.statistics import Statistics
 from featurestore.statistics.scalers import Scaler
 from featurestore.stream import background
 from featurestore.stream.inbox import Inbox, Pushed, open_inbox
-from featurestore.stream.writer import WriterStatus, written
 from featurestore.stream.writers import Writer
+from featurestore.stream.written import WriterStatus, written
 from featurestore.time import HOUR, Duration, Moment, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
@@ -486,13 +491,26 @@ class FeatureStore:
     ) -> None:
         """Has streams run in the background, from where they were, until `stop_stream`.
 
-        With the engine `flink` each view is a job; one that runs already is left alone, and `fresh` begins it anew from the
-        first event that base does not have. Raises FlinkError, BrokerError, NotFound, and StreamConflict.
+        With the engine `flink` each view is a job; one that runs already is left alone. `fresh` begins jobs anew: what batch
+        holds is materialised, and they read from the first event that base does not have. Raises FlinkError,
+        JobOutageTooLong, BrokerError, NotFound, and StreamConflict.
         """
         if self._engine(engine) == "flink":
+            if fresh:
+                self._heal(select)
             flink.start(self.config, self.registry, self._store(), select, _now(), fresh=fresh, say=say)
         else:
             say(f"process {background.start(self.config, select).pid} runs the streams")
+
+    def _heal(self, select: str | Sequence[str] | None) -> None:
+        """Has batch take over what jobs that were away missed, as far as it holds it."""
+        views = flink.topic_views(self.registry.current().plan, select)
+        flink.must_not_run(self.config, views)
+        flink.let_batch_pass(self._store(), views, _now())
+        try:
+            self.materialize(select=[view.name for view in views])
+        finally:
+            flink.begin_behind(self._store(), views, _now())
 
     def pause_stream(
         self,
@@ -542,15 +560,70 @@ class FeatureStore:
         *,
         engine: str | None = None,
         say: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        """Takes up definitions that were changed and applied: new jobs run beside the old ones until they have caught up.
+    ) -> list[flink.Upgraded]:
+        """Brings changed definitions into force without a gap: what is served is served until the new is complete.
 
-        The embedded stream, and a supervisor that runs, do that by themselves.
+        For each view whose Flink job changes: its base, a job beside the old one, its heads until they have all that came, and
+        a comparison with batch. Then the definitions are applied, and old jobs end; their topics and values stay. Where the
+        definitions are applied already, new jobs are started. The embedded stream takes up by itself what is applied.
         """
-        if self._engine(engine) == "flink":
-            flink.upgrade(self.config, self.registry, self._store(), select, _now(), say=say)
-        else:
+        if self._engine(engine) != "flink":
             say("a stream that runs takes up what is applied by itself")
+            return []
+        change, online = self.plan(), self._store()
+        done: list[flink.Upgraded] = []
+        if not change.is_empty and not change.blocked:
+            for view, old in flink.changed(self.config, self.registry.current().plan, change.desired):
+                self._base_of(view)
+                flink.made_ready(self.config, view, online, erasures(self.registry), _now, say)
+                compared, differing = self._compared(view)
+                flink.must_agree(view, compared, differing)
+                say(f"view '{view.name}': {compared:,} cells of its new version are those of batch")
+                done.append(flink.Upgraded(view.name, old, topic_prefix(view), compared))
+        if not change.is_empty:
+            self.apply(change)
+        if done:
+            flink.switched(self.config, done, say)
+        flink.upgrade(self.config, self.registry, online, select, _now(), say=say)
+        return done
+
+    def _base_of(self, view: ir.View) -> None:
+        """Materialises a view that is not applied yet, up to what batch surely has: the rest comes by its topic."""
+        with engine_errors(), self._duckdb() as con:
+            there = look(con, view.source, self.config.root)
+            if there is not None and there.last is None:
+                return  # batch has nothing
+            end = _now() - (view.source.lateness or 0)
+            end = end if there is None or there.last is None else min(end, there.last + 1)
+            backfill(
+                con,
+                self._store(),
+                self.ledger,
+                view,
+                self.config.root,
+                AskedFor(end, named=True, who=_user()),
+            )
+
+    def _compared(self, view: ir.View, sample: int = 200) -> tuple[int, int]:
+        """Cells of a view's definition read online at its cut beside those of a training set, and how many differ."""
+        asked = next(
+            v for v in load_declarations(self.config) if isinstance(v, d.FeatureView) and v.name == view.name
+        )
+        state = load_states(self._store(), {"": codec_of(view, layout_of(view))}).get("")
+        if state is None:
+            return 0, 0
+        at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=state.cut)
+        spine = self.spine(view.entity, at=at).slice(0, sample)
+        if not spine.num_rows:
+            return 0, 0
+        keys = {name: spine[name].to_pylist() for name in spine.column_names if name != "event_timestamp"}
+        online = self.get_online_features([asked], keys, at=at, capture=False).to_arrow()
+        training = self.get_historical_features(spine, [asked]).to_arrow()
+        names = [n for n in online.column_names if n in training.column_names and n not in keys]
+        pairs = [
+            pair for n in names for pair in zip(online[n].to_pylist(), training[n].to_pylist(), strict=True)
+        ]
+        return len(pairs), sum(not _alike(one, other) for one, other in pairs)
 
     def job_status(self, select: str | Sequence[str] | None = None) -> list[flink.JobStatus]:
         """How far the Flink job of each view is, whether it runs or not."""
@@ -561,14 +634,14 @@ class FeatureStore:
     ) -> list[tuple[str, flink.DeadLetter]]:
         """The newest events that Flink jobs set aside, with the view, the oldest first."""
         views = [v for v in stream.streamed_views(self.registry.current().plan, select) if v.source.stream]
-        return [(v.name, letter) for v in views for letter in flink.dead_letters(self.config, v)]
+        return [(v.name, letter) for v in views for letter in flink.dead_letters(v)]
 
     def replay_job_dead_letters(
         self, view: str, places: Sequence[str] | None = None
     ) -> list[flink.DeadLetter]:
         """Gives events that a Flink job set aside to their topic again, as if they had arrived now; those that were."""
         (found,) = stream.streamed_views(self.registry.current().plan, view)
-        return flink.replay(self.config, found, places)
+        return flink.replay(found, places)
 
     def _engine(self, engine: str | None) -> str:
         return engine or self.config.stream_engine
@@ -1319,6 +1392,13 @@ def _must_hold_rows(con: Connection, view: ir.View, root: Path) -> None:
 
 def _microseconds(length: timedelta | Duration) -> int:
     return length // timedelta(microseconds=1) if isinstance(length, timedelta) else length.microseconds
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values are the same: floats up to the order in which they were added."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+    return bool(one == other)
 
 
 def _now() -> int:

@@ -121,12 +121,15 @@ def test_help_imports_nothing_heavy_and_answers_at_once(tmp_path: Path) -> None:
         [sys.executable, "-c", program], env=ENVIRON, capture_output=True, text=True, check=True
     )
     assert done.stderr.strip() == "set()"
-    seconds = []
+    bare, seconds = [], []  # in turns: a machine under load slows both down
     for _ in range(5):
         began = time.monotonic()
+        subprocess.run([sys.executable, "-c", "import click"], env=ENVIRON, check=True)
+        between = time.monotonic()
         fs(tmp_path, "--help")
-        seconds.append(time.monotonic() - began)
-    assert min(seconds) < 0.4
+        bare.append(between - began)
+        seconds.append(time.monotonic() - between)
+    assert min(seconds) < 4 * min(bare)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -299,6 +302,22 @@ def test_rows_put_aside_count_nowhere_and_are_kept_with_the_reason(project: Path
         assert store.verify("spend", sample=3).passed
 
 
+def test_rows_put_aside_are_erased_with_their_entity(project: Path) -> None:
+    edited(project, '["EUR", "USD"])', '["EUR", "USD"], on_failure="quarantine")')
+    rows = purchases(currency=["YEN", "EUR", "YEN", "EUR"])
+    pq.write_table(rows, project / "data" / "purchases.parquet")
+    with FeatureStore(project) as store:
+        store.apply()
+        store.materialize(end=NOON + timedelta(hours=1))
+        done = store.erase("card", {"card_id": 2}, reason="asked to")
+        assert [(d.place, d.count) for d in done.deleted if "put aside" in d.place] == [
+            ("rows put aside of purchases", 1)
+        ]
+        assert "validations" in [s.place for s in done.stays]
+        aside = pq.read_table(store.config.offline / "quarantine" / "purchases.parquet")
+        assert aside["card_id"].to_pylist() == [1]
+
+
 def test_a_block_stops_before_anything_is_written(project: Path) -> None:
     with FeatureStore(project) as store:
         store.apply()
@@ -491,3 +510,25 @@ def test_what_one_request_does_not_tell_cannot_block_it(project: Path) -> None:
         ):
             store.definitions()
         (project / "cards.py").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_suite_that_holds_in_january_finds_the_breaks_of_the_year(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "definitions"
+    folder.mkdir()
+    for name in ("flights.py", "fs.toml"):
+        shutil.copy(ROOT / "definitions" / name, folder)
+    command = [sys.executable, str(ROOT / "definitions" / "prepare.py"), "--out", str(folder / "data")]
+    subprocess.run(command, check=True, capture_output=True)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(PAGE[2], "docs/expectations.md", "exec"), names)
+    delays = ["mean delay", "one in ten over an hour late"]
+    assert names["broken"] == {
+        ("2013-06", "departures"): delays,
+        ("2013-07", "departures"): delays,
+        ("2013-12", "departures"): ["mean delay"],
+        ("2013-12", "weather"): ["pressure is reported"],
+    }

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from confluent_kafka import Producer
 
 from featurestore import FeatureStore
 from featurestore.doctor import examine
-from featurestore.errors import BrokerUnavailable, FlinkError, TopicNotFound
+from featurestore.errors import BrokerUnavailable, FlinkError, JobOutageTooLong, TopicNotFound
 from featurestore.flink import control, records
 from featurestore.flink.cluster import processes
 from featurestore.flink.place import Place, checked, place_of, reason
@@ -31,7 +31,7 @@ from tests.test_kafka import topic_of
 
 pytestmark = [pytest.mark.flink]
 
-PATIENCE_SECONDS = 150.0
+PATIENCE_SECONDS = 400.0
 DEFINITIONS = """
 import featurestore as fs
 
@@ -85,6 +85,20 @@ class Shop:
         ]  # fmt: skip
         self.store.push("bought", new)
         self.events += new
+
+    def old_news(self, count: int) -> None:
+        """Events of hours ago that never come by the topic: batch alone has them."""
+        first = len(self.events)
+        self.events += [
+            {
+                "card": CARDS[i % len(CARDS)],
+                "id": i,
+                "at": self.began - timedelta(hours=8, seconds=i),
+                "amount": i,
+                "shop": "old",
+            }
+            for i in range(first, first + count)
+        ]
 
     def expected(self) -> dict[str, list[Any]]:
         """What training says of all events so far, as of the beginning."""
@@ -151,7 +165,7 @@ def shop(tmp_path: Path, kafka_server: Broker, redis_url: str) -> Iterator[Shop]
 @pytest.mark.slow
 @pytest.mark.kafka
 @pytest.mark.redis
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_job_is_what_training_says_whatever_is_killed(shop: Shop) -> None:
     store = shop.store
     said: list[str] = []
@@ -227,6 +241,63 @@ def dead_letters_come_back(shop: Shop) -> None:
     assert replayed.event["card"] is None
     until(lambda: len(store.job_dead_letters()) == 2, "given back, it is a dead letter once more")
     shop.settles("dead letters stop nothing")
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+@pytest.mark.redis
+@pytest.mark.timeout(900)
+def test_a_changed_definition_and_an_outage_too_long_leave_no_gap(shop: Shop) -> None:
+    said: list[str] = []
+    shop.store.start_stream(say=said.append)
+    shop.buy(100)
+    shop.settles("a job that has just begun")
+    _a_changed_definition(shop, said)
+    _an_outage_too_long(shop, said)
+
+
+def _a_changed_definition(shop: Shop, said: list[str]) -> None:
+    """What was served is served until the new version is complete and agrees; then the old job ends."""
+    old = shop.status().name
+    file = shop.store.config.root / "shop.py"
+    file.write_text(
+        file.read_text().replace(
+            'fs.latest("amount")', 'fs.latest("amount"), fs.max("amount").over(fs.days(1))'
+        )
+    )
+    shop.old_news(20)
+    shop.expected()  # all of it lies at rest
+    (done,) = shop.store.upgrade_stream(say=said.append)
+    assert done.old == old != done.new
+    assert done.compared > 0
+    assert "amount_max_1d" in shop.read()
+    shop.settles("a changed definition, as soon as it is in force")
+    assert records.load(shop.place)[old].state == "retired"
+    shop.buy(50)
+    shop.settles("its job goes on")
+    assert shop.store.plan().is_empty
+
+
+def _an_outage_too_long(shop: Shop, said: list[str]) -> None:
+    """A job whose state went while it was away is refused, and begun anew behind what batch holds."""
+    shop.store.stop_stream(say=said.append)
+    record = records.load(shop.place)[shop.status().name]
+    long_ago = time.time_ns() // 1000 - 2 * shop.place.outage
+    records.save(shop.place, replace(record, savepoint_at=long_ago, checkpoint_at=long_ago))
+    for file in shop.place.folder.rglob("_metadata"):
+        os.utime(file, (long_ago / 1e6 - 60,) * 2)
+    shop.buy(50)
+    with pytest.raises(JobOutageTooLong, match="--fresh"):
+        shop.store.start_stream(say=said.append)
+    assert shop.status().state == "NONE"
+    shop.old_news(20)
+    shop.expected()
+    shop.store.start_stream(fresh=True, say=said.append)
+    assert shop.status().epoch == record.epoch + 1
+    shop.buy(50)
+    shop.settles("begun anew")
+    with pytest.raises(FlinkError, match="fs stream stop"):
+        shop.store.start_stream(fresh=True)
 
 
 def _poison(shop: Shop, payload: bytes) -> None:

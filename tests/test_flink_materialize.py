@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
@@ -41,6 +43,8 @@ from featurestore.types import (
 )
 from tests.flink_cluster import BUILT, PYTHON
 from tests.services import MISSING
+
+PREPARE = Path(__file__).parent.parent / "definitions" / "prepare.py"
 
 pytestmark = [pytest.mark.flink, pytest.mark.slow]
 
@@ -228,6 +232,44 @@ def both(root: Path, table: pa.Table, kind: str, **asked: Any) -> int:
 
 def test_flink_writes_what_duckdb_writes(tmp_path: Path) -> None:
     assert both(tmp_path, rows(1500), "Parquet") > 350
+
+
+FLIGHTS = """
+import featurestore as fs
+from featurestore import col
+
+carrier = fs.Entity("carrier", key="carrier")
+departures = fs.StreamSource(
+    "departures", batch=fs.Parquet("*.parquet"), stream=fs.Kafka("departures", bootstrap="nowhere"), event_time="departed_at",
+    columns={"carrier": fs.String, "dest": fs.String, "departed_at": fs.Timestamp, "dep_delay": fs.Float64},
+)
+v = fs.FeatureView("v", carrier, departures, [
+    fs.count().over(fs.hours(1), fs.days(7)), fs.mean("dep_delay").over(fs.days(7)), fs.max("dep_delay").over(fs.days(1)),
+    fs.count().where(col("dep_delay") > 15).over(fs.lifetime), fs.last("dest").over(fs.days(7)), fs.latest("dest"),
+    fs.quantile("dep_delay", p=0.9).over(fs.days(7)), fs.count_distinct("dest", k=64).over(fs.days(7)),
+])
+svc = fs.FeatureService("svc", [v])
+"""
+
+
+def test_real_flights(tmp_path: Path) -> None:
+    command = [sys.executable, str(PREPARE), "--out", str(tmp_path / "data"), "--until", "2013-02-01"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    flights = pq.read_table(tmp_path / "data" / "departures.parquet")
+    flights = flights.select(["carrier", "dest", "departed_at", "dep_delay"])
+    flights = flights.set_column(3, "dep_delay", flights.column("dep_delay").cast(pa.float64()))
+    found = []
+    for engine in ("duckdb", "flink"):
+        root = tmp_path / engine
+        root.mkdir()
+        (root / "fs.toml").write_text("[offline]\nthreads = 1\n")
+        (root / "definitions.py").write_text(FLIGHTS)
+        pq.write_table(flights, root / "flights.parquet", compression="zstd")
+        with FeatureStore(root) as store:
+            store.apply()
+            store.materialize(end="2013-01-28T13:30", engine=engine)
+            found.append(cells(store))
+    assert same(found[1], found[0]) > 1500
 
 
 def test_lines_of_json_make_the_same(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -122,7 +123,9 @@ def test_a_feature_that_meant_something_else_is_null(project: FeatureStore) -> N
     assert [v is None for v in found["price_mean_3h"].to_pylist()] == [True] * 5 + [False] * 4
 
 
-def test_batches_come_as_they_mature_and_once(project: FeatureStore) -> None:
+def test_batches_come_as_they_mature_and_once(
+    project: FeatureStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     serve(project, 0, 30)
     hour = NOON + timedelta(hours=1)
     assert list(project.training_batches("ranking", "trainer", as_of=NOON)) == []
@@ -147,6 +150,12 @@ def test_batches_come_as_they_mature_and_once(project: FeatureStore) -> None:
     assert last.fingerprint == project.registry.service("ranking").fingerprint
     assert batch.manifest["lineage"] == "V1.1.1"
     assert batch.manifest["digest"] == last.digest != said["trainer"].rounds[0].digest
+    shown = ["consumers", "ranking", "--project", str(project.config.root)]
+    assert main(shown) == 0
+    assert "V1.1.1" in capsys.readouterr().out
+    assert main([*shown, "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["consumers"].values()
+    assert (one["taken"], one["waiting"], len(one["rounds"])) == (40, 0, 2)
 
 
 TRAINER = """

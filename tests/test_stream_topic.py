@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -336,6 +337,19 @@ def test_events_over_http_go_to_the_topic_when_it_answers(project: Project) -> N
     assert events.append(plan, "events", [row, row]).rows == 2
     events.close()
     assert project.run() == {"events": 3, "applied": 1, "duplicate": 2}
+
+
+def test_many_threads_push_at_once(project: Project) -> None:
+    plan, events = project.store.registry.current().plan, Events(project.store.config)
+
+    def push(turn: int) -> int:
+        rows = [{**event(id=f"{turn}-{i}"), "m": None} for i in range(50)]
+        return events.append(plan, "events", rows).rows
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(push, range(40))) == [50] * 40
+    events.close()
+    assert project.run() == {"events": 2000, "applied": 2000}
 
 
 def test_where_events_are_is_a_setting(tmp_path: Path) -> None:

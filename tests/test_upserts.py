@@ -102,7 +102,7 @@ def close(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
-@settings(max_examples=40, deadline=None, phases=GENERATE, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, phases=GENERATE, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_split_and_replay_ends_in_the_same_heads(
     con: Connection, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

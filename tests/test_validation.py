@@ -173,7 +173,7 @@ CASES = [
 ENGINES = {"duckdb": by_duckdb, "gx": by_gx, "statistics": by_statistics}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["duckdb", "statistics", pytest.param("gx", marks=pytest.mark.slow)])
 def test_every_engine_gives_the_same_verdict(engine: str, con: Any) -> None:
     """All cases in one test: each is a sentence, and those that differ are named."""
     wrong = []
@@ -187,6 +187,7 @@ def test_every_engine_gives_the_same_verdict(engine: str, con: Any) -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_a_gap_in_an_engine_is_named_and_is_one(con: Any) -> None:
     for case in CASES:
         for engine in case.open_to.split():

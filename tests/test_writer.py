@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,17 +18,18 @@ import redis
 
 from featurestore.compile.sources import connect
 from featurestore.erasures import erasures
-from featurestore.errors import OutageTooLong, StreamConflict, StreamError, TopicNotFound
+from featurestore.errors import MaterializeError, OutageTooLong, StreamConflict, StreamError, TopicNotFound
 from featurestore.layout import layout_of
-from featurestore.online.codec import codec_of
-from featurestore.online.state import StreamState, load_stream, stream_name
+from featurestore.online.codec import NEVER, codec_of
+from featurestore.online.state import StreamState, load_states, load_stream, stream_name
 from featurestore.online.store import OnlineStore
 from featurestore.store import FeatureStore
 from featurestore.stream.positions import TILES, Positions
-from featurestore.stream.writer import ViewWriter, written
+from featurestore.stream.writer import ViewWriter
 from featurestore.stream.writers import Writer
+from featurestore.stream.written import written
 from featurestore.time import HOUR, MINUTE
-from tests.services import RedisServer
+from tests.services import RedisServer, free_port, tied
 from tests.tile_job import TileJob
 
 pytestmark = pytest.mark.flink
@@ -101,7 +103,7 @@ class Project:
         self.job.take([self.event() for _ in range(events)])
 
     def writer(self, **options: Any) -> ViewWriter:
-        return ViewWriter(self.store.config, self.view, self.online, report=self._report, **options)
+        return ViewWriter(self.view, self.online, report=self._report, **options)
 
     def _report(self, _: object, holes: Any) -> None:
         self.holes = list(holes)
@@ -180,6 +182,7 @@ def test_another_streams_view_is_refused_until_it_is_taken_over(plain: Project) 
     assert plain.writer().run(once=True) == 0, "it is its own from then on"
 
 
+@pytest.mark.slow
 def test_an_embedded_stream_is_refused_where_a_job_feeds(plain: Project) -> None:
     plain.send(10)
     plain.writer().run(once=True)
@@ -187,6 +190,7 @@ def test_an_embedded_stream_is_refused_where_a_job_feeds(plain: Project) -> None
         plain.store.run_stream(once=True)
 
 
+@pytest.mark.slow
 def test_without_a_topic_it_says_so_or_waits(tmp_path: Path, kafka_address: str) -> None:
     project = Project(tmp_path, kafka_address, "lmdb://.fs/online", wide=False, topics=False)
     try:
@@ -217,6 +221,7 @@ def test_records_that_are_none_are_counted_and_left_out(plain: Project) -> None:
 # ── hand-over
 
 
+@pytest.mark.slow
 def test_base_takes_over_and_heads_forget_it(project: Project) -> None:
     project.send(200)
     project.writer().run(once=True)
@@ -267,10 +272,12 @@ def test_late_events_are_holes_until_they_are_materialised(plain: Project) -> No
     plain.check()
 
 
+@pytest.mark.slow
 def test_what_was_erased_stays_out(plain: Project) -> None:
     plain.send(100)
-    plain.writer().run(once=True)
     key = plain.job.events[0]["k"]
+    plain.job.take([{**plain.event(), "k": key, "at": time.time_ns() // 1000}])
+    plain.writer().run(once=True)
     plain.store.erase("who", {"k": key})
     plain.writer(erased=erasures(plain.store.registry), reset=True).run(once=True)
     got = plain.store.get_online_features("svc", {"k": [key]}).to_dict()
@@ -281,6 +288,55 @@ def test_what_was_erased_stays_out(plain: Project) -> None:
     plain.writer(erased=erasures(plain.store.registry)).run(once=True)
     reasons = {h.reason for h in plain.store.holes()}
     assert reasons == {"erased"}, "the tile holds events of before, and went as a whole"
+
+
+@pytest.mark.slow
+def test_an_erasure_waits_for_the_writers_that_run(plain: Project) -> None:
+    plain.send(100)
+    stop = threading.Event()
+    writer = Writer(plain.store.config, plain.store.registry, plain.online)
+    thread = threading.Thread(target=writer.run, args=(stop,))
+    thread.start()
+    try:
+        wait_for(lambda: settled(plain))
+        key = plain.job.events[0]["k"]
+        receipt = plain.store.erase("who", {"k": key})
+        assert receipt.done, receipt.waits
+        plain.job.step_back(plain.chance)  # what is written again comes to nothing
+        wait_for(lambda: settled(plain))
+        assert plain.store.get_online_features("svc", {"k": [key]}).to_dict()["count_1d"] in ([None], [0])
+        assert written(plain.online, plain.view).counts["erased"] > 0
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.slow
+def test_a_base_under_a_stream_that_has_said_nothing_yet_stays_where_it_was(plain: Project) -> None:
+    plain.send(50)
+    plain.store.materialize()
+    plain.writer().run(once=True)
+    said = load_stream(plain.online, plain.codec)
+    assert said is not None
+    nothing = StreamState(said.owner, NEVER, None, plain.now)
+    plain.online.set_metas({stream_name(plain.codec): nothing.to_bytes()})
+    before = load_states(plain.online, {"v": plain.codec})["v"].cut
+    (done,) = plain.store.materialize()
+    assert done.cut == before
+
+
+@pytest.mark.slow
+def test_nobody_knows_where_a_first_base_may_end_before_the_stream_has_said_how_far_it_is(
+    plain: Project,
+) -> None:
+    plain.send(50)
+    plain.writer().run(once=True)
+    said = load_stream(plain.online, plain.codec)
+    assert said is not None
+    nothing = StreamState(said.owner, NEVER, None, plain.now)
+    plain.online.set_metas({stream_name(plain.codec): nothing.to_bytes()})
+    with pytest.raises(MaterializeError, match="how far it is"):
+        plain.store.materialize()
 
 
 # ── losses
@@ -299,6 +355,28 @@ def test_a_store_that_was_emptied_is_filled_again(plain: Project) -> None:
     plain.check()
 
 
+@pytest.mark.redis
+@pytest.mark.slow
+def test_a_store_that_is_away_is_waited_for(tmp_path: Path, kafka_address: str) -> None:
+    kept = KeptRedis(tmp_path)
+    kept.start()
+    project = Project(tmp_path, kafka_address, f"redis://127.0.0.1:{kept.port}/0", wide=False)
+    try:
+        with running(project) as said:
+            project.send(50)
+            wait_for(lambda: settled(project))
+            kept.kill()
+            project.send(50)
+            wait_for(lambda: any("trying again" in s for s in said))
+            kept.start()
+            wait_for(lambda: settled(project))
+        project.check()
+    finally:
+        project.close()
+        kept.kill()
+
+
+@pytest.mark.slow
 def test_a_store_that_stepped_back_is_read_on_from_there(plain: Project) -> None:
     """As a Redis does that is killed and starts from what it had on disk: here under its own identity, which is worse."""
     plain.send(100)
@@ -319,6 +397,7 @@ def test_a_store_that_stepped_back_is_read_on_from_there(plain: Project) -> None
     plain.check()
 
 
+@pytest.mark.slow
 def test_a_topic_that_no_longer_reaches_back_is_said(plain: Project) -> None:
     plain.send(100)
     plain.writer().run(once=True)
@@ -336,6 +415,7 @@ def test_a_topic_that_no_longer_reaches_back_is_said(plain: Project) -> None:
 # ── several at once
 
 
+@pytest.mark.slow
 def test_a_killed_writers_partitions_go_to_the_others(plain: Project) -> None:
     plain.send(100)
     with running(plain), running(plain):
@@ -349,6 +429,7 @@ def test_a_killed_writers_partitions_go_to_the_others(plain: Project) -> None:
     plain.check()
 
 
+@pytest.mark.slow
 def test_the_writers_of_a_project_take_up_what_is_applied(plain: Project) -> None:
     plain.send(50)
     stop, notes = threading.Event(), list[str]()
@@ -371,6 +452,42 @@ def test_the_writers_of_a_project_take_up_what_is_applied(plain: Project) -> Non
         stop.set()
         thread.join()
     assert any("its writer starts" in note for note in notes)
+
+
+class KeptRedis:
+    """A Redis that has on disk what it was told, but for the last second, and is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+
+    def start(self) -> None:
+        words = [
+            "--port",
+            self.port,
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            "--dir",
+            self.folder,
+        ]
+        command = [*tied(), "redis-server", *map(str, words)]
+        self._server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        with redis.Redis(port=self.port) as client:
+            wait_for(lambda: answers(client))
+
+    def kill(self) -> None:
+        self._server.kill()
+        self._server.wait()
+
+
+def answers(client: Any) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
 
 
 @contextmanager

@@ -47,6 +47,7 @@ COMMANDS = {
     "erase": Entry("Values", "Take one entity out of everything that is kept.", "erase"),
     "get": Entry("Values", "One feature vector, read online.", "get"),
     "dataset": Entry("Values", "A point-in-time training set, written as Parquet.", "dataset"),
+    "consumers": Entry("Values", "How far each trainer of a service's matured rows is.", "consumers"),
     "compare": Entry("Values", "Two versions of a service on captured requests.", "compare"),
     "stats": Entry("Values", "What the values of a service, a view or a training set look like.", "stats"),
     "scaler": Entry("Values", "What a service's features are scaled by: fit, refit, pin, show.", "scaler"),

@@ -192,10 +192,15 @@ def restart_command(settings: Settings, engine: str | None, select: tuple[str, .
 @_ENGINE
 @_SELECT
 def upgrade_command(settings: Settings, engine: str | None, select: tuple[str, ...]) -> None:
-    """Take up definitions that were changed and applied: new jobs run beside the old ones until they have caught up."""
+    """Bring changed definitions into force without a gap: what is served is served until the new is complete.
+
+    For each view whose job changes: its base, a job beside the old one, values until they have all that came, a comparison with
+    batch. Then the definitions are applied, and old jobs end. What is applied already is taken up as it is.
+    """
     with settings.store() as store:
-        store.upgrade_stream(list(select) or None, engine=engine, say=settings.note)
-    _done(settings, "upgraded", select)
+        done = store.upgrade_stream(list(select) or None, engine=engine, say=settings.note)
+    if settings.json:
+        print_json({"done": "upgraded", "select": list(select), "views": [asdict(u) for u in done]})
 
 
 def _done(settings: Settings, what: str, select: Sequence[str]) -> None:

@@ -78,8 +78,39 @@ def fails_sql(check: RowCheck, schema: Types) -> str:
             assert_never(check)
 
 
-def aggregates(expectation: Expectation, schema: Types) -> dict[str, str]:
+BITS = 1 << 26
+"""Up to so wide a span distinct whole numbers are counted in a bitmap: an eighth of the time of a hash table, and 8 MB."""
+
+Spans = Mapping[str, tuple[int, int]]
+"""The least and the greatest number of columns, where they are known."""
+
+
+def spanned(expectation: Expectation, schema: Types) -> str | None:
+    """The column whose span would make judging cheaper: that of whole numbers of which distinct ones are counted."""
+    match expectation.check:
+        case Unique((column,)) | Measure("distinct", column):
+            return column if is_integer(schema[column]) else None
+        case _:
+            return None
+
+
+def _distinct(column: str, schema: Types, spans: Spans) -> str:
+    """The aggregate that counts distinct values, up to its FILTER, and what to wrap it in."""
+    lo, hi = spans.get(column, (0, BITS))
+    if not is_integer(schema[column]) or hi - lo >= BITS:
+        return f"count(DISTINCT {_id(column)})"
+    ends = f"{literal(lo, schema[column], DUCKDB)}, {literal(hi, schema[column], DUCKDB)}"
+    return f"bitstring_agg({_id(column)}, {ends})"
+
+
+def _counted(aggregate: str, where: str) -> str:
+    filtered = f"{aggregate} FILTER ({where})"
+    return f"coalesce(bit_count({filtered}), 0)" if aggregate.startswith("bitstring_agg") else filtered
+
+
+def aggregates(expectation: Expectation, schema: Types, spans: Spans | None = None) -> dict[str, str]:
     """What has to be known of the rows to judge it: names and aggregates. Empty where the columns' types alone tell."""
+    spans = {} if spans is None else spans
     check, where = expectation.check, where_sql(expectation, schema)
     rows = f"count(*) FILTER ({where})"
     match check:
@@ -92,11 +123,13 @@ def aggregates(expectation: Expectation, schema: Types) -> dict[str, str]:
             }
         case Unique(columns):
             known = " AND ".join(f"{_id(c)} IS NOT NULL" for c in columns)
-            one = _id(columns[0]) if len(columns) == 1 else f"({', '.join(map(_id, columns))})"
+            one = f"count(DISTINCT ({', '.join(map(_id, columns))}))"
+            if len(columns) == 1:
+                one = _distinct(columns[0], schema, spans)
             return {
                 "rows": rows,
                 "considered": f"count(*) FILTER ({where} AND {known})",
-                "distinct": f"count(DISTINCT {one}) FILTER ({where} AND {known})",
+                "distinct": _counted(one, f"{where} AND {known}"),
             }
         case Share(column, value):
             hit = f"({_id(column)} = {_constant(value, schema[column])}) IS TRUE"
@@ -109,11 +142,12 @@ def aggregates(expectation: Expectation, schema: Types) -> dict[str, str]:
             said = f"count({_id(column)}) FILTER ({where})"
             if check.of == "null_share":
                 return {"rows": rows, "considered": said}
-            return {
-                "rows": rows,
-                "considered": said,
-                "value": f"{_measure(check, schema[column])} FILTER ({where})",
-            }
+            measure = (
+                _distinct(column, schema, spans)
+                if check.of == "distinct"
+                else _measure(check, schema[column])
+            )
+            return {"rows": rows, "considered": said, "value": _counted(measure, where)}
         case RowCount():
             return {"rows": rows}
         case Fresh(column=column):
@@ -144,10 +178,10 @@ def _measure(check: Measure, dtype: DType) -> str:
             return f"stddev_samp({value})"
         case "quantile":
             return f"quantile_cont(CAST({value} AS DOUBLE), {float(check.rank or 0.0)!r})"
-        case "distinct":
-            return f"count(DISTINCT {column})"
         case _:
-            raise AssertionError(check.of)  # `null_share` is of no values; `fitting.malformed` refuses others
+            raise AssertionError(
+                check.of
+            )  # the others are no aggregate of numbers; `fitting.malformed` refuses any more
 
 
 def copies_sql(relation: str, expectation: Expectation, schema: Types) -> str:
@@ -231,5 +265,6 @@ __all__ = [
     "fails_sql",
     "passes_sql",
     "said_sql",
+    "spanned",
     "where_sql",
 ]

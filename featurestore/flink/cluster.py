@@ -26,7 +26,6 @@ _CLASSES = {
     JOB_MANAGER: "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
     TASK_MANAGER: "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
 }
-_HEAP = {JOB_MANAGER: "768m", TASK_MANAGER: "1024m"}
 
 SLOTS: Final = 8
 """Slots of the one TaskManager, by parallelism 1: a job of one view takes as many as it is parallel."""
@@ -93,8 +92,9 @@ def _start_missing(place: Place) -> list[str]:
 
 def _start(place: Place, name: str) -> Process:
     conf = _conf(place)
+    heap = 768 if name == JOB_MANAGER else place.memory_mb + 256
     argv = [
-        java(), f"-Xmx{_HEAP[name]}", "-XX:+UseSerialGC", "-XX:MaxDirectMemorySize=512m",
+        java(), f"-Xmx{heap}m", "-XX:+UseSerialGC", "-XX:MaxDirectMemorySize=512m",
         *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED),
         f"-Dlog4j.configurationFile={conf / 'log4j.properties'}", "-cp", f"{place.jars}/*", _CLASSES[name],
         "--configDir", str(conf),
@@ -120,7 +120,7 @@ def _configure(place: Place) -> None:
         "jobmanager.memory.process.size": "1200m",
         "taskmanager.cpu.cores": SLOTS,
         "taskmanager.numberOfTaskSlots": SLOTS * place.parallelism,
-        "taskmanager.memory.task.heap.size": "768m",
+        "taskmanager.memory.task.heap.size": f"{place.memory_mb}m",
         "taskmanager.memory.task.off-heap.size": "0b",
         "taskmanager.memory.managed.size": "128m",
         "taskmanager.memory.network.min": "192m",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from featurestore.compile.flink_job import OUTAGE, SKEW, job_of, kafka_steps, topic_prefix, wire_of
+from featurestore.compile.flink_job import SKEW, job_of, kafka_steps, topic_prefix, wire_of
 from featurestore.config import Config
 from featurestore.errors import (
     FlinkError,
@@ -65,7 +65,7 @@ def start(
     place = checked(place_of(config))
     views = topic_views(registry.current().plan, select)
     for view in views:
-        _must_be_there(view)
+        must_be_there(view)
     online.identity()
     with locked(place):
         rest, started = ensure(place)
@@ -95,13 +95,18 @@ def started_job(
         return save(place, replace(old, state="running"))
     if old is None or fresh:
         record = Record(
-            view.name, name, 1 if old is None else old.epoch + 1, "running", since=_since(online, view)
+            view.name,
+            name,
+            1 if old is None else old.epoch + 1,
+            "running",
+            since=_since(online, view),
+            fresh_at=now,
         )
     else:
         record = replace(_with_newest(place, old), state="running", failure=None)
     resumed = record.newest
-    if resumed is not None and now - resumed[1] > OUTAGE:
-        raise JobOutageTooLong(view.name, (now - resumed[1]) / 1e6, OUTAGE / 1e6)
+    if resumed is not None and now - resumed[1] > place.outage:
+        raise JobOutageTooLong(view.name, (now - resumed[1]) / 1e6, place.outage / 1e6)
     if resumed is None and old is not None and not fresh:
         # It ended before its first checkpoint: nothing of it is kept, and what it wrote may be ahead of what it writes now.
         record = replace(record, epoch=record.epoch + 1)
@@ -205,7 +210,7 @@ def _answering(place: Place) -> Rest | None:
 def _with_newest(place: Place, record: Record) -> Record:
     """The record with the newest checkpoint that lies there."""
     found = found_checkpoint(place, record.name)
-    if found is None or found[1] <= record.checkpoint_at:
+    if found is None or found[1] <= max(record.checkpoint_at, record.fresh_at):
         return record
     return replace(record, checkpoint=found[0], checkpoint_at=found[1])
 
@@ -218,7 +223,10 @@ def _since(online: OnlineStore, view: View) -> int | None:
 
 def _compiled(place: Place, rest: Rest, view: View, record: Record) -> dict[str, Any]:
     """The job file: the programs that `fs compile` prints, with what says where it runs and goes on from."""
-    job = job_of(view, wire_of(view, since=record.since))
+    wire = wire_of(view, since=record.since)
+    # Dead letters are given back in transactions: one that was given up never counts.
+    wire = replace(wire, options={**wire.options, "properties.isolation.level": "read_committed"})
+    job = job_of(view, wire, outage=place.outage)
     host, _, port = rest.url.rpartition("://")[2].partition(":")
     settings = {
         **job.settings,
@@ -231,9 +239,9 @@ def _compiled(place: Place, rest: Rest, view: View, record: Record) -> dict[str,
         "execution.checkpointing.savepoint-dir": place.of_job(record.name, "savepoints"),
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "execution.checkpointing.num-retained": "3",
-        "restart-strategy.type": "exponential-delay",
-        "restart-strategy.exponential-delay.initial-backoff": "1 s",
-        "restart-strategy.exponential-delay.max-backoff": "20 s",
+        "execution.checkpointing.interval": f"{place.checkpoint_seconds} s",
+        "restart-strategy.type": place.restart,
+        **(_BACKOFF if place.restart == "exponential-delay" else {}),
     }
     if record.newest is not None:
         settings["execution.state-recovery.path"] = record.newest[0]
@@ -244,7 +252,13 @@ def _compiled(place: Place, rest: Rest, view: View, record: Record) -> dict[str,
     }
 
 
-def _must_be_there(view: View) -> None:
+_BACKOFF = {
+    "restart-strategy.exponential-delay.initial-backoff": "1 s",
+    "restart-strategy.exponential-delay.max-backoff": "20 s",
+}
+
+
+def must_be_there(view: View) -> None:
     """Raises BrokerUnavailable, or TopicNotFound with the nearest names."""
     wire = view.source.stream
     assert wire is not None
@@ -294,4 +308,15 @@ def _must_run(rest: Rest, view: View, job: str) -> None:
     )
 
 
-__all__ = ["end", "pause", "restart", "retire", "start", "started_job", "stop", "topic_views", "upgrade"]
+__all__ = [
+    "end",
+    "must_be_there",
+    "pause",
+    "restart",
+    "retire",
+    "start",
+    "started_job",
+    "stop",
+    "topic_views",
+    "upgrade",
+]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from featurestore.compile.flink_job import topic_prefix
-from featurestore.config import Config
-from featurestore.errors import BrokerUnavailable, NotFound
-from featurestore.flink.place import place_of
+from featurestore.errors import NotFound
 from featurestore.ir import View
-from featurestore.processes import write_whole
 from featurestore.stream import kafka
+
+if TYPE_CHECKING:
+    from confluent_kafka import TopicPartition
 
 MOST: Final = 10_000
 """So many of the newest letters of a view are looked at."""
@@ -47,44 +47,48 @@ class DeadLetter:
             return self.payload.decode(errors="replace")
 
 
-def dead_letters(config: Config, view: View) -> list[DeadLetter]:
+def dead_letters(view: View) -> list[DeadLetter]:
     """The newest dead letters of a view's job that were not given back, the oldest first."""
-    done = _replayed(config, view)
-    return [letter for letter in _read(view) if letter.place not in done]
+    found = {letter.place: letter for letter in _read(view)}
+    done = _replayed(view, list(_by_partition(found))) if found else {}
+    return [letter for place, letter in found.items() if not _given_back(place, done)]
 
 
-def replay(config: Config, view: View, places: Sequence[str] | None) -> list[DeadLetter]:
+def replay(view: View, places: Sequence[str] | None) -> list[DeadLetter]:
     """Gives events back to their topic, as if they had arrived now; those that were. All, or those of these places.
 
-    Each is given back once; if this is killed between sending and noting that, the next run sends it again, and an event with
-    an id counts once all the same. Raises NotFound for a place that is not there.
+    Each is given back once, whenever this is killed: the events, and which letters they were of, are one transaction of Kafka's,
+    and the job reads committed records alone. Raises NotFound for a place that is not there, and BrokerError.
     """
-    there = {letter.place: letter for letter in dead_letters(config, view)}
+    there = {letter.place: letter for letter in dead_letters(view)}
     for place in places or ():
         if place not in there:
             raise NotFound("dead letter", place, there, f"view '{view.name}'")
-    chosen = list(there.values()) if places is None else [there[place] for place in places]
+    chosen = list(there.values()) if places is None else [there[place] for place in dict.fromkeys(places)]
     if not chosen:
         return []
     wire = view.source.stream
     assert wire is not None
     cluster = kafka.cluster_of(wire)
-    client = kafka.producer(cluster)
-    failed: list[Any] = []
-    with kafka.typed(cluster, client, wire.path):
-        for letter in chosen:
-            client.produce(wire.path, letter.payload, on_delivery=lambda error, _: failed.append(error))
-        left = client.flush(kafka.DELIVERY_SECONDS)
-    errors = [error for error in failed if error is not None]
-    if errors or left:
-        raise (
-            kafka.error_of(errors[0], cluster, wire.path)
-            if errors
-            else BrokerUnavailable(
-                f"{left} events were not acknowledged within {kafka.DELIVERY_SECONDS:.0f} s\n  those that were may come twice"
-            )
-        )
-    _mark(config, view, [letter.place for letter in chosen])
+    left = _by_partition(there.keys() - {letter.place for letter in chosen})
+    ends = {number: offsets[-1] + 1 for number, offsets in _by_partition(there).items()}
+    said = _replayed(view, list(ends))
+    client = kafka.producer(cluster, transactional_id=f"{topic_prefix(view)}.replay")
+    group = kafka.consumer(cluster, group_id=_group(view))
+    try:
+        with kafka.typed(cluster, client, wire.path):
+            client.init_transactions(kafka.DELIVERY_SECONDS)
+            client.begin_transaction()
+            for letter in chosen:
+                client.produce(wire.path, letter.payload)
+            marks = [
+                _mark(view, number, max(end, said[number][0]), left.get(number, []))
+                for number, end in ends.items()
+            ]
+            client.send_offsets_to_transaction(marks, group.consumer_group_metadata(), kafka.DELIVERY_SECONDS)
+            client.commit_transaction(kafka.DELIVERY_SECONDS)
+    finally:
+        group.close()
     return chosen
 
 
@@ -93,7 +97,7 @@ def _read(view: View) -> Iterator[DeadLetter]:
 
     wire = view.source.stream
     assert wire is not None
-    cluster, topic = kafka.cluster_of(wire), f"{topic_prefix(view)}.dead-letters"
+    cluster, topic = kafka.cluster_of(wire), _topic(view)
     client = kafka.admin(cluster)
     if topic not in kafka.topics(client, cluster):
         return
@@ -140,16 +144,62 @@ def _letter(place: str, message: Any) -> DeadLetter:
         return DeadLetter(place, at, "unreadable letter", None, None, raw)
 
 
-def _replayed(config: Config, view: View) -> set[str]:
+def _given_back(place: str, done: Mapping[int, tuple[int, set[int]]]) -> bool:
+    number, _, offset = place.partition("/")
+    end, left = done[int(number)]
+    return int(offset) < end and int(offset) not in left
+
+
+# ── which were given back: an offset for each partition, and which letters before it were not
+
+
+def _group(view: View) -> str:
+    return f"{topic_prefix(view)}.replay"
+
+
+def _by_partition(places: Iterable[str]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for place in places:
+        number, _, offset = place.partition("/")
+        found.setdefault(int(number), []).append(int(offset))
+    return {number: sorted(offsets) for number, offsets in found.items()}
+
+
+def _mark(view: View, number: int, end: int, left: Sequence[int]) -> TopicPartition:
+    """What is committed of a partition. What is said beside the offset has to be short: rows of numbers by first and last."""
+    from confluent_kafka import TopicPartition
+
+    rows: list[list[int]] = []
+    for offset in left:
+        if rows and rows[-1][1] == offset - 1:
+            rows[-1][1] = offset
+        else:
+            rows.append([offset, offset])
+    return TopicPartition(_topic(view), number, end, json.dumps(rows, separators=(",", ":")))
+
+
+def _replayed(view: View, numbers: Sequence[int]) -> dict[int, tuple[int, set[int]]]:
+    """By partition: letters before an offset were given back, but for those of a set."""
+    from confluent_kafka import TopicPartition
+
+    wire = view.source.stream
+    assert wire is not None
+    cluster = kafka.cluster_of(wire)
+    # Not waiting for a transaction that somebody left open who was killed: it never happened.
+    client = kafka.consumer(cluster, group_id=_group(view), isolation_level="read_uncommitted")
     try:
-        return set(json.loads(_file(config, view).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return set()
+        with kafka.typed(cluster):
+            told = client.committed(
+                [TopicPartition(_topic(view), n) for n in numbers], kafka.PATIENCE_SECONDS
+            )
+    finally:
+        client.close()
+    found = {}
+    for place in told:
+        rows = json.loads(place.metadata) if place.offset >= 0 and place.metadata else []
+        found[place.partition] = (place.offset, {n for first, last in rows for n in range(first, last + 1)})
+    return found
 
 
-def _mark(config: Config, view: View, places: Sequence[str]) -> None:
-    write_whole(_file(config, view), json.dumps(sorted(_replayed(config, view) | set(places))))
-
-
-def _file(config: Config, view: View) -> Any:
-    return place_of(config).folder / "replayed" / f"{topic_prefix(view)}.json"
+def _topic(view: View) -> str:
+    return f"{topic_prefix(view)}.dead-letters"

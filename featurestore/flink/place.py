@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from featurestore.config import Config
+from featurestore.compile.flink_job import OUTAGE
+from featurestore.config import RESTARTS, Config
 from featurestore.errors import FlinkError
+from featurestore.time import HOUR
 
 SUBMIT_SECONDS: Final = 300.0
 """How long a submission may take: it starts a JVM, plans the job, and waits for the cluster."""
@@ -28,7 +30,8 @@ class Place:
     """Where a project's jobs run.
 
     `cluster` is `local` (processes of this machine, kept in `folder`) or the URL of a cluster's REST server; `checkpoints` a
-    folder or URI that cluster and, for a local folder, this process reach alike; `project` the streaming project.
+    folder or URI that cluster and, for a local folder, this process reach alike; `project` the streaming project. `memory_mb` is
+    what the jobs of a local TaskManager have for their state; state is kept for an `outage` of so many microseconds.
     """
 
     cluster: str
@@ -38,6 +41,10 @@ class Place:
     partitions: int
     folder: Path
     project: Path
+    memory_mb: int = 768
+    checkpoint_seconds: int = 10
+    outage: int = OUTAGE
+    restart: str = RESTARTS[0]
 
     @property
     def local(self) -> bool:
@@ -73,6 +80,10 @@ def place_of(config: Config) -> Place:
         int(told.get("partitions", 4)),
         folder,
         _own_project() if project is None else (config.root / str(project)).resolve(),
+        int(told.get("memory_mb", 768)),
+        int(told.get("checkpoint_seconds", 10)),
+        int(told["outage_hours"]) * HOUR if "outage_hours" in told else OUTAGE,
+        str(told.get("restart", RESTARTS[0])),
     )
 
 

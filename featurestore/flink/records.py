@@ -41,6 +41,10 @@ class Record:
     checkpoint: str | None = None
     checkpoint_at: int = 0
     failure: str | None = None
+    ahead: bool = False
+    """Whether it is of a version that is not applied yet."""
+    fresh_at: int = 0
+    """When its last fresh start was: no checkpoint of before counts."""
 
     @property
     def newest(self) -> tuple[str, int] | None:

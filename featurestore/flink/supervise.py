@@ -101,7 +101,7 @@ class _Watch:
                     self._start(rest, view)
         applied = {view.name for view in views.values()}
         for name, record in records.items():
-            if record.state == "running" and name not in views:
+            if record.state == "running" and name not in views and not record.ahead:
                 new = next((v for v in views.values() if v.name == record.view), None)
                 if record.view not in applied or (new is not None and self._caught_up(new)):
                     retire(self._place, rest, record, self._say)

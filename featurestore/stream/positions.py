@@ -12,6 +12,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from featurestore.online.codec import Codec
 from featurestore.online.store import OnlineStore
@@ -21,8 +22,13 @@ POSITION = b"w"
 
 TILES, LETTERS = b"t", b"d"
 
+KINDS = (TILES, LETTERS)
+"""The topics that a writer reads."""
+
 OWNER = "flink "
 """What the owner of a stream that writers feed begins with; then comes the name that Kafka gives to the tile topic."""
+
+T = TypeVar("T")
 
 _MAGIC = b"FSP1\0\0\0\0"
 
@@ -104,12 +110,19 @@ class Positions:
         return self._prefix + kind + partition.to_bytes(4, "big")
 
 
-def summed(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+def in_order(store: OnlineStore) -> bool:
+    """Whether a store that loses writes loses the newest ones. The servers of a cluster lose each their own."""
+    from featurestore.online.redis_cluster import ClusterStore
+
+    return not isinstance(store, ClusterStore)
+
+
+def summed(counts: Iterable[Mapping[T, int]]) -> Counter[T]:
     """Counts of all partitions together."""
-    total: Counter[str] = Counter()
+    total: Counter[T] = Counter()
     for one in counts:
         total.update(one)
     return total
 
 
-__all__ = ["LETTERS", "OWNER", "POSITION", "TILES", "Position", "Positions", "summed"]
+__all__ = ["KINDS", "LETTERS", "OWNER", "POSITION", "TILES", "Position", "Positions", "in_order", "summed"]

@@ -6,6 +6,7 @@ may be forgotten, takes no event back, and is counted. Headers and keys say noth
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -248,16 +249,19 @@ class _Awaited:
     offsets: dict[int, tuple[int, int]] = field(default_factory=dict)
     stamped: int = 0
     error: Any = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def delivered(self, error: Any, message: Message) -> None:
-        self.left -= 1
-        if error is not None:
-            self.error = error
-            return
-        number, offset = message.partition() or 0, message.offset() or 0
-        first, last = self.offsets.get(number, (offset, offset))
-        self.offsets[number] = min(first, offset), max(last, offset)
-        self.stamped = max(self.stamped, message.timestamp()[1])
+        """Called by whichever thread asks the producer for news."""
+        with self.lock:
+            self.left -= 1
+            if error is not None:
+                self.error = error
+                return
+            number, offset = message.partition() or 0, message.offset() or 0
+            first, last = self.offsets.get(number, (offset, offset))
+            self.offsets[number] = min(first, offset), max(last, offset)
+            self.stamped = max(self.stamped, message.timestamp()[1])
 
 
 class TopicInbox:

@@ -72,7 +72,7 @@ class Writer:
         return came + sum(ended)
 
     def _writer(self, view: View, first: Mapping[str, Any]) -> ViewWriter:
-        return ViewWriter(self._config, view, self._online, erased=self._erasures, **self._options, **first)
+        return ViewWriter(view, self._online, erased=self._erasures, **self._options, **first)
 
     def _start(self, view: View, first: Mapping[str, bool]) -> None:
         self._running[view.name] = _Running(self._writer(view, first))

@@ -1,5 +1,8 @@
 """`python -m fsflink run JOB.json` runs a job until it ends, `submit JOB.json` hands it to a cluster and leaves it there.
 
+Which cluster, and what else is not the job's own, a file of Flink's settings says: `submit JOB.json SETTINGS.json`. They are set
+on the environment itself: PyFlink's gateway takes no `execution.target` from the file that FLINK_CONF_DIR names.
+
 `serve` runs one job file after another, named on standard input.
 """
 
@@ -13,14 +16,16 @@ from pathlib import Path
 from fsflink.flink import NotBuilt, run
 from fsflink.job import Job
 
-USAGE = "usage: python -m fsflink run JOB.json | submit JOB.json | serve"
+USAGE = "usage: python -m fsflink run JOB.json [SETTINGS.json] | submit JOB.json [SETTINGS.json] | serve"
 
 
 def main(arguments: list[str]) -> int:
     match arguments:
-        case ["run" | "submit" as verb, path]:
+        case ["run" | "submit" as verb, path, *more] if len(more) <= 1:
             try:
-                print(json.dumps(run(replace(Job.read(Path(path)), wait=verb == "run"))))
+                job = Job.read(Path(path))
+                told = json.loads(Path(more[0]).read_text()) if more else {}
+                print(json.dumps(run(replace(job, wait=verb == "run", settings={**job.settings, **told}))))
             except (NotBuilt, ValueError, OSError) as error:
                 print(error, file=sys.stderr)
                 return 1
