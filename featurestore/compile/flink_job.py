@@ -41,12 +41,12 @@ from featurestore.ir import View
 from featurestore.layout import Layout, Level, Slot, layout_of, storage_fingerprint
 from featurestore.time import DAY, MINUTE, duration_text
 from featurestore.types import (
-    Bool,
     DecimalType,
     DType,
     ListType,
     MapType,
     Scalar,
+    String,
     VectorType,
     is_float,
     type_to_json,
@@ -60,11 +60,7 @@ AGGREGATES = {
         "order_key": "Items$OrderKey",
         "hash": "Items$Hash",
         "bucket": "Items$Bucket",
-        "sum_int": "Sums$SumInt",
-        "sum_double": "Sums$SumDouble",
-        "moments2": "Moments$Moments2",
-        "moments3": "Moments$Moments3",
-        "moments4": "Moments$Moments4",
+        "partials": "Partials",
         "first": "Ordered$First",
         "last": "Ordered$Last",
         "min_by": "Ordered$MinBy",
@@ -261,6 +257,7 @@ def _settings(view: View, layout: Layout, mode: Mode, outage: int) -> dict[str, 
         # State that went before a late event comes would make a partial tile of it.
         "table.exec.state.ttl": f"{kept // 1000} ms",
         "execution.checkpointing.interval": "10 s",
+        "pipeline.object-reuse": "true",
         # What several statements read is planned, read and kept once.
         "table.optimizer.reuse-optimize-block-with-digest-enabled": "true",
     }
@@ -270,6 +267,9 @@ def _settings(view: View, layout: Layout, mode: Mode, outage: int) -> dict[str, 
             "table.exec.mini-batch.enabled": "true",
             "table.exec.mini-batch.allow-latency": "200 ms",
             "table.exec.mini-batch.size": "20000",
+            # A batch is gathered where its key is: many keys have few events each, and made into partials before they are
+            # sent they would only be larger.
+            "table.optimizer.agg-phase-strategy": "ONE_PHASE",
         }
     return settings | streamed
 
@@ -422,8 +422,15 @@ def _options(options: Mapping[str, str]) -> str:
 def _tiles(events: _Events, level: Level, number: int) -> Query:
     """Key, `tile` (its start in microseconds), `rows`, and the fields of each slot as `slot_field`, of a list an array."""
     keys = events.keys
+    fixed = _Fixed([], ["`t`"], [], {})
+    fixed.add("rows", "rows", "count", None, None, {"n": "BIGINT"})
+    fixed.add("first_at", "first_at", "min:BIGINT", "`t`", None, {"v": "BIGINT"})
+    fixed.add("last_at", "last_at", "max:BIGINT", "`t`", None, {"v": "BIGINT"})
     made, shown, types = [], [], {}
     for slot in level.slots:
+        if _is_fixed(slot):
+            _add_fixed(fixed, slot, events)
+            continue
         sql, fields = _slot(slot, events)
         whole = f"`{slot.name}`"
         made.append(f"{sql} AS {whole}")
@@ -431,28 +438,88 @@ def _tiles(events: _Events, level: Level, number: int) -> Query:
             column = f"{slot.name}_{name}"
             shown.append(f"{whole}{part} AS `{column}`")
             types[column] = kind
-    grouped = ", ".join(keys)
-    inner = [
-        *keys,
-        "`tile`",
-        "COUNT(*) AS `rows`",
-        "MIN(`t`) AS `first_at`",
-        "MAX(`t`) AS `last_at`",
-        *made,
-    ]
-    columns = {
-        **_key_types(events),
-        **dict.fromkeys(("tile", "rows", "first_at", "last_at"), "BIGINT"),
-        **types,
-    }
+    columns = {**_key_types(events), "tile": "BIGINT", **fixed.types, **types}
+    inner = ", ".join([*keys, "`tile`", f"{fixed.sql()} AS `all`", *made])
     sql = (
-        f"SELECT {', '.join([*keys, '`tile`', '`rows`', '`first_at`', '`last_at`', *shown])} FROM (SELECT "
-        f"{', '.join(inner)} FROM (SELECT *, fs_tile(`t`, {level.hop}) AS `tile` FROM {events.name('events')}) "
-        f"GROUP BY {grouped}, `tile`)"
+        f"SELECT {', '.join([*keys, '`tile`', *fixed.shown, *shown])} FROM (SELECT {inner} FROM "
+        f"(SELECT *, fs_tile(`t`, {level.hop}) AS `tile` FROM {events.name('events')}) GROUP BY {', '.join(keys)}, `tile`)"
     )
     hop = duration_text(level.hop)
     about = f"Partials of each entity and {hop}, whole at every change: what windows are merged from."
     return Query(f"tiles {hop}", about, sql, len(keys) + 1, columns, number)
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """The partials of fixed size, which one function keeps together: `Partials.java` says how they are written."""
+
+    parts: list[str]
+    arguments: list[str]
+    shown: list[str]
+    types: dict[str, str]
+
+    def add(
+        self,
+        name: str,
+        column: str,
+        operation: str,
+        argument: str | None,
+        where: str | None,
+        fields: Mapping[str, str],
+    ) -> None:
+        part = f"{name} {operation} {self._number(argument)} {self._number(where)}"
+        self.parts.append(part)
+        for field_name, kind in fields.items():
+            shown = column if name == column else f"{column}{field_name}"
+            self.shown.append(f"`all`.`{part} {field_name}` AS `{shown}`")
+            self.types[shown] = kind
+
+    def _number(self, argument: str | None) -> str:
+        if argument is None:
+            return "-"
+        if argument not in self.arguments:
+            self.arguments.append(argument)
+        return str(self.arguments.index(argument))
+
+    def sql(self) -> str:
+        return f"fs_partials({quoted('; '.join(self.parts))}, {', '.join(self.arguments)})"
+
+
+def _is_fixed(slot: Slot) -> bool:
+    match slot.reduction:
+        case Count() | Sum() | Moments():
+            return True
+        case Minimum() | Maximum():
+            return slot.dtype != String
+        case _:
+            return False
+
+
+def _add_fixed(fixed: _Fixed, slot: Slot, events: _Events) -> None:
+    reduction, dtype = slot.reduction, slot.dtype
+    x = None if reduction.arg is None else events.names[reduction.arg]
+    where = None if slot.where is None else events.names[slot.where]
+    match reduction:
+        case Count():
+            operation, fields = "count", {"n": "BIGINT"}
+        case Sum():
+            assert dtype is not None
+            if is_float(dtype):
+                operation, fields = "sum_double", {"s": "DOUBLE", "c": "DOUBLE"}
+            else:
+                operation, fields = "sum_int", {"lo": "BIGINT", "hi": "BIGINT"}
+        case Minimum() | Maximum():
+            assert dtype is not None
+            own = type_name(dtype)
+            operation, fields = f"{'min' if isinstance(reduction, Minimum) else 'max'}:{own}", {"v": own}
+        case Moments(order=order):
+            assert x is not None
+            x, operation = _double(x, dtype), f"moments{order}"
+            fields = {"n": "BIGINT", "mean": "DOUBLE", "low": "DOUBLE"}
+            fields |= {f"m{k}": "DOUBLE" for k in range(2, order + 1)}
+        case _:
+            raise AssertionError(f"{reduction} has no fixed size")
+    fixed.add(slot.name, f"{slot.name}_", operation, x, where, fields)
 
 
 def _key_types(events: _Events) -> dict[str, str]:
@@ -471,29 +538,18 @@ def _fields(**types: str) -> list[Part]:
 
 
 def _slot(slot: Slot, events: _Events) -> tuple[str, list[Part]]:
-    """One aggregate for a slot, and the fields of what it gives."""
+    """One aggregate for a slot of any size, and the fields of what it gives."""
     reduction, dtype = slot.reduction, slot.dtype
-    x = "" if reduction.arg is None else events.names[reduction.arg]
+    assert reduction.arg is not None
+    x = events.names[reduction.arg]
     only = f" FILTER (WHERE {events.names[slot.where]})" if slot.where is not None else ""
     own = "" if dtype is None else type_name(dtype)
     match reduction:
-        case Count():
-            return f"COUNT({x or '*'}){only}", [("n", "BIGINT", "")]
-        case Sum():
-            assert dtype is not None
-            if is_float(dtype):
-                return f"fs_sum_double(CAST({x} AS DOUBLE)){only}", _fields(s="DOUBLE", c="DOUBLE")
-            return f"fs_sum_int(CAST({x} AS BIGINT)){only}", _fields(lo="BIGINT", hi="BIGINT")
         case Minimum() | Maximum():
             name = "MIN" if isinstance(reduction, Minimum) else "MAX"
-            if dtype == Bool:  # Flink has no least truth
-                number = f"(CASE WHEN {x} THEN 1 WHEN NOT {x} THEN 0 END)"
-                return f"({name}({number}){only} = 1)", [("v", own, "")]
             return f"{name}({x}){only}", [("v", own, "")]
-        case Moments(order=order):
-            central = {f"m{k}": "DOUBLE" for k in range(2, order + 1)}
-            fields = _fields(n="BIGINT", mean="DOUBLE", low="DOUBLE", **central)
-            return f"fs_moments{order}({_double(x, dtype)}){only}", fields
+        case Count() | Sum() | Moments():
+            raise AssertionError(f"{reduction} is kept with those of fixed size")
         case First() | Last():
             name = "first" if isinstance(reduction, First) else "last"
             return f"fs_{name}({x}, `t`, `o`){only}", _fields(at="BIGINT", v=own)

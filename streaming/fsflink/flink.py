@@ -50,7 +50,7 @@ def run(job: Job) -> dict[str, object]:
         assert client is not None, "a set of INSERTs is a job"
         done["job"] = str(client.get_job_id())
         if job.wait:
-            client.get_job_execution_result().result()
+            done["seconds"] = client.get_job_execution_result().result().get_net_runtime() / 1000
     changes = []
     for query in job.collect:
         result = env.execute_sql(query.sql)

@@ -24,11 +24,13 @@ import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.ObjectMap
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.json.JsonMapper;
 import org.apache.flink.table.api.DataTypes;
 import org.apache.flink.table.catalog.DataTypeFactory;
+import org.apache.flink.table.data.GenericRowData;
+import org.apache.flink.table.data.RowData;
+import org.apache.flink.table.data.StringData;
 import org.apache.flink.table.functions.ScalarFunction;
 import org.apache.flink.table.types.DataType;
 import org.apache.flink.table.types.inference.InputTypeStrategies;
 import org.apache.flink.table.types.inference.TypeInference;
-import org.apache.flink.types.Row;
 
 /** Events from bytes: exact values in their physical form, or what is wrong with the event; never an error of the job. */
 public final class Events {
@@ -275,28 +277,34 @@ public final class Events {
     public static class JsonEvent extends ScalarFunction {
         private transient String known;
         private transient List<Column> columns;
+        private transient FastEvents fast;
 
         @Override
         public boolean isDeterministic() {
             return false;
         }
 
-        public Row eval(byte[] payload, String spec) {
+        public RowData eval(byte[] payload, String spec) {
             if (!spec.equals(known)) {
                 columns = columns(spec);
+                fast = new FastEvents(columns);
                 known = spec;
             }
-            Row row = new Row(columns.size() + 1);
+            GenericRowData row = new GenericRowData(columns.size() + 1);
+            if (payload != null && fast.read(payload, row)) {
+                return row;
+            }
+            row = new GenericRowData(columns.size() + 1);
             try {
                 if (payload == null) {
                     throw new Bad("there is nothing in it");
                 }
                 Object[] values = read(payload, columns);
                 for (int i = 0; i < values.length; i++) {
-                    row.setField(i + 1, values[i]);
+                    row.setField(i + 1, values[i] instanceof String text ? StringData.fromString(text) : values[i]);
                 }
             } catch (Bad bad) {
-                row.setField(0, bad.getMessage());
+                row.setField(0, StringData.fromString(bad.getMessage()));
             }
             return row;
         }
@@ -308,7 +316,8 @@ public final class Events {
                             InputTypeStrategies.explicit(DataTypes.BYTES()),
                             InputTypeStrategies.and(
                                     InputTypeStrategies.explicit(DataTypes.STRING()), InputTypeStrategies.LITERAL)))
-                    .outputTypeStrategy(call -> call.getArgumentValue(1, String.class).map(spec -> row(columns(spec))))
+                    .outputTypeStrategy(call -> call.getArgumentValue(1, String.class)
+                            .map(spec -> row(columns(spec)).bridgedTo(RowData.class)))
                     .build();
         }
     }

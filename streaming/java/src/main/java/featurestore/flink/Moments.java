@@ -1,9 +1,7 @@
 package featurestore.flink;
 
-import org.apache.flink.table.annotation.DataTypeHint;
-import org.apache.flink.table.annotation.FunctionHint;
-import org.apache.flink.table.functions.AggregateFunction;
-import org.apache.flink.types.Row;
+import java.util.Arrays;
+
 
 /**
  * Count, mean in two doubles and central moments.
@@ -11,14 +9,14 @@ import org.apache.flink.types.Row;
  * <p>Kept as sums of powers of differences from the first value, each in two doubles. About 0, or in one double, a variance
  * near 1e-6 of values near 1e9 has no right digit; so the order in which events come hardly shows either.
  */
-public final class Moments {
+final class Moments {
     private Moments() {}
 
-    public static class State {
-        public long n;
-        public double shift;
-        public double[] hi = new double[4];
-        public double[] lo = new double[4];
+    static final class State {
+        long n;
+        double shift;
+        final double[] hi = new double[4];
+        final double[] lo = new double[4];
 
         private Pair power(int k) {
             return new Pair(hi[k - 1], lo[k - 1]);
@@ -27,19 +25,6 @@ public final class Moments {
         private void set(int k, Pair sum) {
             hi[k - 1] = sum.hi();
             lo[k - 1] = sum.lo();
-        }
-
-        void add(double x, int order) {
-            if (n++ == 0) {
-                shift = x;
-                return;
-            }
-            Pair difference = Pair.sum(x, -shift);
-            Pair product = difference;
-            for (int k = 1; k <= order; k++) {
-                set(k, power(k).plus(product));
-                product = product.times(difference);
-            }
         }
 
         /** The other's sums, moved from its shift to ours by the binomial theorem. */
@@ -66,84 +51,28 @@ public final class Moments {
             n += other.n;
         }
 
-        /** n, mean, low, m2, and m3 and m4 as far as the order goes. */
-        Row finished(int order) {
-            Row row = new Row(order + 2);
-            row.setField(0, n);
+        /** n, mean, low, m2, and m3 and m4 as far as the order goes, put into a row from {@code at} on. */
+        void finish(int order, Object[] row, int at) {
+            row[at] = n;
             if (n == 0) {
-                for (int i = 1; i < order + 2; i++) {
-                    row.setField(i, 0.0);
-                }
-                return row;
+                Arrays.fill(row, at + 1, at + 2 + order, 0.0);
+                return;
             }
             Pair delta = power(1).over(n);
             Pair mean = Pair.of(shift).plus(delta);
-            row.setField(1, mean.hi());
-            row.setField(2, mean.lo());
+            row[at + 1] = mean.hi();
+            row[at + 2] = mean.lo();
             Pair m2 = power(2).minus(power(1).times(delta));
-            row.setField(3, Math.max(m2.value(), 0.0));
+            row[at + 3] = Math.max(m2.value(), 0.0);
             if (order > 2) {
                 Pair inner = power(2).times(3).minus(delta.times(power(1)).times(2));
-                row.setField(4, power(3).minus(delta.times(inner)).value() + 0.0);
+                row[at + 4] = power(3).minus(delta.times(inner)).value() + 0.0;
             }
             if (order > 3) {
                 Pair inner = power(2).times(6).minus(delta.times(power(1)).times(3));
                 Pair outer = power(3).times(4).minus(delta.times(inner));
-                row.setField(5, Math.max(power(4).minus(delta.times(outer)).value(), 0.0));
+                row[at + 5] = Math.max(power(4).minus(delta.times(outer)).value(), 0.0);
             }
-            return row;
-        }
-    }
-
-    /** What the orders share. */
-    public abstract static class Base extends AggregateFunction<Row, State> {
-        private final int order;
-
-        Base(int order) {
-            this.order = order;
-        }
-
-        @Override
-        public State createAccumulator() {
-            return new State();
-        }
-
-        public void accumulate(State state, Double x) {
-            if (x != null) {
-                state.add(x, order);
-            }
-        }
-
-        public void merge(State state, Iterable<State> others) {
-            for (State other : others) {
-                state.merge(other, order);
-            }
-        }
-
-        @Override
-        public Row getValue(State state) {
-            return state.finished(order);
-        }
-    }
-
-    @FunctionHint(output = @DataTypeHint("ROW<n BIGINT, mean DOUBLE, low DOUBLE, m2 DOUBLE>"))
-    public static class Moments2 extends Base {
-        public Moments2() {
-            super(2);
-        }
-    }
-
-    @FunctionHint(output = @DataTypeHint("ROW<n BIGINT, mean DOUBLE, low DOUBLE, m2 DOUBLE, m3 DOUBLE>"))
-    public static class Moments3 extends Base {
-        public Moments3() {
-            super(3);
-        }
-    }
-
-    @FunctionHint(output = @DataTypeHint("ROW<n BIGINT, mean DOUBLE, low DOUBLE, m2 DOUBLE, m3 DOUBLE, m4 DOUBLE>"))
-    public static class Moments4 extends Base {
-        public Moments4() {
-            super(4);
         }
     }
 }

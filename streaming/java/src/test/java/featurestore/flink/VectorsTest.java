@@ -7,15 +7,23 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import java.io.IOException;
 import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
+import java.time.Instant;
+import java.time.LocalDate;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.HexFormat;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
+import java.util.Random;
 import java.util.stream.Stream;
 import org.apache.avro.generic.GenericDatumReader;
 import org.apache.avro.generic.GenericRecord;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.ObjectMapper;
+import org.apache.flink.table.api.ValidationException;
+import org.apache.flink.table.data.GenericRowData;
+import org.apache.flink.table.data.StringData;
 import org.apache.flink.types.Row;
 import org.junit.jupiter.api.DynamicTest;
 import org.junit.jupiter.api.Test;
@@ -57,49 +65,8 @@ class VectorsTest {
     private static Feed feed(String name, int[] more) {
         int k = more.length == 0 ? 0 : more[0];
         return switch (name) {
-            case "SumInt" -> (values, parts) -> {
-                Sums.SumInt sum = new Sums.SumInt();
-                List<Sums.IntState> states = new ArrayList<>();
-                for (int p = 0; p < parts; p++) {
-                    Sums.IntState state = sum.createAccumulator();
-                    for (int i = p; i < values.size(); i += parts) {
-                        sum.accumulate(state, (Long) values.get(i));
-                    }
-                    states.add(state);
-                }
-                sum.merge(states.get(0), states.subList(1, parts));
-                return sum.getValue(states.get(0));
-            };
-            case "SumDouble" -> (values, parts) -> {
-                Sums.SumDouble sum = new Sums.SumDouble();
-                List<Sums.DoubleState> states = new ArrayList<>();
-                for (int p = 0; p < parts; p++) {
-                    Sums.DoubleState state = sum.createAccumulator();
-                    for (int i = p; i < values.size(); i += parts) {
-                        sum.accumulate(state, (Double) values.get(i));
-                    }
-                    states.add(state);
-                }
-                sum.merge(states.get(0), states.subList(1, parts));
-                return sum.getValue(states.get(0));
-            };
-            case "Moments2", "Moments3", "Moments4" -> (values, parts) -> {
-                Moments.Base moments = switch (name) {
-                    case "Moments2" -> new Moments.Moments2();
-                    case "Moments3" -> new Moments.Moments3();
-                    default -> new Moments.Moments4();
-                };
-                List<Moments.State> states = new ArrayList<>();
-                for (int p = 0; p < parts; p++) {
-                    Moments.State state = moments.createAccumulator();
-                    for (int i = p; i < values.size(); i += parts) {
-                        moments.accumulate(state, (Double) values.get(i));
-                    }
-                    states.add(state);
-                }
-                moments.merge(states.get(0), states.subList(1, parts));
-                return moments.getValue(states.get(0));
-            };
+            case "SumInt", "SumDouble", "Moments2", "Moments3", "Moments4" -> fixed(Partials.of("p0 "
+                    + name.replace("Sum", "sum_").replace("Moments", "moments").toLowerCase(Locale.ROOT) + " 0 -"));
             case "First", "Last" -> rows(name.equals("First") ? new Ordered.First() : new Ordered.Last());
             case "MinBy", "MaxBy" -> rows(name.equals("MinBy") ? new Ordered.MinBy() : new Ordered.MaxBy());
             case "FirstK", "LastK" -> rows(name.equals("FirstK") ? new Ordered.FirstK() : new Ordered.LastK(), k);
@@ -107,6 +74,24 @@ class VectorsTest {
             case "Frequencies", "Buckets" -> rows(new Ordered.Frequencies(), k);
             case "Distinct" -> rows(new Ordered.Distinct(), k);
             default -> throw new AssertionError(name);
+        };
+    }
+
+    private static Feed fixed(Partials partials) {
+        return (values, parts) -> {
+            List<byte[]> states = new ArrayList<>();
+            for (int p = 0; p < parts; p++) {
+                byte[] state = partials.createAccumulator();
+                for (int i = p; i < values.size(); i += parts) {
+                    partials.accumulate(state, "", values.get(i));
+                }
+                states.add(state);
+            }
+            partials.merge(states.get(0), states.subList(1, parts));
+            GenericRowData made = (GenericRowData) partials.getValue(states.get(0));
+            Object[] fields = new Object[made.getArity()];
+            Arrays.setAll(fields, made::getField);
+            return Row.of(fields);
         };
     }
 
@@ -277,6 +262,14 @@ class VectorsTest {
             String payload = pair.get(0).asText();
             byte[] bytes = payload.getBytes(StandardCharsets.UTF_8);
             tests.add(DynamicTest.dynamicTest(payload, () -> {
+                GenericRowData row = new GenericRowData(columns.size() + 1);
+                if (new FastEvents(columns).read(bytes, row)) { // then both read the same
+                    Object[] slow = Events.read(bytes, columns);
+                    for (int i = 0; i < slow.length; i++) {
+                        Object got = row.getField(i + 1);
+                        assertEquals(slow[i], got instanceof StringData text ? text.toString() : got);
+                    }
+                }
                 if (pair.get(1).isNull()) {
                     assertTrue(assertThrows(Events.Bad.class, () -> Events.read(bytes, columns)).getMessage().length() > 5);
                     return;
@@ -319,6 +312,49 @@ class VectorsTest {
             }
         }
         return tests.stream();
+    }
+
+    @Test
+    void theFastReaderReadsTheCommonEvent() throws Events.Bad {
+        List<Events.Column> columns = Events.columns(VECTORS.get("columns").toString());
+        String event = "{\"a\": %s, \"x\": %s, \"s\": \"%s\", \"p\": true, \"m\": \"%s\", \"t\": \"%s\", \"d\": \"%s\"}";
+        Random random = new Random(7);
+        for (int i = 0; i < 2000; i++) {
+            String time = Instant.ofEpochSecond(random.nextLong(-62_135_596_800L, 253_402_300_800L)).toString().replace("Z", "");
+            time += List.of("", ".5", ".123456", ".1234567").get(random.nextInt(4)) + List.of("", "Z", "+00:00", "-09:30").get(random.nextInt(4));
+            String digits = List.of("0", "-0.01", "12.5", "-9999999999.99", "007").get(random.nextInt(5));
+            Object x = random.nextBoolean() ? random.nextGaussian() : (Object) random.nextInt();
+            byte[] bytes = event.formatted(random.nextLong(), x, "é" + i, digits, time, LocalDate.ofEpochDay(random.nextInt(-719_162, 2_932_897))).getBytes(StandardCharsets.UTF_8);
+            GenericRowData row = new GenericRowData(columns.size() + 1);
+            assertTrue(new FastEvents(columns).read(bytes, row), time);
+            Object[] slow = Events.read(bytes, columns);
+            for (int c = 0; c < slow.length; c++) {
+                Object got = row.getField(c + 1);
+                assertEquals(slow[c], got instanceof StringData text ? text.toString() : got, time);
+            }
+        }
+    }
+
+    @Test
+    void partialsOfSeveralKindsAreKeptTogether() {
+        Partials partials = Partials.of("rows count - -; a min:BIGINT 0 -; b max:DOUBLE 1 2; c count 1 2; d min:BOOLEAN 2 -");
+        byte[] state = partials.createAccumulator();
+        assertEquals(GenericRowData.of(0L, null, null, 0L, null), partials.getValue(state));
+        partials.accumulate(state, "", 5L, 0.5, true);
+        partials.accumulate(state, "", -7L, 9.0, false);
+        partials.accumulate(state, "", null, null, true);
+        partials.accumulate(state, "", 6L, 9.0, null);
+        assertEquals(GenericRowData.of(4L, -7L, 0.5, 1L, false), partials.getValue(state));
+        byte[] other = partials.createAccumulator();
+        partials.merge(other, List.of(state, state));
+        assertEquals(GenericRowData.of(8L, -7L, 0.5, 2L, false), partials.getValue(other));
+    }
+
+    @Test
+    void whatIsNoPartialIsRefused() {
+        for (String spec : List.of("", "p0", "p0 median 0 -", "p0 min:STRING 0 -", "p0 count x -", "p0 count 0")) {
+            assertThrows(ValidationException.class, () -> Partials.of(spec), spec);
+        }
     }
 
     @Test
