@@ -156,7 +156,16 @@ def test_tiles_of_a_topic_are_those_of_duckdb(topics: Topics, con: Connection, t
     future = {**events(1001, 1)[0], "came": START - HOUR}
     keyless = {**events(1002, 1)[0], "card": None}
     lines = [payload(e, COLUMNS) for e in [*good[:300], *good[:20], late, future, keyless]]
-    lines += ["not json", '{"card": "c1"}', lines[0].replace('"e0"', "5")]
+    lines += [
+        "not json",
+        '{"card": "c1"}',
+        lines[0].replace('"e0"', "5"),
+        lines[0].replace("{", '{"more": 1, ', 1),
+    ]
+    lines += [
+        payload({**good[3], "amount": 7}, COLUMNS),
+        payload({**good[4], "at": 253_402_300_799 * SECOND}, COLUMNS),
+    ]
     topics.send("purchases", lines)
     topics.flink.submit(
         {"engine": "flink", "programs": [asdict(p) for p in programs(con, view, tmp_path, "flink")]}
@@ -180,10 +189,11 @@ def test_tiles_of_a_topic_are_those_of_duckdb(topics: Topics, con: Connection, t
         compare(world, level, cells, want)
     letters = topics.letters(f"{topic_prefix(view)}.dead-letters")
     assert sorted(letter["reason"] for letter in letters) == sorted(
-        ["late", "of the future", "no key", "unreadable", "unreadable", "unreadable"]
+        ["late", "of the future", "of the future", "no key", "unequal copy", *["unreadable"] * 4]
     )
     details = {letter["detail"] for letter in letters if letter["reason"] == "unreadable"}
     assert "column 'id': 5 is not String" in details
+    assert "column 'more': the source has no such column" in details
     assert any(detail.startswith("not JSON") for detail in details)
 
 

@@ -264,16 +264,9 @@ def test_random_tiles_are_those_of_duckdb(
     drawn = [data.draw(cases()) for _ in range(6)]
     if mode == "streaming":
         drawn = [copied(case, more=5) for case in drawn]
-    for some in alike(drawn):
-        worlds = [world_of(case, root) for case in some]
-        for world, cells in zip(worlds, in_flink(flink, worlds, mode), strict=True):
-            check_world(con, world, cells)
-
-
-def alike(drawn: Sequence[Case]) -> list[list[Case]]:
-    """Those with copies and those without: a stream's settings differ."""
-    both = ([c for c in drawn if c.event_id is not None], [c for c in drawn if c.event_id is None])
-    return [some for some in both if some]
+    worlds = [world_of(case, root) for case in drawn]
+    for world, cells in zip(worlds, in_flink(flink, worlds, mode), strict=True):
+        check_world(con, world, cells)
 
 
 def check_world(con: Connection, world: World, cells: dict[str, Cells]) -> int:

@@ -46,7 +46,6 @@ from featurestore.types import (
     ListType,
     MapType,
     Scalar,
-    String,
     VectorType,
     is_float,
     type_to_json,
@@ -57,6 +56,8 @@ AGGREGATES = {
     for name, java in {
         "json_event": "Events$JsonEvent",
         "avro_event": "AvroEvents$AvroEvent",
+        "content": "Items$Content",
+        "once": "Copies",
         "order_key": "Items$OrderKey",
         "hash": "Items$Hash",
         "bucket": "Items$Bucket",
@@ -225,13 +226,11 @@ def job_of(view: View, wire: Wire, *, mode: Mode = "streaming", outage: int = OU
     queries = [_tiles(events, level, number) for number, level in enumerate(layout.levels)]
     if layout.latest:
         queries.append(_newest(events, layout))
-    functions = _functions([*events.views(), *(query.sql for query in queries)])
+    views = events.views()
+    functions = _functions([*(view.sql for view in views), *(query.sql for query in queries)])
     steps = [
         Step("payloads", "Raw events, as bytes.", events.raw_ddl()),
-        *(
-            Step(name, about, f"CREATE TEMPORARY VIEW {events.name(name)} AS {sql}")
-            for (name, about), sql in zip(_VIEWS, events.views(), strict=True)
-        ),
+        *(Step(v.name, v.about, f"CREATE TEMPORARY VIEW {events.name(v.name)} AS {v.sql}") for v in views),
     ]
     settings = _settings(view, layout, mode, outage)
     return Job(view, settings, tuple(functions), tuple(steps), tuple(queries), events.dead_letters())
@@ -260,27 +259,17 @@ def _settings(view: View, layout: Layout, mode: Mode, outage: int) -> dict[str, 
         "pipeline.object-reuse": "true",
         # What several statements read is planned, read and kept once.
         "table.optimizer.reuse-optimize-block-with-digest-enabled": "true",
+        "table.exec.mini-batch.enabled": "true",
+        "table.exec.mini-batch.allow-latency": "200 ms",
+        "table.exec.mini-batch.size": "20000",
+        # A batch is gathered where its key is: many keys have few events each, and made into partials before they are
+        # sent they would only be larger.
+        "table.optimizer.agg-phase-strategy": "ONE_PHASE",
     }
-    if view.source.event_id is None:
-        # With both, Flink 2.2 holds that the first of several copies may change, and asks of every aggregate to retract it.
-        streamed |= {
-            "table.exec.mini-batch.enabled": "true",
-            "table.exec.mini-batch.allow-latency": "200 ms",
-            "table.exec.mini-batch.size": "20000",
-            # A batch is gathered where its key is: many keys have few events each, and made into partials before they are
-            # sent they would only be larger.
-            "table.optimizer.agg-phase-strategy": "ONE_PHASE",
-        }
     return settings | streamed
 
 
 # ── events ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-_VIEWS = (
-    ("decoded", "Payloads as columns, or what is wrong with them; times and floats cleaned."),
-    ("judged", "Keys, event time, and why an event does not count (NULL: it does)."),
-    ("events", "The events that count, once each, with all that partials are made of."),
-)
 
 
 @dataclass
@@ -317,14 +306,32 @@ class _Events:
         return infer(node, self.view.source.schema)
 
     def raw_ddl(self) -> str:
-        columns = ["`payload` BYTES", "`proctime` AS PROCTIME()"]
+        columns = ["`payload` BYTES"]
         columns += (
             ["`stamped` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL"] if self.wire.stamped else []
         )
         return f"CREATE TEMPORARY TABLE {self.name('payloads')} ({', '.join(columns)}) WITH ({_options(self.wire.options)})"
 
-    def views(self) -> list[str]:
-        return [self.decoded(), self.judged(), self.events()]
+    @property
+    def parted(self) -> bool:
+        """Whether copies are told apart by a function that keeps what came."""
+        return self.view.source.event_id is not None and self.mode == "streaming"
+
+    def views(self) -> list[Step]:
+        once = "The events that count, once each, with all that partials are made of."
+        judged = [
+            Step("decoded", "Payloads as columns, or what is wrong with them; times and floats cleaned.", self.decoded()),
+            Step("judged", "Keys, event time, and why an event does not count (NULL: it does).", self.judged()),
+        ]  # fmt: skip
+        if not self.parted:
+            return [*judged, Step("events", once, self.events())]
+        return [
+            *judged,
+            Step("candidates", "Events that count if no copy of them came, and a hash of what they say.", self.candidates()),
+            Step("copies", "The first of each event, and others of its key, time and id that say something else.",
+                 self.copies()),
+            Step("events", once, self.first_copies()),
+        ]  # fmt: skip
 
     def decoded(self) -> str:
         schema = self.view.source.schema
@@ -337,8 +344,8 @@ class _Events:
             columns.append(f"{clean_sql(f'`#event`.{column}', dtype, FLINK)} AS {column}")
         stamp = ", fs_arrival(`stamped`) AS `#stamped`" if self.wire.stamped else ""
         return (
-            f"SELECT {', '.join(columns)}, `#event`.`#problem` AS `#problem`, `payload` AS `#payload`, "
-            f"`proctime` AS `#proctime`{stamp} FROM (SELECT *, {decode}(`payload`, {quoted(spec)}) AS `#event` "
+            f"SELECT {', '.join(columns)}, `#event`.`#problem` AS `#problem`, `payload` AS `#payload`{stamp} "
+            f"FROM (SELECT *, {decode}(`payload`, {quoted(spec)}) AS `#event` "
             f"FROM {self.name('payloads')})"
         )
 
@@ -376,8 +383,8 @@ class _Events:
                 whens.append(f"WHEN {arrival} - {at} > {self.view.source.lateness} THEN 'late'")
         return " ".join(whens)
 
-    def events(self) -> str:
-        source = self.view.source
+    def _inputs(self) -> list[str]:
+        """All that queries read of an event, named."""
         columns = [*(f"`#{name}` AS {name}" for name in self.keys), "`#t` AS `t`"]
         columns += [f"{self.say(node)} AS {name}" for node, name in self.names.items()]
         if self.ties:
@@ -385,30 +392,57 @@ class _Events:
             columns.append(
                 f"{f'fs_order_key({order})' if order else 'CAST(X{0}{0} AS BYTES)'.format(chr(39))} AS `o`"
             )
-        where = ["`#verdict` IS NULL"]
-        where += [f"({self.say(self.view.filter)})"] if self.view.filter is not None else []
-        select, kept = ", ".join(columns), " AND ".join(where)
+        return columns
+
+    def _kept(self) -> str:
+        kept = "`#verdict` IS NULL"
+        return kept if self.view.filter is None else f"{kept} AND ({self.say(self.view.filter)})"
+
+    def events(self) -> str:
+        source, select = self.view.source, ", ".join(self._inputs())
         if source.event_id is None:
-            return f"SELECT {select} FROM {self.name('judged')} WHERE {kept}"
+            return f"SELECT {select} FROM {self.name('judged')} WHERE {self._kept()}"
         # An event without an id is nobody's copy. Two branches, one for these, would read and parse everything twice.
         event_id = ident(source.event_id, FLINK)
         own = f"(CASE WHEN {event_id} IS NULL THEN UUID() END)"
         same = ", ".join([*(f"`#{name}`" for name in self.keys), "`#t`", event_id, own])
+        first = ", ".join(f"{ident(c, FLINK)} ASC NULLS FIRST" for c in self.view.copy_order)
         return (
-            f"SELECT {select} FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY {same} ORDER BY {self._first()}) AS `#copy` "
-            f"FROM {self.name('judged')} WHERE {kept}) WHERE `#copy` = 1"
+            f"SELECT {select} FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY {same} ORDER BY {first}) AS `#copy` "
+            f"FROM {self.name('judged')} WHERE {self._kept()}) WHERE `#copy` = 1"
         )
 
-    def _first(self) -> str:
-        """Which copy of an event stays: in a stream the first that came, for copies are equal; in batch as everywhere."""
-        if self.mode == "streaming":
-            return "`#proctime` ASC"
-        return ", ".join(f"{ident(c, FLINK)} ASC NULLS FIRST" for c in self.view.copy_order)
+    def candidates(self) -> str:
+        """`fs_once` compares the first column: NULL where an event without an id is nobody's copy."""
+        source = self.view.source
+        assert source.event_id is not None
+        event_id = ident(source.event_id, FLINK)
+        compared = ", ".join(ident(c, FLINK) for c in sorted({*self.view.reads, *source.tiebreak}))
+        content = f"(CASE WHEN {event_id} IS NOT NULL THEN fs_content({compared}) END) AS `#content`"
+        # One column for all of it: Flink 2.2 loses its way in a view that parts a table by several.
+        shared = ", ".join([*(f"`#{name}`" for name in self.keys), "`#t`", event_id])
+        select = ", ".join([content, f"fs_order_key({shared}) AS `#event`", *self._inputs(), "`#payload`"])
+        return f"SELECT {select} FROM {self.name('judged')} WHERE {self._kept()}"
+
+    def copies(self) -> str:
+        call = f"input => TABLE {self.name('candidates')} PARTITION BY (`#event`), uid => {quoted(self.view.name)}"
+        return f"SELECT * FROM fs_once({call})"
+
+    def first_copies(self) -> str:
+        columns = [*self.keys, "`t`", *self.names.values(), *(["`o`"] if self.ties else [])]
+        return f"SELECT {', '.join(columns)} FROM {self.name('copies')} WHERE NOT `#unequal`"
 
     def dead_letters(self) -> str:
-        return (
+        letters = (
             "SELECT `#verdict` AS `reason`, `#problem` AS `detail`, `#t` AS `event_time`, `#payload` AS `payload` "
             f"FROM {self.name('judged')} WHERE `#verdict` IS NOT NULL"
+        )
+        if not self.parted:
+            return letters
+        detail = "another event of its key, time and id came before, with other values"
+        return (
+            f"{letters} UNION ALL SELECT 'unequal copy' AS `reason`, {quoted(detail)} AS `detail`, `t` AS `event_time`, "
+            f"`#payload` AS `payload` FROM {self.name('copies')} WHERE `#unequal`"
         )
 
 
@@ -428,7 +462,7 @@ def _tiles(events: _Events, level: Level, number: int) -> Query:
     fixed.add("last_at", "last_at", "max:BIGINT", "`t`", None, {"v": "BIGINT"})
     made, shown, types = [], [], {}
     for slot in level.slots:
-        if _is_fixed(slot):
+        if isinstance(slot.reduction, _FIXED):
             _add_fixed(fixed, slot, events)
             continue
         sql, fields = _slot(slot, events)
@@ -447,6 +481,9 @@ def _tiles(events: _Events, level: Level, number: int) -> Query:
     hop = duration_text(level.hop)
     about = f"Partials of each entity and {hop}, whole at every change: what windows are merged from."
     return Query(f"tiles {hop}", about, sql, len(keys) + 1, columns, number)
+
+
+_FIXED = (Count, Sum, Moments, Minimum, Maximum)
 
 
 @dataclass(frozen=True)
@@ -483,16 +520,6 @@ class _Fixed:
 
     def sql(self) -> str:
         return f"fs_partials({quoted('; '.join(self.parts))}, {', '.join(self.arguments)})"
-
-
-def _is_fixed(slot: Slot) -> bool:
-    match slot.reduction:
-        case Count() | Sum() | Moments():
-            return True
-        case Minimum() | Maximum():
-            return slot.dtype != String
-        case _:
-            return False
 
 
 def _add_fixed(fixed: _Fixed, slot: Slot, events: _Events) -> None:
@@ -545,10 +572,7 @@ def _slot(slot: Slot, events: _Events) -> tuple[str, list[Part]]:
     only = f" FILTER (WHERE {events.names[slot.where]})" if slot.where is not None else ""
     own = "" if dtype is None else type_name(dtype)
     match reduction:
-        case Minimum() | Maximum():
-            name = "MIN" if isinstance(reduction, Minimum) else "MAX"
-            return f"{name}({x}){only}", [("v", own, "")]
-        case Count() | Sum() | Moments():
+        case Count() | Sum() | Moments() | Minimum() | Maximum():
             raise AssertionError(f"{reduction} is kept with those of fixed size")
         case First() | Last():
             name = "first" if isinstance(reduction, First) else "last"

@@ -38,6 +38,27 @@ public final class Items {
         }
     }
 
+    /** A hash of all values together, as they are ordered by: equal events have equal ones, others all but surely not. */
+    public static class Content extends ScalarFunction {
+        private transient MessageDigest digest;
+
+        public Long eval(Object... values) {
+            if (digest == null) {
+                digest = Texts.md5();
+            }
+            Bytes key = new Bytes();
+            for (Object value : values) {
+                key.add(value);
+            }
+            return Hash.low(digest.digest(key.toArray()));
+        }
+
+        @Override
+        public TypeInference getTypeInference(DataTypeFactory factory) {
+            return to(DataTypes.BIGINT(), InputTypeStrategies.varyingSequence(InputTypeStrategies.ANY));
+        }
+    }
+
     /** The hash that counts of distinct values go by: unsigned, in the bits of a BIGINT. */
     public static class Hash extends ScalarFunction {
         private transient MessageDigest digest;
