@@ -73,7 +73,10 @@ def write_events(path: Path, count: int, keys: int) -> None:
 def by_hand(path: Path, *, copies: bool) -> tuple[list[str], list[str]]:
     """Statements and inserts as somebody who knows Flink would write them."""
     columns = "card BIGINT, id STRING, ts TIMESTAMP(6), x DOUBLE, n BIGINT, came AS PROCTIME()"
-    options = f"'connector' = 'filesystem', 'path' = '{path.as_uri()}', 'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601'"
+    options = (
+        f"'connector' = 'filesystem', 'path' = '{path.as_uri()}', 'format' = 'json', "
+        "'json.timestamp-format.standard' = 'ISO-8601'"
+    )
     statements = [f"CREATE TEMPORARY TABLE hand ({columns}) WITH ({options})"]
     source = "hand"
     if copies:
