@@ -1,8 +1,8 @@
 """The compiled Flink job against the same aggregates written by hand in Flink SQL, in one JVM, over the same bytes.
 
-    python benchmarks/streaming_job.py [job] [--events N] [--keys N] [--repeat N] [--copies] [--parallelism N]
+    python benchmarks/flink_job.py [--events N] [--keys N] [--repeat N] [--copies] [--parallelism N]
 
-`job`: JSON events of uniform keys from a file, eight aggregates over two hops, into nothing (Flink's blackhole). By hand it
+JSON events of uniform keys from a file, eight aggregates over two hops, into nothing (Flink's blackhole). By hand it
 is Flink's json format and plain GROUP BYs, in the same settings; the compiled job also judges each event, keeps 128-bit and
 compensated sums and moments in double-doubles, and writes what is wrong with an event. `--copies` adds an event_id: by hand
 the first of several copies is taken by ROW_NUMBER, as Flink's documentation says. Needs `make -C streaming`.
@@ -74,8 +74,8 @@ def by_hand(path: Path, *, copies: bool) -> tuple[list[str], list[str]]:
     """Statements and inserts as somebody who knows Flink would write them."""
     columns = "card BIGINT, id STRING, ts TIMESTAMP(6), x DOUBLE, n BIGINT, came AS PROCTIME()"
     options = (
-        f"'connector' = 'filesystem', 'path' = '{path.as_uri()}', 'format' = 'json', "
-        "'json.timestamp-format.standard' = 'ISO-8601'"
+        f"'connector' = 'filesystem', 'path' = '{path.as_uri()}', "
+        "'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601'"
     )
     statements = [f"CREATE TEMPORARY TABLE hand ({columns}) WITH ({options})"]
     source = "hand"
@@ -206,7 +206,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="*", default=["job"])
     parser.add_argument("--events", type=int, default=2_000_000)
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--repeat", type=int, default=3)
@@ -214,12 +213,7 @@ def main() -> None:
     parser.add_argument("--copies", action="store_true")
     args = parser.parse_args()
     print(machine("numpy"))
-    for what in args.what:
-        match what:
-            case "job":
-                job(args.events, args.keys, args.repeat, args.parallelism, copies=args.copies)
-            case _:
-                parser.error(f"no benchmark '{what}': job")
+    job(args.events, args.keys, args.repeat, args.parallelism, copies=args.copies)
 
 
 if __name__ == "__main__":
