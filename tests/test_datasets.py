@@ -89,6 +89,9 @@ def test_a_manifest_says_what_a_set_was_made_of(root: Path) -> None:
         "timestamp": "ts",
         "statuses": True,
         "full_names": False,
+        "as_of": None,
+        "immature": "drop",
+        "bootstrap_from_log": False,
     }
     assert said["spine"]["columns"] == ["city", "ts", "label"]
     assert (said["rows"], said["spine"]["rows"]) == (60, 60)

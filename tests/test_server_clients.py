@@ -196,7 +196,7 @@ def test_the_page_on_the_server_runs(tmp_path: Path) -> None:
         exec(python[1], names)
         curl = shutil.which("curl") or missing("curl", package="curl")
         commands = re.findall(r"```\n(curl .*?)```", page, re.DOTALL)
-        assert len(commands) == 2
+        assert len(commands) == 3
         for command in commands:
             line = command.replace("http://127.0.0.1:6566", server.url).replace("curl", curl, 1)
             said = json.loads(subprocess.run(["bash", "-c", line], check=True, capture_output=True).stdout)

@@ -52,6 +52,12 @@ svc = fs.FeatureService("svc", [v])
 NOW = datetime.now(UTC)
 
 
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has a moment of its own: this module may have been read long before."""
+    monkeypatch.setitem(globals(), "NOW", datetime.now(UTC))
+
+
 def event(k: str = "a", x: int | None = 1, id: str | None = None, ago: float = 60.0) -> dict[str, Any]:
     at = NOW - timedelta(seconds=ago)
     return {"k": k, "at": at, "id": id or f"{k}{x}{ago}", "x": x, "m": "1.25"}

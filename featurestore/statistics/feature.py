@@ -74,17 +74,19 @@ class FeatureStatistics:
 
     @property
     def skewness(self) -> float | None:
-        """Fisher's g1. None where all numbers are equal."""
+        """Fisher's g1. None where all numbers are equal, or too near to tell."""
         if len(self.moments) < 6 or not self.variance:
             return None
-        return _finite((self.moments[4] / self.n) / (self.variance * math.sqrt(self.variance)))
+        spread = self.variance * math.sqrt(self.variance)
+        return _finite((self.moments[4] / self.n) / spread) if spread else None
 
     @property
     def kurtosis(self) -> float | None:
-        """Fisher's g2, 0 for a normal distribution. None where all numbers are equal."""
+        """Fisher's g2, 0 for a normal distribution. None where all numbers are equal, or too near to tell."""
         if len(self.moments) < 6 or not self.variance:
             return None
-        return _finite((self.moments[5] / self.n) / (self.variance * self.variance) - 3.0)
+        spread = self.variance * self.variance
+        return _finite((self.moments[5] / self.n) / spread - 3.0) if spread else None
 
     @property
     def minimum(self) -> float | None:
