@@ -274,6 +274,11 @@ def test_late_events_are_holes_until_they_are_materialised(plain: Project) -> No
 
 @pytest.mark.slow
 def test_what_was_erased_stays_out(plain: Project) -> None:
+    left = (
+        300 - time.time() % 300
+    )  # of the tile that is open: what comes before and after the erasure lies in it
+    if left < 45:
+        time.sleep(left + 1)
     plain.send(100)
     key = plain.job.events[0]["k"]
     plain.job.take([{**plain.event(), "k": key, "at": time.time_ns() // 1000}])
