@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from featurestore import declare as d
-from featurestore import flink, ir, planning, profiles, stream
+from featurestore import flink, ir, planning, profiles, refreshing, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
@@ -72,6 +72,7 @@ from featurestore.online.codec import codec_of
 from featurestore.online.state import load_states
 from featurestore.online.store import StoreUrl, open_store
 from featurestore.policy import Policies
+from featurestore.recipes import Recipe, Spine
 from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
 from featurestore.registry.alerts import Triggered, history
 from featurestore.registry.scalers import scaler as kept_scaler
@@ -95,7 +96,7 @@ from featurestore.stream import background
 from featurestore.stream.inbox import Inbox, Pushed, open_inbox
 from featurestore.stream.writers import Writer
 from featurestore.stream.written import WriterStatus, written
-from featurestore.time import HOUR, Duration, Moment, moment
+from featurestore.time import HOUR, Duration, Moment, floor, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
 from featurestore.validation import verbs as validating
@@ -349,6 +350,8 @@ class FeatureStore:
         )
         root, done = self.config.root, []
         seen: dict[str, Inputs | None] = {}
+        if replace:
+            self._mark_repaired(views, asked)
         with engine_errors(), self._duckdb() as con, Driver(self.config) as driver:
             batches = None if engine == "duckdb" else FlinkBatches(self.config.offline / "flink", driver)
             for view in views:
@@ -368,10 +371,31 @@ class FeatureStore:
                     batches=batches,
                 )
                 done.append(one)
+        if replace:
+            self._mark_repaired(views, asked)  # again: a refresh in between has read what was there before
         with self._lock:
             for reader in self._readers.values():
                 reader.forget()
         return done
+
+    def _mark_repaired(self, views: Sequence[ir.View], asked: AskedFor) -> None:
+        """Kept statistics of what was computed from the events between two moments are to be made again."""
+        why = f"repaired: {asked.reason}"
+        services = [v.service for v in self.registry.services()]
+        for view in views:
+            readers = [s.name for s in services if any(r.view == view.name for r in s.reads)]
+            windows = [f.window for f in view.features]
+            # Lifetimes and latest values remember an event for good.
+            bounded = [w.size + w.hop for w in windows if w is not None and w.size is not None]
+            end = asked.end + max(bounded, default=0) if len(bounded) == len(windows) else None
+            profiles.mark(
+                self.config,
+                [view.name, *readers],
+                ("training", "materialized"),
+                why,
+                start=asked.start,
+                end=end,
+            )
 
     @property
     def ledger(self) -> Ledger:
@@ -1063,24 +1087,90 @@ class FeatureStore:
         return profiles.load(self.config, name, origin)
 
     def keep_statistics(
-        self, name: str, statistics: Statistics, *, origin: str = "training", add: bool = False
+        self,
+        name: str,
+        statistics: Statistics,
+        *,
+        origin: str = "training",
+        add: bool = False,
+        spine: str | Path | None = None,
+        timestamp: str = "event_timestamp",
+        at: Moment | None = None,
     ) -> Path:
         """Keeps `training.statistics()`, say, as those of a service or view; with `add`, merged with what is kept of the origin.
 
-        The file that lies there. Raises StatisticsError when the two do not merge.
+        `spine` (the file of a training set's rows) and `at` (the moment of `materialized_statistics`) say what they were made of:
+        then a partition whose data changes is made again, see `refresh_statistics`. The file that lies there. Raises
+        StatisticsError when the two do not merge.
         """
-        return profiles.save(self.config, name, origin, statistics, add=add)
+        recipe = Recipe()
+        if spine is not None:
+            recipe = Recipe(spines=(Spine.of(spine, timestamp, name),), whole=True)
+        elif at is not None:
+            q = moment(at)
+            recipe = Recipe(moments={floor(q, statistics.every.microseconds): (q,)}, whole=True)
+        return profiles.save(self.config, name, origin, statistics, add=add, recipe=recipe)
+
+    def served_statistics(self, service: str, *, hourly: bool = False) -> Statistics:
+        """What a service served, out of the capture log, by day (or hour) of the moments asked for; kept as origin `served`.
+
+        Only what was captured since the last time is read, whether that was kept by day or by hour. Raises NotFound for a service
+        that captured nothing.
+        """
+        self.capture.flush()
+        refreshing.follow(self.config, service, self._data(), every=Duration(HOUR) if hourly else None)
+        return profiles.load(self.config, service, "served")
+
+    def refresh_statistics(self, name: str) -> list[refreshing.Refreshed]:
+        """Brings what is kept of a service or view up to its data, each origin that is kept.
+
+        Served rows that came since are added. Partitions whose data changed (an erasure, a repair by `materialize(replace=True)`)
+        are made again, exactly, and the others stay as they are. What cannot be made again says why. Raises StatisticsError
+        when nothing is kept.
+        """
+        origins = profiles.kept(self.config, name)
+        if not origins:
+            profiles.load(self.config, name)
+        self.capture.flush()
+        return [refreshing.refresh(self.config, name, origin, self._data()) for origin in origins]
+
+    def stale_statistics(self, name: str) -> dict[str, dict[int, str]]:
+        """The partitions of what is kept that have to be made again: by origin, where each begins (µs), and why."""
+        return profiles.stale(self.config, name)
+
+    def _data(self) -> refreshing.Data:
+        def logged(service: str, start: int | None, end: int | None) -> Logged:
+            return self.get_logged_features(service, labelled=False, start=start, end=end)
+
+        def training(asked: str, rows: Any, timestamp: str) -> TrainingSet:
+            return self.get_historical_features(rows, asked, timestamp=timestamp)
+
+        def materialized(view: str, at: int) -> Statistics:
+            made, exact = self._materialized(view, at)
+            if exact:
+                return made
+            rows = self.spine(self._applied_view(view).entity, at=at, timestamp="asked_at")
+            return self.get_historical_features(rows, [view], timestamp="asked_at").statistics()
+
+        return refreshing.Data(training, logged, materialized)
 
     def materialized_statistics(self, view: str, *, at: Moment | None = None) -> Statistics:
         """What the online store gives at a moment (now by default) for every known entity of an applied view."""
-        q = _now() if at is None else moment(at)
+        return self._materialized(view, _now() if at is None else moment(at))[0]
+
+    def _materialized(self, view: str, q: int) -> tuple[Statistics, bool]:
+        """And whether the store still holds what it held at that moment."""
+        found = self._applied_view(view)
+        keys = self.spine(found.entity, at=q).select([k.name for k in found.keys])
+        columns = {f.name: f.dtype for f in found.features}
+        return profiles.of_materialized(columns, keys, lambda k: self.get_online_features([view], k, at=q), q)
+
+    def _applied_view(self, view: str) -> ir.View:
         plan = self.registry.current().plan
         found = next((v for v in plan.views if v.name == view), None)
         if found is None:
             raise NotFound("applied feature view", view, [v.name for v in plan.views])
-        keys = self.spine(found.entity, at=q).select([k.name for k in found.keys])
-        columns = {f.name: f.dtype for f in found.features}
-        return profiles.of_materialized(columns, keys, lambda k: self.get_online_features([view], k, at=q), q)
+        return found
 
     def drift(
         self,
@@ -1148,6 +1238,7 @@ class FeatureStore:
                 validate=lambda name, start, end: self.validate(
                     name, start=start, end=end, applied=True, who="monitor"
                 ),
+                data=self._data(),
                 say=say,
             )
 
