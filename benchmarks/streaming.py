@@ -2,6 +2,7 @@
 
     python benchmarks/streaming.py writer [--entities N] [--rounds N] [--batch N] [--dense N]
     python benchmarks/streaming.py end-to-end [--events N] [--entities N] [--rate N] [--seconds N]
+    python benchmarks/streaming.py recovery [--kills N] [--rate N] [--entities N]
 
 `writer` puts tile records into a Redis of its own, in one process: sparse entities (uniform keys, eight aggregates over two
 hops, some tiles each) and dense ones (windows of 1 h, 7 d and 30 d, about 200 tiles each). The floors of the same run are a
@@ -9,12 +10,16 @@ plain MSET and a compare-and-set of the same bytes under the same keys.
 
 `end-to-end` runs a broker, a Flink session cluster, the writer and a Redis, all here: how many events a second, of those that
 lie in the topic, become readable; then, at a rate, the time from an event's sending until it can be read.
+
+`recovery` starts a job as a user does, `fs stream start`, and kills its task manager while events come: how long it takes until
+an event that was sent after the kill can be read.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +42,8 @@ import featurestore as fs
 from featurestore import declare, ir
 from featurestore.compile.flink_job import Query, job_of, wire_of
 from featurestore.compile.sources import connect
+from featurestore.flink.cluster import TASK_MANAGER, processes
+from featurestore.flink.place import place_of
 from featurestore.layout import layout_of
 from featurestore.lower import lower
 from featurestore.online.codec import HEAD
@@ -47,7 +54,7 @@ from featurestore.stream.tile_records import Decoder
 from featurestore.stream.upserts import Now
 from featurestore.types import Float64, Int64, Timestamp
 from tests.flink_broker import brokers
-from tests.flink_session import Session, processor_seconds, session
+from tests.flink_session import processor_seconds, session
 
 NOW = 1_700_000_000_000_000
 HOUR = 3_600_000_000
@@ -212,8 +219,7 @@ def end_to_end(args: argparse.Namespace) -> None:
         broker = stack.enter_context(brokers(root / "kafka"))
         address = broker.address
         port, redis_pid = stack.enter_context(a_redis())
-        settings = {"execution.checkpointing.interval": "5 s", "execution.checkpointing.min-pause": "2 s"}
-        flink = stack.enter_context(session(root / "flink", settings=settings, heap="1024m"))
+        flink = stack.enter_context(session(root / "flink", heap="1024m"))
         view = project_of(root / "project", address, f"redis://127.0.0.1:{port}/0")
         store = stack.enter_context(FeatureStore(root / "project"))
         now = time.time_ns() // 1000
@@ -255,9 +261,10 @@ def sustained(store: FeatureStore, parts: Mapping[str, int], sent: Columns, enti
     warm = next(i for i, (_, done, _) in enumerate(seen) if done > events * WARM)
     (began, before, cpu), (ended, _, spent) = seen[warm], seen[-1]
     rate = (events - before) / (ended - began)
+    whole = events / (ended - seen[cold - 1][0])
+    print(f"{events:,} events of {entities:,} entities, from topic to readable:")
     print(
-        f"{events:,} events of {entities:,} entities: {events / (ended - seen[cold - 1][0]):,.0f} events/s from topic to readable "
-        f"with the Java machines cold, {rate:,.0f} over the last {1 - before / events:.0%}"
+        f"  {whole:,.0f} events/s with the Java machines cold, {rate:,.0f} over the last {1 - before / events:.0%}"
     )
     print(
         "  processor, us an event: "
@@ -318,6 +325,59 @@ def freshness(
     verdict("p99 of event -> readable", p99, 1.0, 0.25, unit="s")
 
 
+def recovery(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        root = Path(folder)
+        for name in ("kafka", "project"):
+            (root / name).mkdir()
+        address = stack.enter_context(brokers(root / "kafka")).address
+        port, _ = stack.enter_context(a_redis())
+        url = f"redis://127.0.0.1:{port}/0"
+        view = project_of(root / "project", address, url, '[stream]\nengine = "flink"\npartitions = 2\n')
+        send(address, view, sample(np.random.default_rng(3), 20_000, args.entities, time.time_ns() // 1000))
+        store = stack.enter_context(FeatureStore(root / "project"))
+        stream(root / "project", "start")
+        stack.callback(stream, root / "project", "stop")
+        stop = threading.Event()
+        sending = threading.Thread(target=at_rate, args=(address, view, args.rate, args.entities, stop))
+        sending.start()
+        try:
+            until_readable(store, address, view, 10**9 - 1)
+            print(f"{args.rate:,} events/s of {args.entities:,} entities, a checkpoint every 10 s")
+            took = [killed(store, address, view, number) for number in range(args.kills)]
+        finally:
+            stop.set()
+            sending.join()
+        print("  from kill -9 of the task manager to readable: " + ", ".join(f"{t:.1f} s" for t in took))
+        verdict("the longest recovery", max(took), 20.0, 8.0, unit="s")
+
+
+def stream(folder: Path, word: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "featurestore.cli", "stream", word],
+        cwd=folder,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def killed(store: FeatureStore, address: str, view: ir.View, number: int) -> float:
+    """Seconds from a kill of the task manager until an event of after it can be read, at some moment between checkpoints."""
+    time.sleep(15 + number * 3.7 % 10)
+    victim = processes(place_of(store.config))[TASK_MANAGER]
+    os.kill(victim.pid, signal.SIGKILL)
+    return until_readable(store, address, view, 10**9 + number)
+
+
+def until_readable(store: FeatureStore, address: str, view: ir.View, entity: int) -> float:
+    """Sends one event of an entity of its own; seconds until it can be read."""
+    began = time.perf_counter()
+    send(address, view, {"id": [entity], "ts": [time.time_ns() // 1000], "x": [1.0], "n": [1]})
+    while not readable(store, np.asarray([entity])):
+        time.sleep(0.02)
+    return time.perf_counter() - began
+
+
 DEFINITIONS = """
 import featurestore as fs
 
@@ -334,8 +394,8 @@ read = fs.FeatureService("read", [view])
 """
 
 
-def project_of(root: Path, address: str, url: str) -> ir.View:
-    (root / "fs.toml").write_text(f'[online]\nurl = "{url}"\n')
+def project_of(root: Path, address: str, url: str, more: str = "") -> ir.View:
+    (root / "fs.toml").write_text(f'[online]\nurl = "{url}"\n{more}')
     (root / "definitions.py").write_text(DEFINITIONS.format(address=address))
     with FeatureStore(root) as store:
         store.apply()
@@ -410,7 +470,7 @@ def a_redis() -> Iterator[tuple[int, int]]:
             running.wait()
 
 
-WHAT = {"writer": writer, "end-to-end": end_to_end}
+WHAT = {"writer": writer, "end-to-end": end_to_end, "recovery": recovery}
 
 
 def main() -> None:
@@ -424,6 +484,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1_500_000, help="that lie in the topic")
     parser.add_argument("--rate", type=int, default=2_000, help="events a second")
     parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--kills", type=int, default=5, help="of the task manager")
     parser.add_argument("--dense", type=int, default=1_000, help="dense entities")
     args = parser.parse_args()
     print(machine("numpy", "redis"))
