@@ -184,7 +184,7 @@ class FeatureStore:
     ) -> tuple[Revision, list[flink.Upgraded]]:
         if verified:
             must_be_verified(self.registry, change.desired)
-        done = [] if at_once else made_ahead(self, self._store(), change, self._base_of, say)
+        done = [] if at_once else made_ahead(self, self._store, change, self._base_of, say)
         revision = planning.apply(self.registry, change, who or _user(), _now())
         with self._lock:
             self._readers.clear()

@@ -28,7 +28,7 @@ COMPARED: Final = 200
 
 
 def made_ahead(
-    store: FeatureStore, online: OnlineStore, change: ChangePlan, base_of: Callable[[ir.View], None],
+    store: FeatureStore, open_online: Callable[[], OnlineStore], change: ChangePlan, base_of: Callable[[ir.View], None],
     say: Callable[[str], None],
 ) -> list[flink.Upgraded]:  # fmt: skip
     """Makes each view ready whose Flink job runs here and would be another; nothing that is read changes.
@@ -50,7 +50,7 @@ def made_ahead(
             "  plan again"
         )
     _must_be_here(store, change.desired, [view for view, _ in changed])
-    done = []
+    online, done = open_online(), []
     for view, old in changed:
         base_of(view)
         flink.made_ready(
