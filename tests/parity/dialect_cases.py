@@ -97,7 +97,7 @@ DIVISIONS = [
     of("trap: 0.0/0.0 is NULL and no NaN", (x / 0.0).is_null(), True, 0.0, Float64),
     of("trap: -7//2 rounds down", x // 2, -4, -7),
     of("trap: -7%3 has the sign of the divisor", x % 3, 2, -7),
-    # DECIMAL(38, 6) in Flink
+    # a decimal of six digits after its point in Flink
     over("trap: a mean of decimals is one division in doubles", [Decimal("0.10"), Decimal("0.20"), Decimal("0.20")],
          mean("x").over(HOUR), 50 / 300, MONEY),
 ]
