@@ -49,6 +49,7 @@ COMMANDS = {
     "dataset": Entry("Values", "A point-in-time training set, written as Parquet.", "dataset"),
     "consumers": Entry("Values", "How far each trainer of a service's matured rows is.", "consumers"),
     "compare": Entry("Values", "Two versions of a service on captured requests.", "compare"),
+    "why": Entry("Values", "Why a served value is what it is, and the events behind it.", "why"),
     "stats": Entry("Values", "What the values of a service, a view or a training set look like.", "stats"),
     "scaler": Entry("Values", "What a service's features are scaled by: fit, refit, pin, show.", "scaler"),
     "validate": Entry("Watching", "Whether rows are as they are expected to be.", "validate"),

@@ -3,7 +3,7 @@
 from featurestore.consistency.lags import FittedLag, fitted_lags
 from featurestore.consistency.records import CAUSES, Cause, Example, FeatureConsistency, LoggedReport
 from featurestore.consistency.run import Checked, verify_logged
-from featurestore.consistency.why import Counted, Value, Why, why
+from featurestore.consistency.why import Counted, Made, Value, Why, why
 
 __all__ = [
     "CAUSES",
@@ -14,6 +14,7 @@ __all__ = [
     "FeatureConsistency",
     "FittedLag",
     "LoggedReport",
+    "Made",
     "Value",
     "Why",
     "fitted_lags",

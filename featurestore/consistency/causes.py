@@ -36,12 +36,20 @@ LATE = (
         "what had arrived, without what was late for the stream",
         f"e.__rest AND {BEFORE} AND e.__arrived <= s.q AND {{ontime}}",
     ),
+    Guess(
+        "what had arrived, without what was late for the stream and not materialised",
+        f"e.__rest AND {BEFORE} AND e.__arrived <= s.q AND {{kept}}",
+    ),
 )
 STALE = (
     Guess("what had arrived by the watermark", f"e.__rest AND {BEFORE} AND e.__arrived <= s.mark"),
     Guess(
         "what had arrived by the watermark, in time",
         f"e.__rest AND {BEFORE} AND e.__arrived <= s.mark AND {{ontime}}",
+    ),
+    Guess(
+        "what had arrived by the watermark, in time or materialised",
+        f"e.__rest AND {BEFORE} AND e.__arrived <= s.mark AND {{kept}}",
     ),
     Guess("what had happened by the watermark", f"e.__rest AND {BEFORE} AND e.__t < s.mark"),
     Guess(
@@ -66,6 +74,7 @@ PUSHED = (
         "events as they were pushed by the watermark", f"{_PUSHED} AND e.__arrived <= s.mark AND {{ontime}}"
     ),
 )
+OWN = "e.__rest OR (NOT e.__there AND e.__t >= s.q)"
 SAME = Guess("the same events", f"e.__rest AND {BEFORE}")
 
 
@@ -86,7 +95,7 @@ class Explained:
 def explained(
     scene: Scene, served: Mapping[str, Column], now: Mapping[str, Cells], differs: Mapping[str, Mask]
 ) -> Explained:
-    """The cause of every cell that differs. `now` are the cells of today by column, `differs` says which are not what was served."""
+    """The cause of every cell that differs: `differs` says which, by column. `now` are the cells of today."""
     return _Search(scene, served, now, differs).run()
 
 
@@ -123,11 +132,17 @@ class _Search:
             yield "late_event", guess
         for guess in STALE:
             yield None, guess
+        timed = [i for i, k in enumerate(self.scene.lookups) if k.view.source.event_time is not None]
+        if any(self.left[c].any() for c in self.left) and any(self.scene.events(i).pushed for i in timed):
+            for guess in LACKING:
+                yield "stale_batch", guess
+            for guess in PUSHED:
+                yield "external", guess
         yield (
             "own_event",
             Guess(
                 "with the event of its own moment",
-                "(e.__rest OR NOT e.__there) AND e.__t <= s.q",
+                f"({OWN}) AND e.__t <= s.q",
                 "least(e.__t, s.q - 1)",
             ),
         )
@@ -137,16 +152,10 @@ class _Search:
                 "own_event",
                 Guess(
                     "with the events up to the end of the open tile",
-                    f"(e.__rest OR NOT e.__there) AND e.__t < {end}",
+                    f"({OWN}) AND e.__t < {end}",
                     "least(e.__t, s.q - 1)",
                 ),
             )
-        timed = [i for i, k in enumerate(self.scene.lookups) if k.view.source.event_time is not None]
-        if any(self.left[c].any() for c in self.left) and any(self.scene.events(i).pushed for i in timed):
-            for guess in LACKING:
-                yield "stale_batch", guess
-            for guess in PUSHED:
-                yield "external", guess
 
     # ----------------------------------------------------------------------------------------------------------------- steps
 
@@ -302,7 +311,7 @@ class _Search:
 
 def differing(a: Column, b: Column) -> Mask:
     """Which cells are not the same: one is NULL and the other is not, or the values differ."""
-    if a.values.dtype != object and b.values.dtype != object:
+    if object not in (a.values.dtype, b.values.dtype):
         apart: Mask = (a.valid != b.valid) | (a.valid & b.valid & (a.values != b.values))
         return apart
     found = np.zeros(len(a.valid), np.bool_)

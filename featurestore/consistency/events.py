@@ -41,16 +41,14 @@ class Seen:
     """What is known of each row, for one view, of when it was served; moments in microseconds.
 
     `asked` is the moment asked for, `served` when it was, `mark` up to when the store said it was complete; `cut` up to where
-    materialisation had written what was served.
+    materialisation had written what was served, and `made` as of when.
     """
 
     asked: Array
     served: Array
     mark: Array
     cut: Array
-
-    def take(self, places: Array) -> Seen:
-        return Seen(self.asked[places], self.served[places], self.mark[places], self.cut[places])
+    made: Array
 
 
 class Events:
@@ -211,7 +209,8 @@ class Events:
         for i, (values, valid) in enumerate(keys):
             kind = pa.string() if values.dtype == object else pa.int64()
             columns[f"k{i}"] = pa.array(values, kind, mask=None if valid is None else ~valid)
-        columns |= {"q": seen.asked, "served": seen.served, "mark": seen.mark, "cut": seen.cut}
+        columns |= {"q": seen.asked, "served": seen.served, "mark": seen.mark}
+        columns |= {"cut": seen.cut, "made": seen.made}
         self._con.register("asked_rows", pa.table(columns))
         self._con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT * FROM asked_rows")
         self._con.unregister("asked_rows")

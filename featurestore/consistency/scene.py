@@ -41,7 +41,8 @@ HOPS = 1 << 42
 class Guess:
     """What may have been known: SQL over an event `e` and a row `s`. `moment` is an event's time where that moves.
 
-    `{ontime}` stands for: applied by the stream, not left out as late, or else in what was materialised.
+    `{ontime}` stands for: not left out by the stream as late, or materialised when it had arrived; `{kept}` for the same, had
+    everything been materialised that lies before the cut.
     """
 
     words: str
@@ -176,13 +177,11 @@ class Scene:
 
     def seen(self, name: str, mark: Array | None = None) -> Seen:
         rows, own = self.rows, self.marks[name]
-        cut = np.array([NEVER if u is None else u.cut for u in self.in_force(name)], np.int64)
-        return Seen(rows.asked, rows.instants("served_at"), own if mark is None else mark, cut)
-
-    def behind(self, name: str) -> Array:
-        """How far the watermark of a view was behind the moment asked for, in microseconds, at least 0."""
-        age: Array = self.rows.asked - np.maximum(self.marks[name], self.rows.asked - (1 << 60))
-        return np.maximum(age, 0)
+        units = self.in_force(name)
+        cut = np.array([NEVER if u is None else u.cut for u in units], np.int64)
+        made = np.array([NEVER if u is None else u.end for u in units], np.int64)
+        served = rows.instants("served_at")
+        return Seen(rows.asked, served, own if mark is None else mark, cut, made)
 
     # --------------------------------------------------------------------------------------------------------------- guessed
 
@@ -235,12 +234,16 @@ class Scene:
             features = lookup.features
             measured = {f.name: scale_of(f) for f in features}
             lateness = view.source.lateness if view.source.stream is not None else None
-            ontime = "true" if lateness is None else f"(e.__t < s.cut OR e.__arrived - e.__t <= {lateness})"
+            early = "true" if lateness is None else f"e.__arrived - e.__t <= {lateness}"
+            words = {
+                "ontime": f"({early} OR (e.__t < s.cut AND e.__arrived <= s.made))",
+                "kept": f"({early} OR e.__t < s.cut)",
+            }
             found = self.events(place).cells(
                 [*features, *(f for f in measured.values() if f is not None)],
                 self.keys(lookup),
                 self.seen(view.name, mark),
-                guess.condition.format(ontime=ontime),
+                guess.condition.format(**words),
                 guess.moment,
             )
             for read in lookup.reads:

@@ -173,7 +173,8 @@ def _made(scene: Scene, limit: int) -> Iterator[Made]:
         columns, spine = dict(lookup.pairs), scene.rows.spine
         key = {columns[k.name]: spine.column(columns[k.name])[0].as_py() for k in view.keys}
         seen = scene.seen(view.name)
-        asked, mark, cut = int(seen.asked[0]), int(seen.mark[0]), int(seen.cut[0])
+        asked, mark = int(seen.asked[0]), int(seen.mark[0])
+        cut, made = int(seen.cut[0]), int(seen.made[0])
         rows, count = scene.events(place).listed(scene.keys(lookup), seen, limit)
         lateness = view.source.lateness if view.source.stream is not None else None
         events = []
@@ -185,7 +186,9 @@ def _made(scene: Scene, limit: int) -> Iterator[Made]:
                 served = "after"
             elif came > mark or row["__filed"] > int(seen.served[0]):
                 served = "not yet"
-            elif lateness is not None and happened >= cut and came - happened > lateness:
+            elif (
+                lateness is not None and came - happened > lateness and not (happened < cut and came <= made)
+            ):
                 served = "late"
             events.append(Counted(happened, came, own, row["__rest"], row["__pushed"], served))
         yield Made(view.name, key, None if mark == NEVER else mark, count, tuple(events))
