@@ -837,7 +837,7 @@ class FeatureStore:
         *,
         timestamp: str = "event_timestamp",
         knowledge: Knowledge = "corrected",
-        lag: Lag | Mapping[str, Lag] | None = None,
+        lag: Lag | Mapping[str, Lag] | Literal["fitted"] | None = None,
         scaled: bool = False,
         statuses: bool = False,
         full_names: bool = False,
@@ -860,8 +860,9 @@ class FeatureStore:
         on-demand feature: log (all was served), backfill, or default (backfilled, of no event).
 
         With `knowledge="arrived"` an event counts only from its arrival on (its time, where the source names no arrival), or a
-        `lag` later: one for all sources, or by source. Static sources are visible always. Raises RequestError for a lag that is
-        negative or without `"arrived"`, NotFound for that of a source the service does not read.
+        `lag` later: one for all sources, or by source; `"fitted"` is what captured rows say of an applied service (see `lags`).
+        Static sources are visible always. Raises RequestError for a lag that is negative or without `"arrived"`, NotFound for
+        that of a source the service does not read.
         """
         found, views, version = self._resolve(service)
         labels = self._labels_of(service, found) if labelled else ()
@@ -871,7 +872,10 @@ class FeatureStore:
                 "what was served is taken for features of an applied service as they are\n"
                 "  leave out bootstrap_from_log, or scaled, statuses and full_names"
             )
-        lags = lags_of(knowledge, lag, {views[r.view].source.name for r in found.reads})
+        sources = {views[r.view].source.name for r in found.reads}
+        if lag == "fitted":
+            lag = self._fitted(service, version, sources)
+        lags = lags_of(knowledge, lag, sources)
         scaler = self._scaler_of(service, version) if scaled else None
         if full_names:
             named = _fully_named(found)
@@ -1014,6 +1018,17 @@ class FeatureStore:
             start=low,
             end=high,
         )
+
+    def _fitted(
+        self, service: Asked, version: ServiceVersion | None, sources: set[str]
+    ) -> dict[str, timedelta]:
+        """The lag of each of `sources` that captured rows tell one of."""
+        if version is None or not isinstance(service, str):
+            raise RequestError(
+                'lag="fitted" is fitted to what an applied service has served and captured\n'
+                "  name an applied service, or give a length"
+            )
+        return {name: one.lag for name, one in self.lags(service).items() if name in sources}
 
     def _checked(self, service: str) -> tuple[Checked, ServiceVersion]:
         """What a look at captured rows needs. Raises NotFound for what was not applied."""

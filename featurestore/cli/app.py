@@ -42,7 +42,7 @@ COMMANDS = {
     "holes": Entry("Values", "What is missing from the online store.", "materialize"),
     "push": Entry("Values", "Append the events of a file to the log of a source.", "push"),
     "stream": Entry("Values", "Keep online values fresh from pushed events.", "stream"),
-    "log": Entry("Values", "What was served and captured: status, compact.", "log"),
+    "log": Entry("Values", "What was served and captured: status, compact, lag.", "log"),
     "labels": Entry("Values", "Labels for rows that were served.", "labels"),
     "erase": Entry("Values", "Take one entity out of everything that is kept.", "erase"),
     "get": Entry("Values", "One feature vector, read online.", "get"),
