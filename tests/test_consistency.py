@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ import pytest
 
 from featurestore import FeatureStore
 from featurestore.cli.app import main
+from featurestore.consistency.edits import edits
+from featurestore.datasets.manifest import load
+from featurestore.errors import NotFound, RequestError, StoreUnavailable
+from featurestore.serving.trouble import SteadyReader
 
 DEFINITIONS = """
 import featurestore as fs
@@ -107,6 +113,21 @@ class Project:
         """The causes that there are, by feature."""
         report = self.store.verify_logged("credit", **options)
         return {f.feature: {str(c): n for c, n in f.causes.items()} for f in report.features if f.differing}
+
+
+def micros(at: datetime) -> int:
+    return int(at.timestamp()) * 1_000_000
+
+
+def tampered(project: Project, column: str, values: Any) -> None:
+    """Captures the rows that there are once more, as `tampered-0…`, with other values in a column."""
+    (rows,) = list(project.store.capture.rows("credit"))
+    table = rows.table.drop_columns(["row_id", "__offset", "__appended_at"])
+    for name, new in ((column, values), ("request_id", pa.array(["tampered"] * table.num_rows))):
+        table = table.set_column(table.column_names.index(name), table.schema.field(name), new)
+    (folder,) = project.store.capture.log.folders("credit")
+    with folder.open() as log:
+        log.append(table, 1)
 
 
 @pytest.fixture
@@ -241,15 +262,8 @@ def test_a_value_that_nothing_explains_is_unexplained(
 ) -> None:
     project.serve(NOON)
     (rows,) = list(project.store.capture.rows("credit"))
-    table = rows.table.drop_columns(["row_id", "__offset", "__appended_at"])
-    place = table.column_names.index("feature:count_6h")
-    wrong = pa.array([v + 1 for v in table.column(place).to_pylist()], pa.int64())
-    ids = pa.array(["tampered"] * table.num_rows)
-    table = table.set_column(place, "feature:count_6h", wrong)
-    table = table.set_column(table.column_names.index("request_id"), "request_id", ids)
-    (folder,) = project.store.capture.log.folders("credit")
-    with folder.open() as log:
-        log.append(table, 1)
+    served = rows.table.column("feature:count_6h").to_pylist()
+    tampered(project, "feature:count_6h", pa.array([v + 1 for v in served], pa.int64()))
     report = project.store.verify_logged("credit")
     assert report.causes == {"unexplained": 2}
     assert not report.passed
@@ -261,3 +275,168 @@ def test_a_value_that_nothing_explains_is_unexplained(
     assert main([*asked, "--json"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert (said["passed"], said["causes"]) == (False, {"unexplained": 2})
+
+
+def test_why_shows_one_row_and_the_events_behind_it(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.happen(5, 7, NOON - minutes(100), 3.0, pushed=NOON + minutes(1))  # too late for the stream
+    project.store.run_stream(once=True)
+    request = project.serve(NOON + minutes(5))
+    project.happen(6, 7, NOON - minutes(10), 5.0, pushed=NOON + minutes(20))
+    seven, eight = project.store.why("credit", request)
+    assert (seven.row_id, eight.row_id) == (f"{request}-0", f"{request}-1")
+    assert all(v.cause is None for v in eight.values)
+    by_name = {v.feature: v for v in seven.values}
+    count = by_name["count_6h"]
+    assert (count.served, count.arrived, count.now, count.cause) == (3, 4, 5, "late_event")
+    assert by_name["last"].served == [0.1, 0.2, 0.7]
+    assert by_name["visits_6h"].cause is None
+    spend, traffic = seven.made  # limits have no times
+    assert (spend.view, spend.key, spend.count) == ("spend", {"card_id": 7}, 5)
+    assert (traffic.key, traffic.count) == ({"shop": "1"}, 2)
+    told = {e.columns["id"]: (e.at_rest, e.pushed, e.served) for e in spend.events}
+    assert told == {
+        6: (True, True, "not yet"),
+        5: (True, True, "late"),
+        3: (True, True, "yes"),
+        2: (True, True, "yes"),
+        1: (True, True, "yes"),
+    }
+    (one,) = project.store.why("credit", f"{request}-0", limit=2)
+    assert [e.columns["id"] for e in one.made[0].events] == [6, 3]
+    assert one.made[0].count == 5
+    with pytest.raises(NotFound, match="captured request"):
+        project.store.why("credit", "nobody")
+    asked = ["why", "credit", request, "--project", str(project.root)]
+    assert main([*asked, "--limit", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "late_event" in shown
+    assert "2 newest of 5" in shown
+    assert main([*asked, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["rows"][0]["values"][0]["cause"] == "late_event"
+    assert main(["why", "credit", "nobody", "--project", str(project.root)]) == 1
+
+
+def test_a_default_in_the_place_of_a_value_is_named(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = DEFINITIONS.replace("capture=Capture()", 'capture=Capture(), on_unavailable="default"')
+    (project.root / "definitions.py").write_text(text, encoding="utf-8")
+    project.store.apply()
+
+    def silent(*_: object, **__: object) -> object:
+        raise StoreUnavailable("the store does not answer")
+
+    reader = project.store.reader("credit")
+    assert isinstance(reader, SteadyReader)
+    with monkeypatch.context() as patched:
+        patched.setattr(reader.reader.store, "fetch", silent)
+        project.serve(NOON)
+    found = project.causes()
+    assert found.pop("amount_sum_1h") == {"default": 2}
+    assert {n for one in found.values() for n in one} <= {"stale_stream", "stale_batch"}
+    assert set(found) == {*SPEND, "visits_6h", "limit"} - {"amount_sum_1h"}
+
+
+def test_the_order_of_adding_up_is_no_event(project: Project) -> None:
+    """Floats whose sum depends on the order: the captured value is that of another order."""
+    project.serve(NOON)
+    (rows,) = list(project.store.capture.rows("credit"))
+    served = rows.table.column("feature:amount_mean_1d").to_pylist()
+    tampered(project, "feature:amount_mean_1d", pa.array([math.nextafter(v, 9) for v in served]))
+    found = project.causes()
+    assert found == {"amount_mean_1d": {"float_order": 2}}
+
+
+def test_a_store_that_knew_more_than_it_said_is_stale(project: Project) -> None:
+    """The watermark is asked for once a second: some of what came after it was served already."""
+    project.happen(5, 7, NOON + minutes(1), 3.0, pushed=NOON + minutes(2))
+    project.store.run_stream(once=True)
+    project.happen(6, 7, NOON + minutes(3), 4.0, pushed=NOON + minutes(4))
+    project.serve(NOON + minutes(5))
+    old = json.dumps({"spend": micros(NOON), "traffic": micros(NOON), "terms": micros(NOON)})
+    tampered(project, "watermarks", pa.array([old] * 2))
+    found = project.causes()
+    assert found["count_6h"] == {"stale_stream": 2}  # of the row as it was, and of the one that says less
+
+
+def test_rows_of_a_version_that_nobody_knows_are_left_out(project: Project, tmp_path: Path) -> None:
+    project.serve(NOON)
+    folder = project.store.capture.log.folders("credit")[0]
+    other = replace(folder.schema, fingerprint="f" * 64)
+    with project.store.capture.log.folder(other).open() as log:
+        (rows,) = list(project.store.capture.rows("credit"))
+        log.append(rows.table.drop_columns(["row_id", "__offset", "__appended_at"]), 1)
+    report = project.store.verify_logged("credit")
+    assert (report.rows, report.same) == (2, True)
+    assert list(report.left_out.values()) == [2]
+
+
+def test_a_sample_is_the_same_rows_every_time_and_bounded_in_time(project: Project) -> None:
+    for n in range(20):
+        project.serve(NOON + minutes(n))
+    some = project.store.verify_logged("credit", sample=7)
+    assert some.rows == 7
+    assert project.store.verify_logged("credit", sample=7).features == some.features
+    early = project.store.verify_logged("credit", end=NOON + minutes(5))
+    assert (early.rows, early.end) == (10, micros(NOON + minutes(4)))
+    late = project.store.verify_logged("credit", start=NOON + minutes(15))
+    assert (late.rows, late.start) == (10, micros(NOON + minutes(15)))
+    assert not project.store.verify_logged("credit", start=NOON + minutes(60)).passed
+    with pytest.raises(NotFound):
+        project.store.verify_logged("credi")
+
+
+def test_a_lag_is_fitted_and_trained_with(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    for n in (
+        4,
+        6,
+        8,
+    ):  # materialised as of noon, and read minutes later; the last event was applied at 11:41
+        project.serve(NOON + minutes(n))
+    lags = project.store.lags("credit")
+    assert set(lags) == {"purchases", "visits"}
+    visits = lags["visits"]
+    assert (visits.rows, visits.lag, visits.most) == (6, minutes(6), minutes(8))
+    purchases = lags["purchases"]
+    assert purchases.under_way == minutes(1)  # each was pushed a minute after it had happened
+    assert purchases.lag == purchases.behind + minutes(1)
+    assert project.store.lags("credit", quantile=1)["visits"].lag == minutes(8)
+    spine = {"card_id": [7], "shop": ["1"], "event_timestamp": [NOON], "price": [1.0]}
+    made = project.store.get_historical_features(spine, "credit", knowledge="arrived", lag="fitted")
+    assert {n: timedelta(microseconds=us) for n, us in made.lag.items()} == {
+        n: f.lag for n, f in lags.items()
+    }
+    assert made.to_arrow()["visits_6h"].to_pylist() == [2]
+    with pytest.raises(RequestError, match="arrived"):
+        project.store.get_historical_features(spine, "credit", lag="fitted")
+    with pytest.raises(RequestError, match="applied service"):
+        project.store.get_historical_features(spine, ["traffic"], knowledge="arrived", lag="fitted")
+    with pytest.raises(RequestError, match="quantile"):
+        project.store.lags("credit", quantile=2)
+    asked = ["log", "lag", "credit", "--project", str(project.root)]
+    assert main(asked) == 0
+    assert "0:06:00" in capsys.readouterr().out
+    assert main([*asked, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lags"][1]["lag"] == 360.0
+    pq.write_table(pa.table(spine), project.root / "spine.parquet")
+    out = project.root / "set"
+    written = ["dataset", "credit", "--spine", str(project.root / "spine.parquet"), "--out", str(out)]
+    assert main([*written, "--knowledge", "arrived", "--lag", "fitted", "--project", str(project.root)]) == 0
+    assert load(out).content["parameters"]["lag"]["visits"] == 360_000_000
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "fewest"),
+    [
+        ([], [], 0),
+        ([1], [], 1),
+        ([1, 2, 3], [2, 3, 4], 2),
+        ("kitten", "sitting", 3),
+        ({"x": 1}, {"x": 2, "y": 1}, 2),
+    ],
+)
+def test_edits_are_the_fewest(a: Any, b: Any, fewest: int) -> None:
+    assert edits(a, b) == edits(b, a) == fewest

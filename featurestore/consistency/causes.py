@@ -18,6 +18,7 @@ from featurestore.evaluate.finish import Cells
 from featurestore.evaluate.partials import Array, Mask
 from featurestore.ir import OnDemand, Read
 from featurestore.status import Status
+from featurestore.time import moment_text
 from featurestore.types import DType, Float32, is_float, is_integer
 from featurestore.verify.compare import CLOSE
 
@@ -85,6 +86,8 @@ class Explained:
     rows: int
     causes: dict[str, Array] = field(default_factory=dict)
     notes: dict[tuple[str, int], str] = field(default_factory=dict)
+    cuts: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Of cells that lack what had arrived last: from which moment (µs) on."""
 
     def say(self, column: str, places: Array, cause: Cause, note: str) -> None:
         self.causes[column][places] = cause
@@ -209,11 +212,14 @@ class _Search:
         found = scene.take(of).under(guess, _taken(self.now, again), mark)
         for name in [c for c in self.left if self.left[c].any()]:
             same = self._matches(name, again, found)
-            mask = np.zeros(self.done.rows, np.bool_)
-            mask[again[same]] = True
-            self._settle(
-                name, mask & self.left[name], self._stale(name), "without the events that had arrived last"
-            )
+            # Of several moments that give the value, the last: nearest to what the store said of itself.
+            cut = dict(zip(again[same][::-1].tolist(), mark[same][::-1].tolist(), strict=True))
+            for place, moment in cut.items():
+                if self.left[name][place]:
+                    self.done.cuts[name, place] = moment
+                    self._settle_one(
+                        name, place, self._stale(name), f"what had arrived before {moment_text(moment)}"
+                    )
 
     def _told(self) -> None:
         """What rows and sources say of themselves."""
@@ -245,6 +251,10 @@ class _Search:
         if len(places):
             self.done.say(name, places, cause, note)
             self.left[name][places] = False
+
+    def _settle_one(self, name: str, place: int, cause: Cause, note: str) -> None:
+        self.done.say(name, np.array([place]), cause, note)
+        self.left[name][place] = False
 
     def _unsettled(self, columns: list[str]) -> Array:
         if not columns:

@@ -77,6 +77,7 @@ class Judged:
     now: Mapping[str, Column]
     causes: Mapping[str, Array]
     notes: Mapping[tuple[str, int], str]
+    cuts: Mapping[tuple[str, int], int]
 
 
 @dataclass
@@ -170,7 +171,7 @@ def judged(known: Known, checked: Checked, rows: Drawn) -> Judged:
     for name, mine in found.causes.items():
         causes[name] = np.where(mine != "", mine, causes[name])
     known_columns = {n: t for n, t in types.items() if n in wanted}
-    return Judged(rows, known_columns, served, wanted, causes, notes | found.notes)
+    return Judged(rows, known_columns, served, wanted, causes, notes | found.notes, found.cuts)
 
 
 def _changed(wanted: Meaning, own: Meaning, types: Mapping[str, DType]) -> list[str]:
@@ -199,6 +200,7 @@ def _explained(
     )
     for name, mine in found.causes.items():
         whole.causes[name][some] = mine
+    whole.cuts |= {(name, int(some[i])): cut for (name, i), cut in found.cuts.items()}
     whole.notes |= {(name, int(some[i])): note for (name, i), note in found.notes.items()}
     return whole
 

@@ -12,8 +12,9 @@ from featurestore.consistency.captured import Column, Drawn, of_request
 from featurestore.consistency.causes import LATE
 from featurestore.consistency.records import CAUSES, Cause
 from featurestore.consistency.run import Checked, Judged, judged, plain
-from featurestore.consistency.scene import NEVER, Known, Scene
+from featurestore.consistency.scene import NEVER, Known, Lookup, Scene
 from featurestore.evaluate.finish import Cells
+from featurestore.ir import View
 from featurestore.status import Status
 from featurestore.time import moment_text
 
@@ -146,7 +147,7 @@ def _row(known: Known, checked: Checked, row: Drawn, limit: int) -> Why:
         int(row.instants("served_at")[0]),
         bool(row.table.column("degraded")[0].as_py()),
         tuple(_values(found, arrived)),
-        tuple(_made(scene, limit)),
+        tuple(_made(scene, found, limit)),
     )
 
 
@@ -165,7 +166,7 @@ def _values(found: Judged, arrived: Mapping[str, Cells]) -> Iterator[Value]:
         )
 
 
-def _made(scene: Scene, limit: int) -> Iterator[Made]:
+def _made(scene: Scene, found: Judged, limit: int) -> Iterator[Made]:
     for place, lookup in enumerate(scene.lookups):
         view = lookup.view
         if view.source.event_time is None:
@@ -177,14 +178,15 @@ def _made(scene: Scene, limit: int) -> Iterator[Made]:
         cut, made = int(seen.cut[0]), int(seen.made[0])
         rows, count = scene.events(place).listed(scene.keys(lookup), seen, limit)
         lateness = view.source.lateness if view.source.stream is not None else None
+        bound = _known_until(lookup, found, mark, asked)
         events = []
         for row in rows:
             happened, came = row["__t"], row["__arrived"]
-            own = {n: v for n, v in row.items() if not n.startswith("__") and n not in _of_time(scene, place)}
+            own = {n: v for n, v in row.items() if not n.startswith("__") and n not in _of_time(view)}
             served = "yes"
             if happened >= asked:
                 served = "after"
-            elif came > mark or row["__filed"] > int(seen.served[0]):
+            elif came > bound or row["__filed"] > int(seen.served[0]):
                 served = "not yet"
             elif (
                 lateness is not None and came - happened > lateness and not (happened < cut and came <= made)
@@ -194,9 +196,19 @@ def _made(scene: Scene, limit: int) -> Iterator[Made]:
         yield Made(view.name, key, None if mark == NEVER else mark, count, tuple(events))
 
 
-def _of_time(scene: Scene, place: int) -> set[str | None]:
-    source = scene.lookups[place].view.source
-    return {source.event_time, source.arrival_time}
+def _known_until(lookup: Lookup, found: Judged, mark: int, asked: int) -> int:
+    """Up to when what had arrived is in what was served: by the watermark, or by what explains the values.
+
+    In a replay of the past a watermark may say more than was there.
+    """
+    names = {r.output for r in lookup.reads}
+    cuts = [cut for (name, _), cut in found.cuts.items() if name in names]
+    late = any(found.causes[n][0] == "late_event" for n in names & found.causes.keys())
+    return min([mark, *(cut - 1 for cut in cuts), *([asked] if late else [])])
+
+
+def _of_time(view: View) -> set[str | None]:
+    return {view.source.event_time, view.source.arrival_time}
 
 
 __all__ = ["Counted", "Made", "Value", "Why", "why"]
