@@ -2,6 +2,7 @@
 
     python benchmarks/streaming.py writer [--entities N] [--rounds N] [--batch N] [--dense N]
     python benchmarks/streaming.py end-to-end [--events N] [--entities N] [--rate N] [--seconds N]
+    python benchmarks/streaming.py recovery [--kills N] [--rate N] [--entities N]
 
 `writer` puts tile records into a Redis of its own, in one process: sparse entities (uniform keys, eight aggregates over two
 hops, some tiles each) and dense ones (windows of 1 h, 7 d and 30 d, about 200 tiles each). The floors of the same run are a
@@ -9,18 +10,23 @@ plain MSET and a compare-and-set of the same bytes under the same keys.
 
 `end-to-end` runs a broker, a Flink session cluster, the writer and a Redis, all here: how many events a second, of those that
 lie in the topic, become readable; then, at a rate, the time from an event's sending until it can be read.
+
+`recovery` starts a job as a user does, `fs stream start`, and kills its task manager while events come: how long it takes until
+an event that was sent after the kill can be read.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +42,8 @@ import featurestore as fs
 from featurestore import declare, ir
 from featurestore.compile.flink_job import Query, job_of, wire_of
 from featurestore.compile.sources import connect
+from featurestore.flink.cluster import TASK_MANAGER, processes
+from featurestore.flink.place import place_of
 from featurestore.layout import layout_of
 from featurestore.lower import lower
 from featurestore.online.codec import HEAD
@@ -46,7 +54,7 @@ from featurestore.stream.tile_records import Decoder
 from featurestore.stream.upserts import Now
 from featurestore.types import Float64, Int64, Timestamp
 from tests.flink_broker import brokers
-from tests.flink_session import Session, processor_seconds, session
+from tests.flink_session import processor_seconds, session
 
 NOW = 1_700_000_000_000_000
 HOUR = 3_600_000_000
@@ -57,6 +65,7 @@ FEATURES = [
 ]  # fmt: skip
 SPARSE = (fs.minutes(10), fs.hours(10))  # hops of a minute and of an hour
 DENSE = (fs.hours(1), fs.days(7), fs.days(30))
+WARM = 0.3  # of the events that lie in the topic: they go by before the rate is taken
 
 
 def the_view(windows: Sequence[fs.Duration], address: str = "nowhere:9092") -> ir.View:
@@ -95,7 +104,7 @@ def records(
 
 
 def writer(args: argparse.Namespace) -> None:
-    with a_redis() as port:
+    with a_redis() as (port, _):
         sparse(f"redis://127.0.0.1:{port}/0", args.entities, args.rounds, args.batch)
         dense(f"redis://127.0.0.1:{port}/1", args.dense, args.batch // 10)
 
@@ -207,14 +216,15 @@ def end_to_end(args: argparse.Namespace) -> None:
         root = Path(folder)
         for name in ("kafka", "flink", "project"):
             (root / name).mkdir()
-        address = stack.enter_context(brokers(root / "kafka")).address
-        port = stack.enter_context(a_redis())
-        settings = {"execution.checkpointing.interval": "5 s", "execution.checkpointing.min-pause": "2 s"}
-        flink = stack.enter_context(session(root / "flink", settings=settings, heap="1024m"))
+        broker = stack.enter_context(brokers(root / "kafka"))
+        address = broker.address
+        port, redis_pid = stack.enter_context(a_redis())
+        flink = stack.enter_context(session(root / "flink", heap="1024m"))
         view = project_of(root / "project", address, f"redis://127.0.0.1:{port}/0")
         store = stack.enter_context(FeatureStore(root / "project"))
         now = time.time_ns() // 1000
-        send(address, view, sample(np.random.default_rng(3), args.events, args.entities, now))
+        events = sample(np.random.default_rng(3), args.events, args.entities, now)
+        send(address, view, events)
         command = [sys.executable, "-m", "featurestore.cli", "stream", "write"]
         writing = subprocess.Popen(
             command, cwd=root / "project", stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -222,27 +232,47 @@ def end_to_end(args: argparse.Namespace) -> None:
         stack.callback(lambda: (writing.terminate(), writing.wait()))
         with connect() as con:
             flink.submit(con, view)
-        sustained(store, flink, writing.pid, args.events, args.entities)
+        flink.wait(flink.running)
+        assert flink.tasks is not None
+        assert flink.manager is not None
+        parts = {
+            "task manager": flink.tasks.pid, "job manager": flink.manager.pid, "broker": broker.pid, "writer": writing.pid,
+            "Redis": redis_pid, "this watcher": os.getpid(),
+        }  # fmt: skip
+        sustained(store, parts, events, args.entities)
         freshness(store, address, view, args.rate, args.seconds, args.entities)
 
 
-def sustained(store: FeatureStore, flink: Session, writer: int, events: int, entities: int) -> None:
-    flink.wait(flink.running)
-    assert flink.tasks is not None
-    began, cpu = time.perf_counter(), [processor_seconds(pid) for pid in (flink.tasks.pid, writer)]
-    while (done := readable(store, entities)) < events:
-        if done == 0:
-            began, cpu = time.perf_counter(), [processor_seconds(pid) for pid in (flink.tasks.pid, writer)]
-        time.sleep(0.2)
-    took = time.perf_counter() - began
-    spent = [processor_seconds(pid) - c for pid, c in zip((flink.tasks.pid, writer), cpu, strict=True)]
+def sustained(store: FeatureStore, parts: Mapping[str, int], sent: Columns, entities: int) -> None:
+    """Events a second from the topic to what can be read, once the Java machines are warm.
+
+    A sample of the entities is looked at while it runs, so that looking costs little; at the end all of them.
+    """
+    ids = np.asarray(sent["id"], np.int64)
+    sample = np.random.default_rng(5).choice(entities, entities // 50, replace=False)
+    events, share = len(ids), np.isin(ids, sample).sum() / len(ids)
+    seen: list[tuple[float, float, dict[str, float]]] = []
+    while not seen or seen[-1][1] < events * 0.999999:
+        time.sleep(0.25)
+        done = readable(store, sample) / share
+        seen.append((time.perf_counter(), done, {n: processor_seconds(pid) for n, pid in parts.items()}))
+    assert readable(store, np.arange(entities)) == events
+    cold = next(i for i, (_, done, _) in enumerate(seen) if done > 0)
+    warm = next(i for i, (_, done, _) in enumerate(seen) if done > events * WARM)
+    (began, before, cpu), (ended, _, spent) = seen[warm], seen[-1]
+    rate = (events - before) / (ended - began)
+    whole = events / (ended - seen[cold - 1][0])
+    print(f"{events:,} events of {entities:,} entities, from topic to readable:")
     print(
-        f"{events:,} events of {entities:,} entities: {events / took:,.0f} events/s from topic to readable; processor an event: "
-        f"Flink {spent[0] / events * 1e6:.1f} us, writer {spent[1] / events * 1e6:.1f} us"
+        f"  {whole:,.0f} events/s with the Java machines cold, {rate:,.0f} over the last {1 - before / events:.0%}"
+    )
+    print(
+        "  processor, us an event: "
+        + ", ".join(f"{name} {(spent[name] - cpu[name]) / (events - before) * 1e6:.1f}" for name in parts)
     )
     verdict(
         "events from topic to readable a second",
-        events / took,
+        rate,
         20_000,
         30_000,
         unit="events/s",
@@ -250,9 +280,9 @@ def sustained(store: FeatureStore, flink: Session, writer: int, events: int, ent
     )
 
 
-def readable(store: FeatureStore, entities: int) -> int:
+def readable(store: FeatureStore, entities: np.ndarray) -> int:
     """How many events are in the counts that can be read."""
-    read = store.get_online_features("read", {"id": np.arange(entities)}).to_dict()["count_10h"]
+    read = store.get_online_features("read", {"id": entities}).to_dict()["count_10h"]
     return sum(n or 0 for n in read)
 
 
@@ -295,6 +325,59 @@ def freshness(
     verdict("p99 of event -> readable", p99, 1.0, 0.25, unit="s")
 
 
+def recovery(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        root = Path(folder)
+        for name in ("kafka", "project"):
+            (root / name).mkdir()
+        address = stack.enter_context(brokers(root / "kafka")).address
+        port, _ = stack.enter_context(a_redis())
+        url = f"redis://127.0.0.1:{port}/0"
+        view = project_of(root / "project", address, url, '[stream]\nengine = "flink"\npartitions = 2\n')
+        send(address, view, sample(np.random.default_rng(3), 20_000, args.entities, time.time_ns() // 1000))
+        store = stack.enter_context(FeatureStore(root / "project"))
+        stream(root / "project", "start")
+        stack.callback(stream, root / "project", "stop")
+        stop = threading.Event()
+        sending = threading.Thread(target=at_rate, args=(address, view, args.rate, args.entities, stop))
+        sending.start()
+        try:
+            until_readable(store, address, view, 10**9 - 1)
+            print(f"{args.rate:,} events/s of {args.entities:,} entities, a checkpoint every 10 s")
+            took = [killed(store, address, view, number) for number in range(args.kills)]
+        finally:
+            stop.set()
+            sending.join()
+        print("  from kill -9 of the task manager to readable: " + ", ".join(f"{t:.1f} s" for t in took))
+        verdict("the longest recovery", max(took), 20.0, 8.0, unit="s")
+
+
+def stream(folder: Path, word: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "featurestore.cli", "stream", word],
+        cwd=folder,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def killed(store: FeatureStore, address: str, view: ir.View, number: int) -> float:
+    """Seconds from a kill of the task manager until an event of after it can be read, at some moment between checkpoints."""
+    time.sleep(15 + number * 3.7 % 10)
+    victim = processes(place_of(store.config))[TASK_MANAGER]
+    os.kill(victim.pid, signal.SIGKILL)
+    return until_readable(store, address, view, 10**9 + number)
+
+
+def until_readable(store: FeatureStore, address: str, view: ir.View, entity: int) -> float:
+    """Sends one event of an entity of its own; seconds until it can be read."""
+    began = time.perf_counter()
+    send(address, view, {"id": [entity], "ts": [time.time_ns() // 1000], "x": [1.0], "n": [1]})
+    while not readable(store, np.asarray([entity])):
+        time.sleep(0.02)
+    return time.perf_counter() - began
+
+
 DEFINITIONS = """
 import featurestore as fs
 
@@ -311,8 +394,8 @@ read = fs.FeatureService("read", [view])
 """
 
 
-def project_of(root: Path, address: str, url: str) -> ir.View:
-    (root / "fs.toml").write_text(f'[online]\nurl = "{url}"\n')
+def project_of(root: Path, address: str, url: str, more: str = "") -> ir.View:
+    (root / "fs.toml").write_text(f'[online]\nurl = "{url}"\n{more}')
     (root / "definitions.py").write_text(DEFINITIONS.format(address=address))
     with FeatureStore(root) as store:
         store.apply()
@@ -365,8 +448,8 @@ def at_rate(address: str, view: ir.View, rate: int, entities: int, stop: threadi
 
 
 @contextmanager
-def a_redis() -> Iterator[int]:
-    """The port of a Redis of our own."""
+def a_redis() -> Iterator[tuple[int, int]]:
+    """A Redis of our own: its port, its process."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as home:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -381,13 +464,13 @@ def a_redis() -> Iterator[int]:
                         break
                     except redis.ConnectionError:
                         time.sleep(0.05)
-            yield port
+            yield port, running.pid
         finally:
             running.terminate()
             running.wait()
 
 
-WHAT = {"writer": writer, "end-to-end": end_to_end}
+WHAT = {"writer": writer, "end-to-end": end_to_end, "recovery": recovery}
 
 
 def main() -> None:
@@ -398,9 +481,10 @@ def main() -> None:
     parser.add_argument("--entities", type=int, default=100_000, help="of sparse ones")
     parser.add_argument("--rounds", type=int, default=8, help="how often each sparse entity comes")
     parser.add_argument("--batch", type=int, default=20_000, help="records merged at a time")
-    parser.add_argument("--events", type=int, default=600_000, help="that lie in the topic")
+    parser.add_argument("--events", type=int, default=1_500_000, help="that lie in the topic")
     parser.add_argument("--rate", type=int, default=2_000, help="events a second")
     parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--kills", type=int, default=5, help="of the task manager")
     parser.add_argument("--dense", type=int, default=1_000, help="dense entities")
     args = parser.parse_args()
     print(machine("numpy", "redis"))

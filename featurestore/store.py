@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import math
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from featurestore import declare as d
-from featurestore import flink, ir, planning, profiles, stream
+from featurestore import flink, ir, planning, profiles, refreshing, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
@@ -25,7 +24,6 @@ from featurestore.bootstrap import meanings_of
 from featurestore.capture.returned import values_of
 from featurestore.capturing import Capturing, recorder_of
 from featurestore.comparing import Comparison, Contender, Predict, compare
-from featurestore.compile.flink_job import topic_prefix
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
@@ -56,7 +54,6 @@ from featurestore.knowledge import Knowledge, Lag, lags_of
 from featurestore.labels import Immature, versions
 from featurestore.labels import check as check_labels
 from featurestore.labels import checked as checked_immature
-from featurestore.layout import layout_of
 from featurestore.ledger import HoleEntry, Ledger, Unit
 from featurestore.log.eventlog import Pruned, Skipped
 from featurestore.log.files import read_file
@@ -70,10 +67,9 @@ from featurestore.monitor.report import report_of
 from featurestore.monitor.run import Ran, alerts_of, change_alerts, evaluate_triggers
 from featurestore.monitor.run import run as run_monitors
 from featurestore.monitor.triggers import Evaluation
-from featurestore.online.codec import codec_of
-from featurestore.online.state import load_states
 from featurestore.online.store import StoreUrl, open_store
 from featurestore.policy import Policies
+from featurestore.recipes import Recipe, Spine
 from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
 from featurestore.registry.alerts import Triggered, history
 from featurestore.registry.scalers import scaler as kept_scaler
@@ -97,9 +93,10 @@ from featurestore.stream import background
 from featurestore.stream.inbox import Inbox, Pushed, open_inbox
 from featurestore.stream.writers import Writer
 from featurestore.stream.written import WriterStatus, written
-from featurestore.time import HOUR, Duration, Moment, moment
+from featurestore.time import HOUR, Duration, Moment, floor, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
+from featurestore.upgrading import made_ahead
 from featurestore.validation import verbs as validating
 from featurestore.validation.admitting import admit
 from featurestore.validation.keep import load as kept_validations
@@ -160,20 +157,44 @@ class FeatureStore:
             return planning.plan(self.registry, desired, lambda s: row_count(con, s, self.config.root))
 
     def apply(
-        self, plan: planning.ChangePlan | None = None, *, who: str | None = None, verified: bool = False
+        self,
+        plan: planning.ChangePlan | None = None,
+        *,
+        who: str | None = None,
+        verified: bool = False,
+        at_once: bool = False,
+        say: Callable[[str], None] = lambda _: None,
     ) -> Revision:
         """Executes exactly `plan`, or the plan of now. Raises PlanConflict if somebody applied in between.
+
+        A view whose Flink job runs here and changes is made ready beside what is served first: its base, its job, its values
+        until they have all that came, a comparison with batch (StreamError where it is not that); `say` is told of each. That
+        may take minutes; `at_once` leaves it out, and what is read is what the new version has so far.
 
         With `verified`, raises Unverified when the newest verification of a view's meaning is no pass, or there is none.
         """
         change = self.plan() if plan is None else plan
+        return self._in_force(change, who=who, verified=verified, at_once=at_once, say=say)[0]
+
+    def _in_force(
+        self,
+        change: planning.ChangePlan,
+        *,
+        who: str | None = None,
+        verified: bool = False,
+        at_once: bool = False,
+        say: Callable[[str], None],
+    ) -> tuple[Revision, list[flink.Upgraded]]:
         if verified:
             must_be_verified(self.registry, change.desired)
+        done = [] if at_once else made_ahead(self, self._store, change, self._base_of, say)
         revision = planning.apply(self.registry, change, who or _user(), _now())
         with self._lock:
             self._readers.clear()
             self._scalers.clear()
-        return revision
+        if done:
+            flink.switched(self.config, done, say)
+        return revision, done
 
     def service(self, asked: Asked) -> tuple[ir.Service, Mapping[str, ir.View]]:
         """What a read of `asked` reads: the service, and the views it reads by name."""
@@ -351,6 +372,8 @@ class FeatureStore:
         )
         root, done = self.config.root, []
         seen: dict[str, Inputs | None] = {}
+        if replace:
+            self._mark_repaired(views, asked)
         with engine_errors(), self._duckdb() as con, Driver(self.config) as driver:
             batches = None if engine == "duckdb" else FlinkBatches(self.config.offline / "flink", driver)
             for view in views:
@@ -370,10 +393,31 @@ class FeatureStore:
                     batches=batches,
                 )
                 done.append(one)
+        if replace:
+            self._mark_repaired(views, asked)  # again: a refresh in between has read what was there before
         with self._lock:
             for reader in self._readers.values():
                 reader.forget()
         return done
+
+    def _mark_repaired(self, views: Sequence[ir.View], asked: AskedFor) -> None:
+        """Kept statistics of what was computed from the events between two moments are to be made again."""
+        why = f"repaired: {asked.reason}"
+        services = [v.service for v in self.registry.services()]
+        for view in views:
+            readers = [s.name for s in services if any(r.view == view.name for r in s.reads)]
+            windows = [f.window for f in view.features]
+            # Lifetimes and latest values remember an event for good.
+            bounded = [w.size + w.hop for w in windows if w is not None and w.size is not None]
+            end = asked.end + max(bounded, default=0) if len(bounded) == len(windows) else None
+            profiles.mark(
+                self.config,
+                [view.name, *readers],
+                ("training", "materialized"),
+                why,
+                start=asked.start,
+                end=end,
+            )
 
     @property
     def ledger(self) -> Ledger:
@@ -563,30 +607,16 @@ class FeatureStore:
         engine: str | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> list[flink.Upgraded]:
-        """Brings changed definitions into force without a gap: what is served is served until the new is complete.
+        """Brings changed definitions into force as `apply` does, and starts the jobs of what is applied and has none.
 
-        For each view whose Flink job changes: its base, a job beside the old one, its heads until they have all that came, and
-        a comparison with batch. Then the definitions are applied, and old jobs end; their topics and values stay. Where the
-        definitions are applied already, new jobs are started. The embedded stream takes up by itself what is applied.
+        The views whose job changed. The embedded stream takes up by itself what is applied.
         """
         if self._engine(engine) != "flink":
             say("a stream that runs takes up what is applied by itself")
             return []
-        change, online = self.plan(), self._store()
-        done: list[flink.Upgraded] = []
-        if not change.is_empty and not change.blocked:
-            for view, old in flink.changed(self.config, self.registry.current().plan, change.desired):
-                self._base_of(view)
-                flink.made_ready(self.config, view, online, erasures(self.registry), _now, say)
-                compared, differing = self._compared(view)
-                flink.must_agree(view, compared, differing)
-                say(f"view '{view.name}': {compared:,} cells of its new version are those of batch")
-                done.append(flink.Upgraded(view.name, old, topic_prefix(view), compared))
-        if not change.is_empty:
-            self.apply(change)
-        if done:
-            flink.switched(self.config, done, say)
-        flink.upgrade(self.config, self.registry, online, select, _now(), say=say)
+        change = self.plan()
+        done = self._in_force(change, say=say)[1] if not change.is_empty else []
+        flink.upgrade(self.config, self.registry, self._store(), select, _now(), say=say)
         return done
 
     def _base_of(self, view: ir.View) -> None:
@@ -605,27 +635,6 @@ class FeatureStore:
                 self.config.root,
                 AskedFor(end, named=True, who=_user()),
             )
-
-    def _compared(self, view: ir.View, sample: int = 200) -> tuple[int, int]:
-        """Cells of a view's definition read online at its cut beside those of a training set, and how many differ."""
-        asked = next(
-            v for v in load_declarations(self.config) if isinstance(v, d.FeatureView) and v.name == view.name
-        )
-        state = load_states(self._store(), {"": codec_of(view, layout_of(view))}).get("")
-        if state is None:
-            return 0, 0
-        at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=state.cut)
-        spine = self.spine(view.entity, at=at).slice(0, sample)
-        if not spine.num_rows:
-            return 0, 0
-        keys = {name: spine[name].to_pylist() for name in spine.column_names if name != "event_timestamp"}
-        online = self.get_online_features([asked], keys, at=at, capture=False).to_arrow()
-        training = self.get_historical_features(spine, [asked]).to_arrow()
-        names = [n for n in online.column_names if n in training.column_names and n not in keys]
-        pairs = [
-            pair for n in names for pair in zip(online[n].to_pylist(), training[n].to_pylist(), strict=True)
-        ]
-        return len(pairs), sum(not _alike(one, other) for one, other in pairs)
 
     def job_status(self, select: str | Sequence[str] | None = None) -> list[flink.JobStatus]:
         """How far the Flink job of each view is, whether it runs or not."""
@@ -1151,24 +1160,90 @@ class FeatureStore:
         return profiles.load(self.config, name, origin)
 
     def keep_statistics(
-        self, name: str, statistics: Statistics, *, origin: str = "training", add: bool = False
+        self,
+        name: str,
+        statistics: Statistics,
+        *,
+        origin: str = "training",
+        add: bool = False,
+        spine: str | Path | None = None,
+        timestamp: str = "event_timestamp",
+        at: Moment | None = None,
     ) -> Path:
         """Keeps `training.statistics()`, say, as those of a service or view; with `add`, merged with what is kept of the origin.
 
-        The file that lies there. Raises StatisticsError when the two do not merge.
+        `spine` (the file of a training set's rows) and `at` (the moment of `materialized_statistics`) say what they were made of:
+        then a partition whose data changes is made again, see `refresh_statistics`. The file that lies there. Raises
+        StatisticsError when the two do not merge.
         """
-        return profiles.save(self.config, name, origin, statistics, add=add)
+        recipe = Recipe()
+        if spine is not None:
+            recipe = Recipe(spines=(Spine.of(spine, timestamp, name),), whole=True)
+        elif at is not None:
+            q = moment(at)
+            recipe = Recipe(moments={floor(q, statistics.every.microseconds): (q,)}, whole=True)
+        return profiles.save(self.config, name, origin, statistics, add=add, recipe=recipe)
+
+    def served_statistics(self, service: str, *, hourly: bool = False) -> Statistics:
+        """What a service served, out of the capture log, by day (or hour) of the moments asked for; kept as origin `served`.
+
+        Only what was captured since the last time is read, whether that was kept by day or by hour. Raises NotFound for a service
+        that captured nothing.
+        """
+        self.capture.flush()
+        refreshing.follow(self.config, service, self._data(), every=Duration(HOUR) if hourly else None)
+        return profiles.load(self.config, service, "served")
+
+    def refresh_statistics(self, name: str) -> list[refreshing.Refreshed]:
+        """Brings what is kept of a service or view up to its data, each origin that is kept.
+
+        Served rows that came since are added. Partitions whose data changed (an erasure, a repair by `materialize(replace=True)`)
+        are made again, exactly, and the others stay as they are. What cannot be made again says why. Raises StatisticsError
+        when nothing is kept.
+        """
+        origins = profiles.kept(self.config, name)
+        if not origins:
+            profiles.load(self.config, name)
+        self.capture.flush()
+        return [refreshing.refresh(self.config, name, origin, self._data()) for origin in origins]
+
+    def stale_statistics(self, name: str) -> dict[str, dict[int, str]]:
+        """The partitions of what is kept that have to be made again: by origin, where each begins (µs), and why."""
+        return profiles.stale(self.config, name)
+
+    def _data(self) -> refreshing.Data:
+        def logged(service: str, start: int | None, end: int | None) -> Logged:
+            return self.get_logged_features(service, labelled=False, start=start, end=end)
+
+        def training(asked: str, rows: Any, timestamp: str) -> TrainingSet:
+            return self.get_historical_features(rows, asked, timestamp=timestamp)
+
+        def materialized(view: str, at: int) -> Statistics:
+            made, exact = self._materialized(view, at)
+            if exact:
+                return made
+            rows = self.spine(self._applied_view(view).entity, at=at, timestamp="asked_at")
+            return self.get_historical_features(rows, [view], timestamp="asked_at").statistics()
+
+        return refreshing.Data(training, logged, materialized)
 
     def materialized_statistics(self, view: str, *, at: Moment | None = None) -> Statistics:
         """What the online store gives at a moment (now by default) for every known entity of an applied view."""
-        q = _now() if at is None else moment(at)
+        return self._materialized(view, _now() if at is None else moment(at))[0]
+
+    def _materialized(self, view: str, q: int) -> tuple[Statistics, bool]:
+        """And whether the store still holds what it held at that moment."""
+        found = self._applied_view(view)
+        keys = self.spine(found.entity, at=q).select([k.name for k in found.keys])
+        columns = {f.name: f.dtype for f in found.features}
+        return profiles.of_materialized(columns, keys, lambda k: self.get_online_features([view], k, at=q), q)
+
+    def _applied_view(self, view: str) -> ir.View:
         plan = self.registry.current().plan
         found = next((v for v in plan.views if v.name == view), None)
         if found is None:
             raise NotFound("applied feature view", view, [v.name for v in plan.views])
-        keys = self.spine(found.entity, at=q).select([k.name for k in found.keys])
-        columns = {f.name: f.dtype for f in found.features}
-        return profiles.of_materialized(columns, keys, lambda k: self.get_online_features([view], k, at=q), q)
+        return found
 
     def drift(
         self,
@@ -1236,6 +1311,7 @@ class FeatureStore:
                 validate=lambda name, start, end: self.validate(
                     name, start=start, end=end, applied=True, who="monitor"
                 ),
+                data=self._data(),
                 say=say,
             )
 
@@ -1480,13 +1556,6 @@ def _must_hold_rows(con: Connection, view: ir.View, root: Path) -> None:
 
 def _microseconds(length: timedelta | Duration) -> int:
     return length // timedelta(microseconds=1) if isinstance(length, timedelta) else length.microseconds
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two values are the same: floats up to the order in which they were added."""
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
-    return bool(one == other)
 
 
 def _now() -> int:

@@ -39,6 +39,11 @@ class Broker:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        assert self._server is not None
+        return self._server.pid
+
     def prepare(self) -> None:
         """Writes what a broker wants to have before it starts for the first time."""
         controller = free_port()

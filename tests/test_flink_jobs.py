@@ -19,7 +19,7 @@ from confluent_kafka import Producer
 
 from featurestore import FeatureStore
 from featurestore.doctor import examine
-from featurestore.errors import BrokerUnavailable, FlinkError, JobOutageTooLong, TopicNotFound
+from featurestore.errors import BrokerUnavailable, FlinkError, JobOutageTooLong, PlanConflict, TopicNotFound
 from featurestore.flink import control, records
 from featurestore.flink.cluster import processes
 from featurestore.flink.place import Place, checked, place_of, reason
@@ -268,9 +268,15 @@ def _a_changed_definition(shop: Shop, said: list[str]) -> None:
     )
     shop.old_news(20)
     shop.expected()  # all of it lies at rest
-    (done,) = shop.store.upgrade_stream(say=said.append)
-    assert done.old == old != done.new
-    assert done.compared > 0
+    planned = shop.store.plan()
+    wanted = file.read_text()
+    file.write_text(wanted.replace("fs.max(", "fs.min("))
+    with pytest.raises(PlanConflict, match="at-once"):
+        shop.store.apply(planned, say=said.append)
+    file.write_text(wanted)
+    shop.store.apply(planned, say=said.append)
+    assert shop.status().name != old
+    assert any("cells of its new version are those of batch" in line for line in said)
     assert "amount_max_1d" in shop.read()
     shop.settles("a changed definition, as soon as it is in force")
     assert records.load(shop.place)[old].state == "retired"

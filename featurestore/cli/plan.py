@@ -47,11 +47,17 @@ def plan_command(settings: Settings, out: str | None) -> int:
 @click.argument("plan", required=False, type=click.Path(exists=True, dir_okay=False))
 @click.option("--yes", "-y", is_flag=True, help="Without asking.")
 @click.option("--verified", is_flag=True, help="Only if `fs verify` has passed every view as it is.")
-def apply_command(settings: Settings, plan: str | None, yes: bool, verified: bool) -> int:
+@click.option(
+    "--at-once",
+    is_flag=True,
+    help="Switch views of running Flink jobs before their new versions are complete.",
+)
+def apply_command(settings: Settings, plan: str | None, yes: bool, verified: bool, at_once: bool) -> int:
     """Make the definitions the ones in force: all of them, or nothing.
 
     With PLAN, a file from `fs plan --out`, exactly that and nothing newer. Asks first; without a terminal to ask at,
-    it needs --yes.
+    it needs --yes. A view whose Flink job runs gets its new one beside it first: what is served is served until the
+    new is complete and agrees with batch.
     """
     with settings.store() as store:
         change = store.plan() if plan is None else _saved(Path(plan))
@@ -59,7 +65,7 @@ def apply_command(settings: Settings, plan: str | None, yes: bool, verified: boo
             _show(change)
         if not (change.is_empty or change.blocked or yes) and not _agreed(settings):
             return ERROR
-        revision = store.apply(change, verified=verified)
+        revision = store.apply(change, verified=verified, at_once=at_once, say=settings.note)
     if settings.json:
         done = {
             "revision": revision.number,

@@ -130,7 +130,7 @@ def _configure(place: Place) -> None:
         "taskmanager.memory.jvm-metaspace.size": "256m",
         "taskmanager.memory.jvm-overhead.min": "192m",
         "taskmanager.memory.jvm-overhead.max": "192m",
-        "heartbeat.interval": 2000,
+        "heartbeat.interval": 1000,
         "heartbeat.timeout": 8000,
     }
     for name in ("upload", "tmp", "log"):

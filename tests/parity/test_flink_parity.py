@@ -13,6 +13,7 @@ from featurestore.online.store import open_store
 from tests.flink_cluster import Flink
 from tests.parity.aggregate_cases import AGGREGATE_CASES
 from tests.parity.cases import CASES, Case, instant
+from tests.parity.dialect_cases import DIALECT_CASES
 from tests.parity.engines import world_of
 from tests.parity.flink_engine import WORLDS, FlinkEngine, mode_of, why_not
 from tests.parity.list_cases import LIST_CASES
@@ -20,7 +21,7 @@ from tests.parity.test_parity import check
 
 pytestmark = [pytest.mark.flink, pytest.mark.slow]
 
-TABLE = [case for case in (*CASES, *AGGREGATE_CASES) if why_not(case) is None]
+TABLE = [case for case in (*CASES, *AGGREGATE_CASES, *DIALECT_CASES) if why_not(case) is None]
 GROUPS = [
     some[i : i + WORLDS]
     for some in ([c for c in TABLE if mode_of(c) == mode] for mode in ("streaming", "batch"))

@@ -14,10 +14,13 @@ import pytest
 from featurestore.aggregates import AGGREGATES
 from featurestore.compile.sources import Connection, connect
 from featurestore.config import Config
+from featurestore.declare import latest
+from featurestore.errors import DefinitionError
 from featurestore.online.store import open_store
 from featurestore.status import Status
 from tests.parity.aggregate_cases import AGGREGATE_CASES
 from tests.parity.cases import CASES, Case, instant
+from tests.parity.dialect_cases import DIALECT_CASES, REFUSED
 from tests.parity.engines import Answer, Engine, Online, Reference, Streamed, Training, World, world_of
 from tests.parity.knowledge_cases import KNOWLEDGE_CASES
 from tests.parity.list_cases import LIST_CASES
@@ -75,7 +78,9 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     time.tzset()
 
 
-@pytest.mark.parametrize("case", [*CASES, *AGGREGATE_CASES, *LIST_CASES], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [*CASES, *AGGREGATE_CASES, *DIALECT_CASES, *LIST_CASES], ids=lambda case: case.name
+)
 def test_every_engine_agrees(case: Case, engine: Engine, root: Path, worlds: dict[str, World]) -> None:
     if case.name not in worlds:
         worlds[case.name] = world_of(case, root)
@@ -90,6 +95,13 @@ def test_engines_agree_on_what_had_arrived(case: Case, root: Path, worlds: dict[
     for engine in (Reference(), Training(Config(root, "parity", threads=1))):
         (answer,) = engine.ask(world, [(case.key, instant(case.at))])
         check(world, answer)
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_dialects_do_not_say_alike_is_refused_as_it_is_loaded(what: str, root: Path) -> None:
+    expression, dtype, words = REFUSED[what]
+    with pytest.raises(DefinitionError, match=words):
+        world_of(Case(what, [], "13:00", latest(expression).named("y"), None, x=dtype), root)
 
 
 def check(world: World, answer: Answer) -> None:
@@ -114,7 +126,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def test_names_of_cases_are_sentences_and_differ() -> None:
-    names = [case.name for case in (*CASES, *AGGREGATE_CASES, *KNOWLEDGE_CASES)]
+    names = [case.name for case in (*CASES, *AGGREGATE_CASES, *DIALECT_CASES, *KNOWLEDGE_CASES)]
     assert len(set(names)) == len(names)
 
 
