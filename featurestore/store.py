@@ -27,6 +27,8 @@ from featurestore.comparing import Comparison, Contender, Predict, compare
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
+from featurestore.consistency import Checked, FittedLag, LoggedReport, Why, fitted_lags, verify_logged, why
+from featurestore.consistency.captured import Meaning, meanings_by_fingerprint
 from featurestore.continual import Batch, Consumer, batches, consumers
 from featurestore.continual import State as Consumed
 from featurestore.datasets.entities import known_entities, moments_of
@@ -853,7 +855,7 @@ class FeatureStore:
         *,
         timestamp: str = "event_timestamp",
         knowledge: Knowledge = "corrected",
-        lag: Lag | Mapping[str, Lag] | None = None,
+        lag: Lag | Mapping[str, Lag] | Literal["fitted"] | None = None,
         scaled: bool = False,
         statuses: bool = False,
         full_names: bool = False,
@@ -876,8 +878,9 @@ class FeatureStore:
         on-demand feature: log (all was served), backfill, or default (backfilled, of no event).
 
         With `knowledge="arrived"` an event counts only from its arrival on (its time, where the source names no arrival), or a
-        `lag` later: one for all sources, or by source. Static sources are visible always. Raises RequestError for a lag that is
-        negative or without `"arrived"`, NotFound for that of a source the service does not read.
+        `lag` later: one for all sources, or by source; `"fitted"` is what captured rows say of an applied service (see `lags`).
+        Static sources are visible always. Raises RequestError for a lag that is negative or without `"arrived"`, NotFound for
+        that of a source the service does not read.
         """
         found, views, version = self._resolve(service)
         labels = self._labels_of(service, found) if labelled else ()
@@ -887,7 +890,10 @@ class FeatureStore:
                 "what was served is taken for features of an applied service as they are\n"
                 "  leave out bootstrap_from_log, or scaled, statuses and full_names"
             )
-        lags = lags_of(knowledge, lag, {views[r.view].source.name for r in found.reads})
+        sources = {views[r.view].source.name for r in found.reads}
+        if lag == "fitted":
+            lag = self._fitted(service, version, sources)
+        lags = lags_of(knowledge, lag, sources)
         scaler = self._scaler_of(service, version) if scaled else None
         if full_names:
             named = _fully_named(found)
@@ -976,6 +982,88 @@ class FeatureStore:
             for name, model in zip((first, second), models, strict=True)
         )
         return compare(self.config, logged, one, two, sample=sample)
+
+    def verify_logged(
+        self,
+        service: str,
+        *,
+        sample: int = 1_000,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> LoggedReport:
+        """Captured rows of a service beside the training values of their moments: what differs by feature, and why.
+
+        Up to `sample` rows are drawn by a hash of their ids, whose moment lies from `start` to before `end`. Of a version
+        (`"delay@2"`) its own rows; of a bare name those of all versions, and what a feature means otherwise today differs by its
+        definition. Raises NotFound.
+        """
+        checked, version = self._checked(service)
+        fingerprint = version.fingerprint if "@" in service else None
+        low, high = (None if m is None else moment(m) for m in (start, end))
+        return verify_logged(
+            checked, sample=sample, fingerprint=fingerprint, start=low, end=high, progress=progress
+        )
+
+    def why(self, service: str, request: str, *, limit: int = 20) -> list[Why]:
+        """The captured rows of a request, or the one of a row id: value by value, why it is not what is computed now.
+
+        With the events that made it, at most `limit` of each view. Raises NotFound.
+        """
+        return why(self._checked(service)[0], request, limit=limit)
+
+    def lags(
+        self,
+        service: str,
+        *,
+        quantile: float = 0.5,
+        start: Moment | None = None,
+        end: Moment | None = None,
+    ) -> dict[str, FittedLag]:
+        """How far behind the events of each source a service was when it served, by its captured rows: lags to train with.
+
+        `quantile` 0.5 is how it mostly was, 1.0 the worst; `start` and `end` (exclusive) bound the rows' moments. Raises NotFound
+        where nothing was captured.
+        """
+        checked, _ = self._checked(service)
+        low, high = (None if m is None else moment(m) for m in (start, end))
+        return fitted_lags(
+            self.config,
+            checked.log,
+            checked.service,
+            checked.meanings,
+            quantile=quantile,
+            start=low,
+            end=high,
+        )
+
+    def _fitted(
+        self, service: Asked, version: ServiceVersion | None, sources: set[str]
+    ) -> dict[str, timedelta]:
+        """The lag of each of `sources` that captured rows tell one of."""
+        if version is None or not isinstance(service, str):
+            raise RequestError(
+                'lag="fitted" is fitted to what an applied service has served and captured\n'
+                "  name an applied service, or give a length"
+            )
+        return {name: one.lag for name, one in self.lags(service).items() if name in sources}
+
+    def _checked(self, service: str) -> tuple[Checked, ServiceVersion]:
+        """What a look at captured rows needs. Raises NotFound for what was not applied."""
+        found, views, version = self._resolve(service)
+        if version is None:
+            raise NotFound("applied feature service", service, [v.name for v in self.registry.services()])
+        meanings = meanings_by_fingerprint(self.registry, found.name, lambda: load_declarations(self.config))
+        checked = Checked(
+            self.config,
+            self.capture.log,
+            self.ledger,
+            erasures(self.registry),
+            found.name,
+            Meaning(version.reference, found, views),
+            meanings,
+        )
+        return checked, version
 
     def training_batches(
         self,
