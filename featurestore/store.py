@@ -266,14 +266,16 @@ class FeatureStore:
         applied: bool = False,
         keep: bool = True,
         who: str | None = None,
+        at: Moment | None = None,
     ) -> Validation:
         """Judges a source, a view or a service by what is expected of it, or by `expectations`; or any `rows` by these.
 
         A source by its rows from `start` to `end` (exclusive), a view by its values of now for every known entity, a service by
         what it served and kept; or all of them by `rows`: Arrow, a frame, a list of dicts, a path. `engine` is `duckdb`, `gx`
-        (Great Expectations) or `statistics`, which reads what is kept and no rows. The outcome is kept, unless `keep` is false.
+        (Great Expectations) or `statistics`, which reads what is kept and no rows. `at` is the moment ages are taken at, now by
+        default. The outcome is kept, unless `keep` is false.
         """
-        asked = self._validating(engine, start, end, who, kept=keep)
+        asked = self._validating(engine, start, end, who, kept=keep, at=at)
         with self._duckdb() as con:
             plan = self._expecting(name, applied=applied)
             return validating.validate(con, self.config, plan, name, rows, expectations, asked)
@@ -314,9 +316,16 @@ class FeatureStore:
         return self.registry.current().plan if applied else self.definitions()
 
     def _validating(
-        self, engine: str, start: Moment | None, end: Moment | None, who: str | None, *, kept: bool = True
+        self,
+        engine: str,
+        start: Moment | None,
+        end: Moment | None,
+        who: str | None,
+        *,
+        kept: bool = True,
+        at: Moment | None = None,
     ) -> validating.Asked:
-        now = _now()
+        now = _now() if at is None else moment(at)
         low, high = (None if m is None else moment(m) for m in (start, end))
 
         def served(service: ir.Service, low: int | None, high: int | None) -> Any:
@@ -1321,7 +1330,7 @@ class FeatureStore:
                 names=names,
                 loop=self._loop(now),
                 validate=lambda name, start, end: self.validate(
-                    name, start=start, end=end, applied=True, who="monitor"
+                    name, start=start, end=end, applied=True, who="monitor", at=now
                 ),
                 data=self._data(),
                 say=say,
