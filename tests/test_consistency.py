@@ -440,3 +440,58 @@ def test_a_lag_is_fitted_and_trained_with(project: Project, capsys: pytest.Captu
 )
 def test_edits_are_the_fewest(a: Any, b: Any, fewest: int) -> None:
     assert edits(a, b) == edits(b, a) == fewest
+
+
+def test_what_is_looked_at_in_portions_has_the_same_causes(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.happen(5, 7, NOON + minutes(1), 3.0, pushed=NOON + minutes(2))
+    for n in range(5):
+        project.serve(NOON + minutes(3 + n))
+    project.happen(6, 8, NOON - minutes(10), 3.0, pushed=NOON + minutes(20))
+    whole = project.causes()
+    assert whole["count_6h"] == {"late_event": 5, "stale_stream": 5}
+    monkeypatch.setattr("featurestore.consistency.causes.TOGETHER", 20)
+    monkeypatch.setattr("featurestore.consistency.run.SLICE", 3)
+    assert project.causes() == whole
+
+
+MORE = """
+import featurestore as fs
+from definitions import card, purchases
+from featurestore import Capture, count_distinct, days, quantile
+
+rough = fs.FeatureView("rough", card, purchases, [
+    quantile("amount", 0.5).over(days(1)).named("middle"), count_distinct("id").over(days(1)).named("ids"),
+])
+bids = fs.FeatureService("bids", [rough], capture=Capture())
+"""
+
+
+def test_an_approximation_within_its_error_is_a_sketch_and_more_is_not(tmp_path: Path) -> None:
+    made = Project(tmp_path)
+    (tmp_path / "more.py").write_text(MORE, encoding="utf-8")
+    (tmp_path / "fs.toml").write_text('[project]\nname = "cards"\n', encoding="utf-8")
+    made.store.apply()
+    for number in range(4):
+        made.happen(number, 7, NOON - minutes(10 + number), 10.0, pushed=NOON - minutes(5))
+    made.store.materialize(end=NOON)
+    made.store.run_stream(once=True)
+    made.store.get_online_features("bids", {"card_id": [7]}, at=NOON)
+    made.store.capture.flush()
+    for number, times in enumerate((1 + 2**-8, 1.1)):
+        (rows, *_) = list(made.store.capture.rows("bids"))
+        table = rows.table.drop_columns(["row_id", "__offset", "__appended_at"]).slice(0, 1)
+        value = table.column("feature:middle")[0].as_py() * times
+        for name, new in (("feature:middle", [value]), ("request_id", [f"other{number}"])):
+            place = table.column_names.index(name)
+            table = table.set_column(place, table.schema.field(name), pa.array(new))
+        (folder,) = made.store.capture.log.folders("bids")
+        with folder.open() as log:
+            log.append(table, 1)
+    report = made.store.verify_logged("bids")
+    assert {f.feature: {str(c): n for c, n in f.causes.items()} for f in report.features} == {
+        "middle": {"sketch": 1, "unexplained": 1},
+        "ids": {},
+    }
+    made.store.close()

@@ -23,7 +23,7 @@ MOST_LOGGED: Final = 1 << 30
 """Bytes in segments from which on a compaction is due."""
 
 
-@dataclass(frozen="ok", slots=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One thing looked at; `way_out` says what to do where it is wrong."""
 

@@ -6,12 +6,14 @@ served in the place of a value, or that the files are no longer what they were. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from featurestore.consistency.captured import Column
+from featurestore.consistency.events import Events
 from featurestore.consistency.records import Cause
 from featurestore.consistency.scene import SCALE, Guess, Scene, bound_of, close_of
 from featurestore.evaluate.finish import Cells
@@ -25,8 +27,8 @@ from featurestore.verify.compare import CLOSE
 ARRIVALS = 16
 """Of each row and view, so many of the last arrivals are tried as the moment up to which the store knew of events."""
 
-TRIED = 4_096
-"""Rows that arrivals are tried one by one for, at a time."""
+TOGETHER = 4_000_000
+"""Pairs of a row and an event of its key that are looked at together, or one row."""
 
 BEFORE = "e.__t < s.q"
 
@@ -131,12 +133,13 @@ class _Search:
     def _guesses(self) -> Iterator[tuple[Cause | None, Guess]]:
         """In the order in which they are tried; without a cause the watermark was behind, and it depends on the column."""
         yield "float_order", SAME
-        for guess in LATE:
-            yield "late_event", guess
-        for guess in STALE:
-            yield None, guess
-        timed = [i for i, k in enumerate(self.scene.lookups) if k.view.source.event_time is not None]
-        if any(self.left[c].any() for c in self.left) and any(self.scene.events(i).pushed for i in timed):
+        arrive = self._anything(lambda events: events.knows_arrivals)
+        filed = self._anything(lambda events: events.filed)
+        told: list[tuple[Cause | None, Guess]] = [("late_event", g) for g in LATE]
+        for cause, guess in told + [(None, g) for g in STALE]:
+            if (arrive or "__arrived" not in guess.condition) and (filed or "__filed" not in guess.condition):
+                yield cause, guess
+        if self._anything(lambda events: events.pushed):
             for guess in LACKING:
                 yield "stale_batch", guess
             for guess in PUSHED:
@@ -160,6 +163,12 @@ class _Search:
                 ),
             )
 
+    def _anything(self, holds: Callable[[Events], bool]) -> bool:
+        """Whether something holds for the events of any view; of no view when nothing is left to explain."""
+        if not len(self._unsettled(list(self.left))):
+            return False
+        return any(holds(self.scene.events(i)) for i in self._timed)
+
     # ----------------------------------------------------------------------------------------------------------------- steps
 
     def _degraded(self) -> None:
@@ -176,22 +185,37 @@ class _Search:
 
     def _try(self, cause: Cause | None, guess: Guess) -> None:
         columns = [c for c in self.left if self.left[c].any() and (guess is not SAME or self._adds_up(c))]
-        places = self._unsettled(columns)
-        if not len(places):
-            return
-        found = self.scene.take(places).under(guess, _taken(self.now, places))
-        for name in columns:
-            same = self._matches(name, places, found)
-            mask = np.zeros(self.done.rows, np.bool_)
-            mask[places[same]] = True
-            own = cause if cause is not None else self._stale(name)
-            self._settle(name, mask & self.left[name], own, guess.words)
+        for places in self._portions(self._unsettled(columns)):
+            found = self.scene.take(places).under(guess, _taken(self.now, places))
+            for name in columns:
+                mask = np.zeros(self.done.rows, np.bool_)
+                mask[places[self._matches(name, places, found)]] = True
+                self._settle(name, mask, self._stale(name) if cause is None else cause, guess.words)
 
     def _try_arrivals(self) -> None:
         """The store may have known a little more than its watermark, which is asked for once a second."""
-        every = self._unsettled(list(self.left))
-        for start in range(0, len(every), TRIED):
-            self._try_arrivals_of(every[start : start + TRIED])
+        for places in self._portions(self._unsettled(list(self.left)), ARRIVALS):
+            self._try_arrivals_of(places)
+
+    @cached_property
+    def _sizes(self) -> Array:
+        """How many events each row may have to do with."""
+        sizes = np.ones(self.done.rows, np.int64)
+        for place in self._timed:
+            sizes += self.scene.events(place).sizes(self.scene.keys(self.scene.lookups[place]))
+        return sizes
+
+    @cached_property
+    def _timed(self) -> list[int]:
+        """The lookups of views with times."""
+        lookups = enumerate(self.scene.lookups)
+        return [i for i, lookup in lookups if lookup.view.source.event_time is not None]
+
+    def _portions(self, places: Array, times: int = 1) -> Iterator[Array]:
+        """The places, some at a time."""
+        if len(places):
+            number = np.cumsum(self._sizes[places] * times) // TOGETHER
+            yield from np.split(places, np.flatnonzero(np.diff(number)) + 1)
 
     def _try_arrivals_of(self, places: Array) -> None:
         scene = self.scene.take(places)

@@ -82,7 +82,7 @@ class Events:
         rest = source_sql(con, view.source, self._columns, config.root)
         con.execute(f"CREATE OR REPLACE TEMP TABLE {name}_rest AS {self._mine(rest, bounds)}")
         self.pushed = self._read_log(config, bounds)
-        self._note_new_files(config.root, before, now, bounds)
+        self.filed = self._note_new_files(config.root, before, now, bounds)
         con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {self._together()}")
 
     @property
@@ -160,21 +160,21 @@ class Events:
             return [ident(c, DUCKDB) for c in (source.event_id, source.event_time)]
         return [ident(c, DUCKDB) for c in self._columns]
 
-    def _note_new_files(self, root: Path, before: Inputs | None, now: Inputs | None, bounds: str) -> None:
-        """Puts what came in new files into a table, by what tells events apart, with when each file was written."""
+    def _note_new_files(self, root: Path, before: Inputs | None, now: Inputs | None, bounds: str) -> bool:
+        """Puts what came in new files into a table, by what tells events apart, with when each was written; whether any came."""
         con, source = self._con, self.view.source
         names = ", ".join(self._identity)
         con.execute(
             f"CREATE OR REPLACE TEMP TABLE {self.name}_new AS SELECT {names}, 0::BIGINT AS __filed FROM {self.name}_rest LIMIT 0"
         )
-        if before is None or now is None:
-            return
-        for path, file in now.by_path.items():
-            if path in before.by_path:
-                continue
+        new = {} if before is None or now is None else {**now.by_path}
+        for path in before.by_path if before is not None else ():
+            new.pop(path, None)
+        for path, file in new.items():
             one = replace(source, location=replace(source.location, path=path))
             mine = self._mine(source_sql(con, one, self._columns, root), bounds)
             con.execute(f"INSERT INTO {self.name}_new SELECT {names}, {file.mtime_ns // 1000} FROM ({mine})")
+        return bool(new)
 
     def _together(self) -> str:
         source, name = self.view.source, self.name
@@ -285,6 +285,26 @@ class Events:
         ).to_arrow_table()
         ((count,),) = self._con.execute(f"SELECT count(*) FROM {joined} WHERE {where}").fetchall()
         return found.to_pylist(), int(count)
+
+    @property
+    def knows_arrivals(self) -> bool:
+        """Whether some event may have arrived at another moment than its own."""
+        return self.view.source.arrival_time is not None or self.pushed
+
+    def sizes(self, keys: Keys) -> Array:
+        """How many events the key of each row has, whatever the row sees of them."""
+        places = ", ".join(f"__k{i} AS k{i}" for i in range(len(keys)))
+        same = ", ".join(f"k{i}" for i in range(len(keys)))
+        columns: dict[str, Any] = {"n": np.arange(len(keys[0][0]))}
+        for i, (values, valid) in enumerate(keys):
+            kind = pa.string() if values.dtype == object else pa.int64()
+            columns[f"k{i}"] = pa.array(values, kind, mask=None if valid is None else ~valid)
+        self._con.register("sized_rows", pa.table(columns))
+        counts = f"SELECT {places}, count(*) AS c FROM {self.name} GROUP BY ALL"
+        rows = f"SELECT n, coalesce(c, 0) AS c FROM sized_rows LEFT JOIN ({counts}) USING ({same}) ORDER BY n"
+        found: Array = self._con.sql(rows).to_arrow_table().column("c").to_numpy()
+        self._con.unregister("sized_rows")
+        return found
 
     def arrivals(self, keys: Keys, seen: Seen, most: int) -> list[list[int]]:
         """For each row the last `most` moments, up to the one it was served at, when an event of before it arrived."""

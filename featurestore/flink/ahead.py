@@ -58,9 +58,9 @@ def made_ready(
     place, began = checked(place_of(config)), clock()
     must_be_there(view)
     with locked(place):
-        rest, _ = ensure(place)
+        ensure(place, load(place))
         fresh = load(place).get(topic_prefix(view)) is None
-        record = started_job(place, rest, online, view, began, fresh=fresh, say=say)
+        record = started_job(place, online, view, began, fresh=fresh, say=say)
         save(place, replace(record, ahead=True))
     stop, failures = threading.Event(), list[BaseException]()
 
@@ -108,12 +108,12 @@ def switched(config: Config, done: list[Upgraded], say: Say) -> None:
     """New versions are what is applied now: their jobs are kept running, those of the old ones end."""
     place = place_of(config)
     with locked(place):
-        rest, _ = ensure(place)
+        ensure(place, load(place))
         for one in done:
             records = load(place)
             save(place, replace(records[one.new], ahead=False))
             if one.old in records and records[one.old].state != "retired":
-                retire(place, rest, records[one.old], say)
+                retire(place, records[one.old], say)
 
 
 __all__ = ["Upgraded", "changed", "made_ready", "must_agree", "switched"]
