@@ -96,7 +96,7 @@ from featurestore.stream.written import WriterStatus, written
 from featurestore.time import HOUR, Duration, Moment, floor, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
-from featurestore.upgrading import made_ahead
+from featurestore.upgrading import Doing, made_ahead
 from featurestore.validation import verbs as validating
 from featurestore.validation.admitting import admit
 from featurestore.validation.keep import load as kept_validations
@@ -187,7 +187,7 @@ class FeatureStore:
     ) -> tuple[Revision, list[flink.Upgraded]]:
         if verified:
             must_be_verified(self.registry, change.desired)
-        done = [] if at_once else made_ahead(self, self._store, change, self._base_of, say)
+        done = [] if at_once else made_ahead(self._doing(), change, say)
         revision = planning.apply(self.registry, change, who or _user(), _now())
         with self._lock:
             self._readers.clear()
@@ -266,14 +266,16 @@ class FeatureStore:
         applied: bool = False,
         keep: bool = True,
         who: str | None = None,
+        at: Moment | None = None,
     ) -> Validation:
         """Judges a source, a view or a service by what is expected of it, or by `expectations`; or any `rows` by these.
 
         A source by its rows from `start` to `end` (exclusive), a view by its values of now for every known entity, a service by
         what it served and kept; or all of them by `rows`: Arrow, a frame, a list of dicts, a path. `engine` is `duckdb`, `gx`
-        (Great Expectations) or `statistics`, which reads what is kept and no rows. The outcome is kept, unless `keep` is false.
+        (Great Expectations) or `statistics`, which reads what is kept and no rows. `at` is the moment ages are taken at, now by
+        default. The outcome is kept, unless `keep` is false.
         """
-        asked = self._validating(engine, start, end, who, kept=keep)
+        asked = self._validating(engine, start, end, who, kept=keep, at=at)
         with self._duckdb() as con:
             plan = self._expecting(name, applied=applied)
             return validating.validate(con, self.config, plan, name, rows, expectations, asked)
@@ -314,9 +316,16 @@ class FeatureStore:
         return self.registry.current().plan if applied else self.definitions()
 
     def _validating(
-        self, engine: str, start: Moment | None, end: Moment | None, who: str | None, *, kept: bool = True
+        self,
+        engine: str,
+        start: Moment | None,
+        end: Moment | None,
+        who: str | None,
+        *,
+        kept: bool = True,
+        at: Moment | None = None,
     ) -> validating.Asked:
-        now = _now()
+        now = _now() if at is None else moment(at)
         low, high = (None if m is None else moment(m) for m in (start, end))
 
         def served(service: ir.Service, low: int | None, high: int | None) -> Any:
@@ -618,6 +627,18 @@ class FeatureStore:
         done = self._in_force(change, say=say)[1] if not change.is_empty else []
         flink.upgrade(self.config, self.registry, self._store(), select, _now(), say=say)
         return done
+
+    def _doing(self) -> Doing:
+        return Doing(
+            self.config,
+            self.registry,
+            self._store,
+            self.definitions,
+            self._base_of,
+            lambda entity, at: self.spine(entity, at=at),
+            lambda view, keys, at: self.get_online_features([view], keys, at=at, capture=False).to_arrow(),
+            lambda view, spine: self.get_historical_features(spine, [view]).to_arrow(),
+        )
 
     def _base_of(self, view: ir.View) -> None:
         """Materialises a view that is not applied yet, up to what batch surely has: the rest comes by its topic."""
@@ -1309,7 +1330,7 @@ class FeatureStore:
                 names=names,
                 loop=self._loop(now),
                 validate=lambda name, start, end: self.validate(
-                    name, start=start, end=end, applied=True, who="monitor"
+                    name, start=start, end=end, applied=True, who="monitor", at=now
                 ),
                 data=self._data(),
                 say=say,
