@@ -43,8 +43,8 @@ class Counted:
     """One event that a view looked at for the row: its columns, when it happened and when it arrived (µs).
 
     `at_rest` is whether batch has it, `pushed` whether the log of its source does; `served` whether it counted in what was
-    served, as far as that is known: `yes`, `not yet` (it arrived later), `late` (too late for the stream, or for what was materialised), `after` (the moment
-    asked for).
+    served, as far as that is known: `yes`, `not yet` (it arrived later), `late` (too late for the stream, or for what was
+    materialised), `after` (the moment asked for).
     """
 
     happened: int
