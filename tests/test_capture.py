@@ -407,6 +407,44 @@ def test_a_torn_last_segment_is_mended_by_the_next_writer(store: FeatureStore, t
         assert captured(again, "pay")["key:card_id"].to_pylist() == [1, 2]
 
 
+def test_a_clock_that_steps_back_takes_no_row_away(store: FeatureStore, tmp_path: Path) -> None:
+    """What was served later by the log is later in the log, and has the time that its clock said."""
+    moments = [5_000_000]
+    recorder = Recorder(lambda: LogSink(CaptureLog(tmp_path)), linger=0.001, clock=lambda: moments[-1])
+    service, views = store.service("silent")
+    tap = recorder.tap(_with_capture(service), views, 1)
+    assert tap is not None
+    for moment in (5_000_000, 3_000_000, 4_000_000):
+        moments.append(moment)
+        tap.offer(store.get_online_features("silent", {"card_id": [1]}))
+        recorder.flush(60)
+    recorder.close()
+    table = pa.concat_tables([rows.table for rows in CaptureLog(tmp_path).read("silent")])
+    assert table["served_at"].cast(pa.int64()).to_pylist() == [5_000_000, 3_000_000, 4_000_000]
+    assert table["__appended_at"].cast(pa.int64()).to_pylist() == [5_000_000] * 3
+    (folder,) = CaptureLog(tmp_path).folders("silent")
+    with folder.open() as log:
+        assert log.stats().clamped == 2
+
+
+def test_a_reader_goes_on_through_a_compaction(tmp_path: Path) -> None:
+    """Rows that it was about to read from the log lie in files by then, merged files or none: each comes once."""
+    schema = CapturedSchema("s", "f", (("k", Int64),), (), ())
+    log = CaptureLog(tmp_path)
+    folder = log.folder(schema)
+    with folder.open() as events:
+        for k in range(0, 30, 3):
+            events.append(stored(schema, range(k, k + 3)), 0)
+        reader, seen = log.read("s", size=2), list[int]()
+        for number, rows in enumerate(reader):
+            seen += rows.table["key:k"].to_pylist()
+            if number in (2, 5, 7, 9, 11):
+                compacted(folder)
+                if number < 9:
+                    events.append(stored(schema, range(30 + 3 * number, 33 + 3 * number)), 0)
+    assert seen == [*range(30), *(30 + 3 * n + i for n in (2, 5, 7) for i in range(3))]
+
+
 KILLED = """
 import os, signal, sys
 from featurestore import FeatureStore
