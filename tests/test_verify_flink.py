@@ -6,15 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from featurestore import FeatureStore
 from featurestore.cli import main
-from featurestore.compile.flink_job import Job
-from featurestore.ir import view_fingerprint
-from featurestore.verify import flink, run
+from featurestore.compile.flink_job import Job, Mode, Wire, job_of
+from featurestore.ir import View, view_fingerprint
+from featurestore.verify import run
 from tests.flink_cluster import BUILT, PYTHON
 from tests.services import missing
 from tests.test_verify import ODD, rows, write_rows
@@ -94,12 +93,10 @@ def test_a_project_that_streams_on_flink_is_certified_there_as_well(tmp_path: Pa
 def test_a_job_that_computes_something_else_is_caught_with_few_events(
     fs: Fs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = flink.job_of
+    def without_its_filter(view: View, wire: Wire, *, mode: Mode) -> Job:
+        return job_of(replace(view, filter=None), wire, mode=mode)
 
-    def without_its_filter(view: Any, *more: Any, **named: Any) -> Job:
-        return right(replace(view, filter=None), *more, **named)
-
-    monkeypatch.setattr(flink, "job_of", without_its_filter)
+    monkeypatch.setattr("featurestore.verify.flink.job_of", without_its_filter)
     monkeypatch.setattr(run, "SHRINK_SECONDS", 20.0)
     root = project(tmp_path / "odd", SMALL)
     said = json.loads(fs(root, "verify", "--engine", "flink", "--json", status=1))

@@ -7,11 +7,10 @@ before the tiles are put in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -89,18 +88,31 @@ def _by_flink(world: World, questions: Sequence[Question]) -> list[Answers]:
 # ── the job ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _cut_name(schema: Mapping[str, Any]) -> str:
+def keyed_by_cut(view: View) -> tuple[View, str]:
+    """The view with one more part of its key, the last: the moment by which events are known, and its column in the source."""
     name = "known until"
-    while name in schema:
+    while name in view.source.schema:
         name += " "
-    return name
+    source = replace(view.source, columns=(*view.source.columns, (name, Int64)))
+    return replace(view, keys=(*view.keys, Key(name, Int64, Column(name))), source=source), name
+
+
+def known_by(world: World, ends: Sequence[int]) -> list[tuple[Event, int]]:
+    """The events that are known by each end."""
+    time = world.view.source.event_time
+    assert time is not None
+
+    def known(event: Event, end: int) -> bool:
+        at = event[time]
+        return not isinstance(at, int) or at < end
+
+    return [(event, end) for end in ends for event in world.events if known(event, end)]
 
 
 def _job(view: View, location: Location) -> tuple[Job, list[Output]]:
-    """The job of a view whose events say by which moment they are known, and what is to be written of it."""
-    name = _cut_name(view.source.schema)
-    source = replace(view.source, location=location, columns=(*view.source.columns, (name, Int64)))
-    keyed = replace(view, keys=(*view.keys, Key(name, Int64, Column(name))), source=source)
+    """The job of the view keyed by cut, and what is to be written of it."""
+    keyed, _ = keyed_by_cut(view)
+    keyed = replace(keyed, source=replace(keyed.source, location=location))
     job = job_of(keyed, batch_wire(keyed, location.path), mode="batch")
     outputs = [Output(str(query.level), query.sql, query.columns) for query in job.queries]
     return job, [*outputs, unread_output(job)]
@@ -131,17 +143,9 @@ def _made(world: World, ends: Sequence[int]) -> list[tuple[int, pa.Table]]:
 
 
 def _write(world: World, ends: Sequence[int], path: Path) -> None:
-    source = world.view.source
-    time = source.event_time
-    assert time is not None
-
-    def known(event: Event, end: int) -> bool:
-        at = event[time]
-        return not isinstance(at, int) or at < end
-
-    rows = [(event, end) for end in ends for event in world.events if known(event, end)]
-    columns = {name: as_arrow([event[name] for event, _ in rows], dtype) for name, dtype in source.columns}
-    columns[_cut_name(source.schema)] = pa.array([end for _, end in rows], pa.int64())
+    rows = known_by(world, ends)
+    columns = {n: as_arrow([event[n] for event, _ in rows], dtype) for n, dtype in world.view.source.columns}
+    columns[keyed_by_cut(world.view)[1]] = pa.array([end for _, end in rows], pa.int64())
     pq.write_table(pa.table(columns), path)
 
 
