@@ -43,7 +43,7 @@ from tests.test_flink_tiles import in_flink
 
 pytestmark = [pytest.mark.flink, pytest.mark.slow]
 
-CUTS, LATER = 6, 60
+CUTS, LATER = 6, 180
 """Moments as of which a store is written for a definition, and at which each entity is asked, all together."""
 
 POOL = 10
