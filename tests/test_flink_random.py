@@ -136,7 +136,9 @@ class Streaming:
         layout = layout_of(keyed)
         queries = job_of(keyed, files_wire("file:///events")).queries
         values = [
-            value_of(q.columns, q.level, 1, [*name, *(cell[c] for c in list(q.columns)[len(name) :])])
+            value_of(
+                q.columns, q.level, 1, [*name, *(_number(cell[c]) for c in list(q.columns)[len(name) :])]
+            )
             for q in queries
             for name, cell in cells[q.name].items()
         ]
@@ -144,6 +146,11 @@ class Streaming:
         upserts, strange = decoder.decode(values, np.arange(len(values)))
         assert strange == 0
         return upserts
+
+
+def _number(value: Any) -> Any:
+    """JSON has no number for a moment that left the doubles."""
+    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
 
 
 def _of_cut(upserts: Upserts, end: int) -> Upserts:
