@@ -177,7 +177,7 @@ def run(home: Path, story: Story, narrator: Narrator) -> int:
     with narrator.doing(doing) as result:
         week = replayed(home / "data", story.days)
         result.extend(week.lines())
-    wrong += [f"{name} (in the loop)" for name in week.differing]
+    wrong += [f"{name} (in the loop)" for name in week.wrong]
     return _conclude(narrator, verdicts, wrong, flights, home)
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from featurestore import profiles, recipes
 from featurestore.capture.log import CaptureLog
 from featurestore.compile.erased import of_key
 from featurestore.compile.sources import Connection, connect
@@ -24,7 +25,7 @@ from featurestore.config import Config
 from featurestore.erase_captured import erase_captured
 from featurestore.erasures import Deleted, Receipt, Stays, bury, keep
 from featurestore.errors import AlreadyRunning, CaptureError, LogError, NotFound, RequestError, SourceError
-from featurestore.evaluate.partials import Mask
+from featurestore.evaluate.partials import Array, Mask
 from featurestore.ir import Entity, Plan, Source, View
 from featurestore.layout import layout_of
 from featurestore.ledger import Ledger
@@ -77,17 +78,20 @@ def erase(
     receipt = bury(registry, entity, whole, at=now, who=who, reason=reason)
     step("tombstone")
     work = _Work(config, ledger, online, receipt, step, time.monotonic() + patience)
+    names = readers_of(plans, [kept.view.name for kept in views])
+    work.statistics(names)
     work.streams(views)
     for kept in views:
         work.values(kept)
     work.logs(registry.current().plan, views)
     work.captured(registry, whole)
     work.put_aside(views)
+    work.statistics(names)  # again: a refresh in between has read what was there before
     done = replace(
         receipt,
         done=not work.waits,
         deleted=tuple(work.deleted),
-        stays=tuple(_stays(config, receipt, plans, views)),
+        stays=(*_stays(config, receipt, plans, views), *_stale(config, names)),
         waits=tuple(work.waits),
     )
     keep(registry, done)
@@ -267,7 +271,7 @@ class _Work:
         time.sleep(2 * self.config.capture_linger_ms / 1000)
         try:
             rows, returned = erase_captured(
-                log, registry.services(), self.receipt.entity, key, self.receipt.erased_at
+                log, registry.services(), self.receipt.entity, key, self.receipt.erased_at, self._touched
             )
         except (LogError, CaptureError) as error:
             self.waits.append(f"the capture log: {error}; then {_AGAIN}")
@@ -275,6 +279,18 @@ class _Work:
         self._deleted("capture log", "rows that were served", rows)
         self._deleted("capture log", "predictions and labels", returned)
         self.step("captured")
+
+    def statistics(self, names: Sequence[str]) -> None:
+        """Marks kept statistics that rows of the entity may be counted in: those of served rows are marked as these go."""
+        profiles.mark(self.config, names, ("training", "materialized", "stream"), self._why)
+        self.step("marked")
+
+    @property
+    def _why(self) -> str:
+        return f"erasure {self.receipt.id}"
+
+    def _touched(self, service: str, moments: Array) -> None:
+        profiles.mark(self.config, [service], ("served",), self._why, moments=moments)
 
     def put_aside(self, views: Sequence[_Kept]) -> None:
         """Takes its rows out of those that expectations put aside."""
@@ -331,6 +347,12 @@ class _Work:
 def plans_of(registry: Registry) -> list[Plan]:
     """Every plan that was ever applied, the newest first: what an older one wrote may still be stored."""
     return [registry.revision(summary.number).plan for summary in registry.history()]
+
+
+def readers_of(plans: Sequence[Plan], views: Sequence[str]) -> list[str]:
+    """Views, and the services that ever read one of them."""
+    services = (s for plan in plans for s in plan.services)
+    return list(dict.fromkeys([*views, *(s.name for s in services if any(r.view in views for r in s.reads))]))
 
 
 def entity_of(plans: Sequence[Plan], name: str) -> Entity:
@@ -457,7 +479,22 @@ def _stays(
         what = "the memory of processes that serve last known values, until they read the key again or end"
         yield Stays("servers", what, yours=True)
     yield Stays("training sets", "written before: their rows, and the values in them", yours=True)
-    yield Stays("statistics", "made before: what was counted in them, until they are made again", yours=True)
+    yield Stays("scalers", "fitted before: what was counted in them", yours=True)
+
+
+def _stale(config: Config, names: Sequence[str]) -> Iterator[Stays]:
+    """The kept statistics that it is still counted in, and what takes it out of them."""
+    for name in names:
+        for origin, marked in profiles.stale(config, name).items():
+            known = origin == "served" or recipes.read(profiles.path_of(config, name, origin)).whole
+            by = (
+                f"until the next `fs monitor run` or `fs stats {name} --refresh`"
+                if known
+                else "until they are made again: what they were made of is not known"
+            )
+            yield Stays(
+                f"statistics of {name}", f"{len(marked)} partitions of {origin} rows, {by}", yours=not known
+            )
     if folder(config).is_dir():
         yield Stays(
             "validations", "kept before: values that are shown as examples of what failed", yours=True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from featurestore.capture.compact import erase_rows
 from featurestore.capture.log import CaptureLog, Folder
 from featurestore.capture.returned import Returned, What
 from featurestore.capture.schema import KEY, CapturedSchema
-from featurestore.evaluate.partials import Mask
+from featurestore.evaluate.partials import Array, Mask
 from featurestore.registry import ServiceVersion
 
 KINDS: Sequence[What] = ("predictions", "labels")
@@ -28,6 +28,7 @@ class _OfEntity:
     lookups: Sequence[Mapping[str, str]]
     key: Key
     erased_at: int
+    touched: Callable[[Array], None]
     row_ids: list[str] = field(default_factory=list)
 
     def __call__(self, table: pa.Table) -> Mask:
@@ -42,25 +43,41 @@ class _OfEntity:
         served = table.column("served_at").cast(pa.int64())
         gone &= np.asarray(pc.less(served, self.erased_at))
         chosen = table.filter(pa.array(gone))
+        if chosen.num_rows:
+            self.touched(chosen.column("at").cast(pa.int64()).to_numpy())
         requests, rows = chosen.column("request_id").to_pylist(), chosen.column("row").to_pylist()
         self.row_ids += [f"{r}-{i}" for r, i in zip(requests, rows, strict=True)]
         return gone
 
 
 def erase_captured(
-    log: CaptureLog, versions: Sequence[ServiceVersion], entity: str, key: Key, erased_at: int
+    log: CaptureLog,
+    versions: Sequence[ServiceVersion],
+    entity: str,
+    key: Key,
+    erased_at: int,
+    touched: Callable[[str, Array], None] = lambda *_: None,
 ) -> tuple[int, int]:
     """Removes an entity's rows of before a moment (µs), and what came back of them; how many of each.
 
-    Raises LogError and CaptureError; the same again finishes it.
+    `touched` is told of a service the moments that its rows were asked at, before they go and when they are gone. Raises
+    LogError and CaptureError; the same again finishes it.
     """
     rows, row_ids = 0, list[str]()
     for service in log.services():
+        moments: list[Array] = []
+
+        def going(at: Array, service: str = service, moments: list[Array] = moments) -> None:
+            moments.append(at)
+            touched(service, at)
+
         for folder in log.folders(service):
-            found = _OfEntity(_lookups(folder, versions, entity, key), key, erased_at)
+            found = _OfEntity(_lookups(folder, versions, entity, key), key, erased_at, going)
             if found.lookups:
                 rows += erase_rows(folder, found)
                 row_ids += found.row_ids
+        if moments:
+            touched(service, np.concatenate(moments))
     returned = sum(Returned(log, kind).erase(row_ids) for kind in KINDS) if row_ids else 0
     return rows, returned
 

@@ -146,7 +146,7 @@ class Logged:
         columns |= {name: stored.column(REQUEST + name) for name, _ in schema.request}
         wanted = {n: t for n, t in self.wanted_context.items() if n not in columns}
         columns |= _context(con, stored.column("context"), wanted)
-        same = self._same(schema.fingerprint)
+        same = self.same(schema.fingerprint)
         types = dict(schema.features)
         for name, dtype in self.service.columns:
             if name in same and types.get(name) == dtype:
@@ -156,7 +156,7 @@ class Logged:
         columns[OFFSET] = stored.column(OFFSET)
         return pa.table(columns)
 
-    def _same(self, fingerprint: str) -> set[str]:
+    def same(self, fingerprint: str) -> set[str]:
         """The columns that mean what they mean today, of rows that were served under a fingerprint."""
         if fingerprint == service_fingerprint(self.service, self.views):
             return {n for n, _ in self.service.columns}

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from featurestore import declare as d
-from featurestore import flink, ir, planning, profiles, stream
+from featurestore import flink, ir, planning, profiles, refreshing, stream
 from featurestore.asked import Asked, declarations_of
 from featurestore.backfill import Asked as AskedFor
 from featurestore.backfill import Backfilled, backfill, missing
@@ -27,6 +27,8 @@ from featurestore.comparing import Comparison, Contender, Predict, compare
 from featurestore.compile.programs import Program, programs
 from featurestore.compile.sources import Connection, connect, engine_errors, inspect, row_count, source_sql
 from featurestore.config import load_config
+from featurestore.consistency import Checked, FittedLag, LoggedReport, Why, fitted_lags, verify_logged, why
+from featurestore.consistency.captured import Meaning, meanings_by_fingerprint
 from featurestore.continual import Batch, Consumer, batches, consumers
 from featurestore.continual import State as Consumed
 from featurestore.datasets.entities import known_entities, moments_of
@@ -67,6 +69,7 @@ from featurestore.monitor.run import run as run_monitors
 from featurestore.monitor.triggers import Evaluation
 from featurestore.online.store import StoreUrl, open_store
 from featurestore.policy import Policies
+from featurestore.recipes import Recipe, Spine
 from featurestore.registry import Registry, Revision, ServiceVersion, open_registry
 from featurestore.registry.alerts import Triggered, history
 from featurestore.registry.scalers import scaler as kept_scaler
@@ -90,10 +93,10 @@ from featurestore.stream import background
 from featurestore.stream.inbox import Inbox, Pushed, open_inbox
 from featurestore.stream.writers import Writer
 from featurestore.stream.written import WriterStatus, written
-from featurestore.time import HOUR, Duration, Moment, moment
+from featurestore.time import HOUR, Duration, Moment, floor, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
-from featurestore.upgrading import made_ahead
+from featurestore.upgrading import Doing, made_ahead
 from featurestore.validation import verbs as validating
 from featurestore.validation.admitting import admit
 from featurestore.validation.keep import load as kept_validations
@@ -184,7 +187,7 @@ class FeatureStore:
     ) -> tuple[Revision, list[flink.Upgraded]]:
         if verified:
             must_be_verified(self.registry, change.desired)
-        done = [] if at_once else made_ahead(self, self._store(), change, self._base_of, say)
+        done = [] if at_once else made_ahead(self._doing(), change, say)
         revision = planning.apply(self.registry, change, who or _user(), _now())
         with self._lock:
             self._readers.clear()
@@ -262,14 +265,16 @@ class FeatureStore:
         applied: bool = False,
         keep: bool = True,
         who: str | None = None,
+        at: Moment | None = None,
     ) -> Validation:
         """Judges a source, a view or a service by what is expected of it, or by `expectations`; or any `rows` by these.
 
         A source by its rows from `start` to `end` (exclusive), a view by its values of now for every known entity, a service by
         what it served and kept; or all of them by `rows`: Arrow, a frame, a list of dicts, a path. `engine` is `duckdb`, `gx`
-        (Great Expectations) or `statistics`, which reads what is kept and no rows. The outcome is kept, unless `keep` is false.
+        (Great Expectations) or `statistics`, which reads what is kept and no rows. `at` is the moment ages are taken at, now by
+        default. The outcome is kept, unless `keep` is false.
         """
-        asked = self._validating(engine, start, end, who, kept=keep)
+        asked = self._validating(engine, start, end, who, kept=keep, at=at)
         with self._duckdb() as con:
             plan = self._expecting(name, applied=applied)
             return validating.validate(con, self.config, plan, name, rows, expectations, asked)
@@ -310,9 +315,16 @@ class FeatureStore:
         return self.registry.current().plan if applied else self.definitions()
 
     def _validating(
-        self, engine: str, start: Moment | None, end: Moment | None, who: str | None, *, kept: bool = True
+        self,
+        engine: str,
+        start: Moment | None,
+        end: Moment | None,
+        who: str | None,
+        *,
+        kept: bool = True,
+        at: Moment | None = None,
     ) -> validating.Asked:
-        now = _now()
+        now = _now() if at is None else moment(at)
         low, high = (None if m is None else moment(m) for m in (start, end))
 
         def served(service: ir.Service, low: int | None, high: int | None) -> Any:
@@ -368,6 +380,8 @@ class FeatureStore:
         )
         root, done = self.config.root, []
         seen: dict[str, Inputs | None] = {}
+        if replace:
+            self._mark_repaired(views, asked)
         with engine_errors(), self._duckdb() as con, Driver(self.config) as driver:
             batches = None if engine == "duckdb" else FlinkBatches(self.config.offline / "flink", driver)
             for view in views:
@@ -387,10 +401,31 @@ class FeatureStore:
                     batches=batches,
                 )
                 done.append(one)
+        if replace:
+            self._mark_repaired(views, asked)  # again: a refresh in between has read what was there before
         with self._lock:
             for reader in self._readers.values():
                 reader.forget()
         return done
+
+    def _mark_repaired(self, views: Sequence[ir.View], asked: AskedFor) -> None:
+        """Kept statistics of what was computed from the events between two moments are to be made again."""
+        why = f"repaired: {asked.reason}"
+        services = [v.service for v in self.registry.services()]
+        for view in views:
+            readers = [s.name for s in services if any(r.view == view.name for r in s.reads)]
+            windows = [f.window for f in view.features]
+            # Lifetimes and latest values remember an event for good.
+            bounded = [w.size + w.hop for w in windows if w is not None and w.size is not None]
+            end = asked.end + max(bounded, default=0) if len(bounded) == len(windows) else None
+            profiles.mark(
+                self.config,
+                [view.name, *readers],
+                ("training", "materialized"),
+                why,
+                start=asked.start,
+                end=end,
+            )
 
     @property
     def ledger(self) -> Ledger:
@@ -591,6 +626,18 @@ class FeatureStore:
         done = self._in_force(change, say=say)[1] if not change.is_empty else []
         flink.upgrade(self.config, self.registry, self._store(), select, _now(), say=say)
         return done
+
+    def _doing(self) -> Doing:
+        return Doing(
+            self.config,
+            self.registry,
+            self._store,
+            self.definitions,
+            self._base_of,
+            lambda entity, at: self.spine(entity, at=at),
+            lambda view, keys, at: self.get_online_features([view], keys, at=at, capture=False).to_arrow(),
+            lambda view, spine: self.get_historical_features(spine, [view]).to_arrow(),
+        )
 
     def _base_of(self, view: ir.View) -> None:
         """Materialises a view that is not applied yet, up to what batch surely has: the rest comes by its topic."""
@@ -819,7 +866,7 @@ class FeatureStore:
         *,
         timestamp: str = "event_timestamp",
         knowledge: Knowledge = "corrected",
-        lag: Lag | Mapping[str, Lag] | None = None,
+        lag: Lag | Mapping[str, Lag] | Literal["fitted"] | None = None,
         scaled: bool = False,
         statuses: bool = False,
         full_names: bool = False,
@@ -842,8 +889,9 @@ class FeatureStore:
         on-demand feature: log (all was served), backfill, or default (backfilled, of no event).
 
         With `knowledge="arrived"` an event counts only from its arrival on (its time, where the source names no arrival), or a
-        `lag` later: one for all sources, or by source. Static sources are visible always. Raises RequestError for a lag that is
-        negative or without `"arrived"`, NotFound for that of a source the service does not read.
+        `lag` later: one for all sources, or by source; `"fitted"` is what captured rows say of an applied service (see `lags`).
+        Static sources are visible always. Raises RequestError for a lag that is negative or without `"arrived"`, NotFound for
+        that of a source the service does not read.
         """
         found, views, version = self._resolve(service)
         labels = self._labels_of(service, found) if labelled else ()
@@ -853,7 +901,10 @@ class FeatureStore:
                 "what was served is taken for features of an applied service as they are\n"
                 "  leave out bootstrap_from_log, or scaled, statuses and full_names"
             )
-        lags = lags_of(knowledge, lag, {views[r.view].source.name for r in found.reads})
+        sources = {views[r.view].source.name for r in found.reads}
+        if lag == "fitted":
+            lag = self._fitted(service, version, sources)
+        lags = lags_of(knowledge, lag, sources)
         scaler = self._scaler_of(service, version) if scaled else None
         if full_names:
             named = _fully_named(found)
@@ -942,6 +993,88 @@ class FeatureStore:
             for name, model in zip((first, second), models, strict=True)
         )
         return compare(self.config, logged, one, two, sample=sample)
+
+    def verify_logged(
+        self,
+        service: str,
+        *,
+        sample: int = 1_000,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> LoggedReport:
+        """Captured rows of a service beside the training values of their moments: what differs by feature, and why.
+
+        Up to `sample` rows are drawn by a hash of their ids, whose moment lies from `start` to before `end`. Of a version
+        (`"delay@2"`) its own rows; of a bare name those of all versions, and what a feature means otherwise today differs by its
+        definition. Raises NotFound.
+        """
+        checked, version = self._checked(service)
+        fingerprint = version.fingerprint if "@" in service else None
+        low, high = (None if m is None else moment(m) for m in (start, end))
+        return verify_logged(
+            checked, sample=sample, fingerprint=fingerprint, start=low, end=high, progress=progress
+        )
+
+    def why(self, service: str, request: str, *, limit: int = 20) -> list[Why]:
+        """The captured rows of a request, or the one of a row id: value by value, why it is not what is computed now.
+
+        With the events that made it, at most `limit` of each view. Raises NotFound.
+        """
+        return why(self._checked(service)[0], request, limit=limit)
+
+    def lags(
+        self,
+        service: str,
+        *,
+        quantile: float = 0.5,
+        start: Moment | None = None,
+        end: Moment | None = None,
+    ) -> dict[str, FittedLag]:
+        """How far behind the events of each source a service was when it served, by its captured rows: lags to train with.
+
+        `quantile` 0.5 is how it mostly was, 1.0 the worst; `start` and `end` (exclusive) bound the rows' moments. Raises NotFound
+        where nothing was captured.
+        """
+        checked, _ = self._checked(service)
+        low, high = (None if m is None else moment(m) for m in (start, end))
+        return fitted_lags(
+            self.config,
+            checked.log,
+            checked.service,
+            checked.meanings,
+            quantile=quantile,
+            start=low,
+            end=high,
+        )
+
+    def _fitted(
+        self, service: Asked, version: ServiceVersion | None, sources: set[str]
+    ) -> dict[str, timedelta]:
+        """The lag of each of `sources` that captured rows tell one of."""
+        if version is None or not isinstance(service, str):
+            raise RequestError(
+                'lag="fitted" is fitted to what an applied service has served and captured\n'
+                "  name an applied service, or give a length"
+            )
+        return {name: one.lag for name, one in self.lags(service).items() if name in sources}
+
+    def _checked(self, service: str) -> tuple[Checked, ServiceVersion]:
+        """What a look at captured rows needs. Raises NotFound for what was not applied."""
+        found, views, version = self._resolve(service)
+        if version is None:
+            raise NotFound("applied feature service", service, [v.name for v in self.registry.services()])
+        meanings = meanings_by_fingerprint(self.registry, found.name, lambda: load_declarations(self.config))
+        checked = Checked(
+            self.config,
+            self.capture.log,
+            self.ledger,
+            erasures(self.registry),
+            found.name,
+            Meaning(version.reference, found, views),
+            meanings,
+        )
+        return checked, version
 
     def training_batches(
         self,
@@ -1047,24 +1180,90 @@ class FeatureStore:
         return profiles.load(self.config, name, origin)
 
     def keep_statistics(
-        self, name: str, statistics: Statistics, *, origin: str = "training", add: bool = False
+        self,
+        name: str,
+        statistics: Statistics,
+        *,
+        origin: str = "training",
+        add: bool = False,
+        spine: str | Path | None = None,
+        timestamp: str = "event_timestamp",
+        at: Moment | None = None,
     ) -> Path:
         """Keeps `training.statistics()`, say, as those of a service or view; with `add`, merged with what is kept of the origin.
 
-        The file that lies there. Raises StatisticsError when the two do not merge.
+        `spine` (the file of a training set's rows) and `at` (the moment of `materialized_statistics`) say what they were made of:
+        then a partition whose data changes is made again, see `refresh_statistics`. The file that lies there. Raises
+        StatisticsError when the two do not merge.
         """
-        return profiles.save(self.config, name, origin, statistics, add=add)
+        recipe = Recipe()
+        if spine is not None:
+            recipe = Recipe(spines=(Spine.of(spine, timestamp, name),), whole=True)
+        elif at is not None:
+            q = moment(at)
+            recipe = Recipe(moments={floor(q, statistics.every.microseconds): (q,)}, whole=True)
+        return profiles.save(self.config, name, origin, statistics, add=add, recipe=recipe)
+
+    def served_statistics(self, service: str, *, hourly: bool = False) -> Statistics:
+        """What a service served, out of the capture log, by day (or hour) of the moments asked for; kept as origin `served`.
+
+        Only what was captured since the last time is read, whether that was kept by day or by hour. Raises NotFound for a service
+        that captured nothing.
+        """
+        self.capture.flush()
+        refreshing.follow(self.config, service, self._data(), every=Duration(HOUR) if hourly else None)
+        return profiles.load(self.config, service, "served")
+
+    def refresh_statistics(self, name: str) -> list[refreshing.Refreshed]:
+        """Brings what is kept of a service or view up to its data, each origin that is kept.
+
+        Served rows that came since are added. Partitions whose data changed (an erasure, a repair by `materialize(replace=True)`)
+        are made again, exactly, and the others stay as they are. What cannot be made again says why. Raises StatisticsError
+        when nothing is kept.
+        """
+        origins = profiles.kept(self.config, name)
+        if not origins:
+            profiles.load(self.config, name)
+        self.capture.flush()
+        return [refreshing.refresh(self.config, name, origin, self._data()) for origin in origins]
+
+    def stale_statistics(self, name: str) -> dict[str, dict[int, str]]:
+        """The partitions of what is kept that have to be made again: by origin, where each begins (µs), and why."""
+        return profiles.stale(self.config, name)
+
+    def _data(self) -> refreshing.Data:
+        def logged(service: str, start: int | None, end: int | None) -> Logged:
+            return self.get_logged_features(service, labelled=False, start=start, end=end)
+
+        def training(asked: str, rows: Any, timestamp: str) -> TrainingSet:
+            return self.get_historical_features(rows, asked, timestamp=timestamp)
+
+        def materialized(view: str, at: int) -> Statistics:
+            made, exact = self._materialized(view, at)
+            if exact:
+                return made
+            rows = self.spine(self._applied_view(view).entity, at=at, timestamp="asked_at")
+            return self.get_historical_features(rows, [view], timestamp="asked_at").statistics()
+
+        return refreshing.Data(training, logged, materialized)
 
     def materialized_statistics(self, view: str, *, at: Moment | None = None) -> Statistics:
         """What the online store gives at a moment (now by default) for every known entity of an applied view."""
-        q = _now() if at is None else moment(at)
+        return self._materialized(view, _now() if at is None else moment(at))[0]
+
+    def _materialized(self, view: str, q: int) -> tuple[Statistics, bool]:
+        """And whether the store still holds what it held at that moment."""
+        found = self._applied_view(view)
+        keys = self.spine(found.entity, at=q).select([k.name for k in found.keys])
+        columns = {f.name: f.dtype for f in found.features}
+        return profiles.of_materialized(columns, keys, lambda k: self.get_online_features([view], k, at=q), q)
+
+    def _applied_view(self, view: str) -> ir.View:
         plan = self.registry.current().plan
         found = next((v for v in plan.views if v.name == view), None)
         if found is None:
             raise NotFound("applied feature view", view, [v.name for v in plan.views])
-        keys = self.spine(found.entity, at=q).select([k.name for k in found.keys])
-        columns = {f.name: f.dtype for f in found.features}
-        return profiles.of_materialized(columns, keys, lambda k: self.get_online_features([view], k, at=q), q)
+        return found
 
     def drift(
         self,
@@ -1130,8 +1329,9 @@ class FeatureStore:
                 names=names,
                 loop=self._loop(now),
                 validate=lambda name, start, end: self.validate(
-                    name, start=start, end=end, applied=True, who="monitor"
+                    name, start=start, end=end, applied=True, who="monitor", at=now
                 ),
+                data=self._data(),
                 say=say,
             )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
-import smtplib
 import subprocess
 import sys
 import threading
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -30,6 +30,7 @@ from featurestore.policy import Alert, Monitor, parse_when, policies_in
 from featurestore.registry import Registry, open_registry
 from featurestore.registry.alerts import changing, outbox
 from featurestore.time import DAY, HOUR, MINUTE, hours, minutes, moment
+from tests.mail import MailServer, mail_server
 
 NOW = moment("2025-03-03T12:00:00")  # a Monday
 
@@ -248,29 +249,84 @@ def test_slack_and_alertmanager_get_the_shapes_they_take(receiver: Receiver) -> 
     assert "endsAt" not in alert
 
 
-def test_mail_says_in_its_subject_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[Any] = []
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody vouches for but itself, and its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("MISSING: openssl, which makes the certificate of a mail server")
+    folder = tmp_path_factory.mktemp("certificate")
+    made = folder / "cert.pem", folder / "key.pem"
+    subject = ["-subj", "/CN=mail", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    files = ["-out", str(made[0]), "-keyout", str(made[1])]
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject, *files],
+        check=True,
+        capture_output=True,
+    )
+    return made
 
-    class Server:  # no mail server is at hand: what smtplib is asked for is looked at
-        def __init__(self, host: str, port: int, **_: Any) -> None:
-            sent.append((host, port))
 
-        def __enter__(self) -> Self:
-            return self
+def mailing(server: MailServer, **more: Any) -> Channel:
+    to = ["a@x.org", "b@x.org"]
+    settings = {"host": "127.0.0.1", "port": server.port, "from": "fs@x.org", "to": to, "tls": "none", **more}
+    return Channel("mail", "smtp", tuple(settings.items()))
 
-        def __exit__(self, *_: object) -> None:
-            pass
 
-        def send_message(self, mail: Any) -> None:
-            sent.append(mail)
-
-    monkeypatch.setattr(smtplib, "SMTP", Server)
-    settings = (("host", "mail"), ("from", "fs@x.org"), ("to", ["a@x.org", "b@x.org"]), ("tls", "none"))
-    send(Channel("mail", "smtp", settings), message())
-    (host, port), mail = sent
-    assert (host, port, mail["To"]) == ("mail", 25, "a@x.org, b@x.org")
+def test_mail_says_in_its_subject_what_happened() -> None:
+    with mail_server() as server:
+        send(mailing(server), message())
+        send(mailing(server), message())  # a copy: a mailbox tells it by its id
+    (sender, to, mail), (_, _, copy) = server.mails
+    assert (sender, to) == ("fs@x.org", ["a@x.org", "b@x.org"])
+    assert mail["To"] == "a@x.org, b@x.org"
     assert mail["Subject"] == "[WARNING] spend: drift (amount)"
-    assert mail["Message-ID"] == f"<{message()['id']}@featurestore>"
+    assert mail["Message-ID"] == copy["Message-ID"] == f"<{message()['id']}@featurestore>"
+    text = mail.get_content().replace("\r\n", "\n").strip()
+    assert text == body(message()).strip()
+    assert "docs/runbooks/drift.md" in text
+
+
+@pytest.mark.parametrize("tls", ["starttls", "tls"])
+def test_mail_goes_over_an_encrypted_line_to_whom_a_certificate_vouches_for(
+    certificate: tuple[Path, Path], tls: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAIL_PASSWORD", "s3cr3t")
+    with mail_server(certificate, at_once=tls == "tls") as server:
+        channel = mailing(server, tls=tls, user="fs", password="${MAIL_PASSWORD}")
+        with pytest.raises(NotDelivered, match="channel 'mail'") as refused:
+            send(channel, message())  # nobody vouches for it yet
+        assert "s3cr3t" not in repr(refused.value)
+        assert server.users == []
+        assert server.mails == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        send(channel, message())
+    assert server.users == [("fs", "s3cr3t")]
+    assert server.encrypted == [True]
+
+
+def test_mail_that_is_not_taken_says_why() -> None:
+    with mail_server() as server:
+        with pytest.raises(NotDelivered, match="NotSupported"):
+            send(mailing(server, tls="starttls"), message())  # it offers none: nothing goes in the open
+        for command, answer, want in (
+            ("DATA", "452 no room", "452"),
+            ("MAIL", "550 not you", "550"),
+            ("AUTH", "535 who are you", "535"),
+        ):
+            server.refuse = {command: answer}
+            with pytest.raises(NotDelivered, match=want):
+                send(mailing(server, user="fs", password="x"), message())
+        server.refuse = {}
+        with pytest.raises(NotDelivered, match="not ASCII") as refused:
+            send(mailing(server, user="fs", password="gehüim"), message())
+        assert "hüim" not in repr(refused.value)
+        server.refuse = {"RCPT": "550 nobody of that name"}
+        with pytest.raises(NotDelivered, match="Refused"):
+            send(mailing(server), message())
+    assert server.mails == []
+    with pytest.raises(NotDelivered, match="refused"):
+        send(mailing(server), message())
 
 
 def test_the_log_is_a_channel(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -149,9 +149,9 @@ def until(true: Callable[[], bool], what: str, patience: float = PATIENCE_SECOND
         time.sleep(0.2)
 
 
-def project(folder: Path, online: str, brokers: str, topic: str, stream: str = "") -> FeatureStore:
+def project(folder: Path, online: str, brokers: str, topic: str, more: str = "") -> FeatureStore:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "fs.toml").write_text(TOML.replace("ONLINE", online) + stream)
+    (folder / "fs.toml").write_text(TOML.replace("ONLINE", online) + more)
     (folder / "shop.py").write_text(DEFINITIONS.replace("TOPIC", topic).replace("BROKERS", brokers))
     (folder / "bought").mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist([], SCHEMA), folder / "bought" / "all.parquet")
@@ -160,15 +160,23 @@ def project(folder: Path, online: str, brokers: str, topic: str, stream: str = "
     return store
 
 
-@pytest.fixture
-def shop(tmp_path: Path, kafka_server: Broker, redis_url: str) -> Iterator[Shop]:
+@contextmanager
+def a_shop(folder: Path, kafka_server: Broker, redis_url: str, more: str = "") -> Iterator[Shop]:
     if not (PYTHON.exists() and BUILT.exists()):
         missing("Flink, built by make -C streaming", package="openjdk-17-jdk-headless maven")
     topic = topic_of(kafka_server.address, 2)
     online = f"{redis_url}?prefix=jobs{os.getpid()}"
-    with project(tmp_path / "shop", online, kafka_server.address, topic) as store:
-        yield Shop(store, datetime.now(UTC).replace(microsecond=0))
-        control.end(place_of(store.config))
+    with project(folder / "shop", online, kafka_server.address, topic, more) as store:
+        try:
+            yield Shop(store, datetime.now(UTC).replace(microsecond=0))
+        finally:
+            control.end(place_of(store.config))
+
+
+@pytest.fixture
+def shop(tmp_path: Path, kafka_server: Broker, redis_url: str) -> Iterator[Shop]:
+    with a_shop(tmp_path, kafka_server, redis_url) as shop:
+        yield shop
 
 
 @pytest.mark.slow
@@ -387,6 +395,79 @@ def _poison(shop: Shop, payload: bytes) -> None:
     client = Producer({"bootstrap.servers": dict(wire.options)["bootstrap"]})
     client.produce(wire.path, payload)
     client.flush(30)
+
+
+# ── in other clusters
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+@pytest.mark.redis
+@pytest.mark.timeout(1200)
+def test_a_job_in_a_cluster_of_its_own(tmp_path: Path, kafka_server: Broker, redis_url: str) -> None:
+    with a_shop(tmp_path, kafka_server, redis_url, 'cluster = "application"\n') as shop:
+        said: list[str] = []
+        shop.store.start_stream(say=said.append)
+        name = shop.status().name
+        shop.buy(200)
+        shop.settles("a job that has just begun")
+        until(lambda: shop.status().checkpoint_at is not None, "no checkpoint")
+
+        shop.killed(processes(shop.place, name)["taskmanager"])
+        shop.buy(50)
+        shop.settles("its TaskManager was killed")
+
+        until(lambda: records.load(shop.place)[name].checkpoint is not None, "no checkpoint")
+        before = shop.status().job
+        shop.killed(processes(shop.place, name)["jobmanager"])
+        shop.buy(50)
+        shop.settles("its JobManager was killed")
+        until(lambda: shop.status().job != before and shop.status().state == "RUNNING", "no new job")
+        assert shop.status().epoch == 1
+
+        shop.store.pause_stream(say=said.append)
+        assert shop.status().savepoint is not None
+        assert processes(shop.place, name) == {}
+        shop.buy(50)
+        shop.store.start_stream(say=said.append)
+        assert any("savepoint" in line for line in said if "runs" in line)
+        shop.settles("started again from its savepoint")
+        assert shop.status().epoch == 1
+
+        shop.store.stop_stream(say=said.append)
+        assert processes(shop.place, name) == {}
+        assert records.supervisor(shop.place) is None
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+@pytest.mark.redis
+@pytest.mark.timeout(1200)
+def test_a_job_handed_to_a_cluster_that_others_run(
+    tmp_path: Path, kafka_server: Broker, redis_url: str
+) -> None:
+    if not (PYTHON.exists() and BUILT.exists()):
+        missing("Flink, built by make -C streaming", package="openjdk-17-jdk-headless maven")
+    (tmp_path / "elsewhere").mkdir()
+    with session(tmp_path / "elsewhere") as cluster:
+        url = f"http://127.0.0.1:{cluster.rest}"
+        with a_shop(tmp_path, kafka_server, redis_url, f'cluster = "{url}"\n') as shop:
+            said: list[str] = []
+            shop.store.start_stream(say=said.append)
+            shop.buy(200)
+            shop.settles("a job that has just begun")
+            cluster.kill_tasks()
+            cluster.start_tasks()
+            shop.buy(50)
+            shop.settles("its TaskManager was killed")
+            shop.store.stop_stream(say=said.append)
+            assert shop.status().savepoint is not None
+            assert cluster.get("/overview")["jobs-running"] == 0
+            shop.buy(50)
+            shop.store.start_stream(say=said.append)
+            shop.settles("started again from its savepoint")
+            shop.store.stop_stream(say=said.append)
+            assert cluster.get("/overview")["taskmanagers"] == 1
 
 
 # ── what is not there

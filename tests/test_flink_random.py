@@ -135,22 +135,21 @@ class Streaming:
     def _upserts(self, keyed: View, cells: dict[str, Any]) -> list[Upserts]:
         layout = layout_of(keyed)
         queries = job_of(keyed, files_wire("file:///events")).queries
-        values = [
-            value_of(
-                q.columns, q.level, 1, [*name, *(_number(cell[c]) for c in list(q.columns)[len(name) :])]
-            )
-            for q in queries
-            for name, cell in cells[q.name].items()
-        ]
+        values = []
+        for query in queries:
+            kinds = list(query.columns.items())
+            for name, cell in cells[query.name].items():
+                rest = [_number(cell[column], kind) for column, kind in kinds[len(name) :]]
+                values.append(value_of(query.columns, query.level, 1, [*name, *rest]))
         decoder = Decoder(keyed, layout, codec_of(keyed, layout), queries)
         upserts, strange = decoder.decode(values, np.arange(len(values)))
         assert strange == 0
         return upserts
 
 
-def _number(value: Any) -> Any:
+def _number(value: Any, kind: str) -> Any:
     """JSON has no number for a moment that left the doubles."""
-    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
+    return float(value) if kind == "DOUBLE" and value is not None else value
 
 
 def _of_cut(upserts: Upserts, end: int) -> Upserts:

@@ -120,6 +120,50 @@ def test_what_cannot_be_looked_at_is_a_finding_and_the_rest_is_looked_at(project
         assert ("purchases", "drift", "amount") in fired(store), "what could not be judged is not over"
 
 
+def test_an_expectation_that_fails_in_the_window_is_told_once_and_is_over_when_it_holds_again(
+    project: Path,
+) -> None:
+    file = project / "cards.py"
+    text = file.read_text()
+    text = text.replace(
+        '"at",\n', '"at", expectations=[expect.between("amount", -50, 90), expect.fresh(fs.days(400))],\n'
+    )
+    text = text.replace("import Alert", "import expect, Alert")
+    file.write_text(
+        f"{text}\nexpected = Monitor('expected', on=purchases, window=fs.days(1), checks=[check.expectations()],\n"
+        "    alerts=[Alert('expectation', severity='critical', channels=['log'])])\n"
+    )
+    rows = pq.read_table(project / "purchases.parquet")
+    day, bad = LAST - 1, rows["amount"].to_pylist()
+    moments = rows["at"].cast(pa.int64()).to_pylist()
+    place = next(i for i, at in enumerate(moments) if at // DAY == day)
+    bad[place] = 10_000.0
+    with FeatureStore(project) as store:
+        store.apply()
+        told = []
+        for column, at in (
+            (rows["amount"], day * DAY + DAY),
+            (pa.chunked_array([bad]), day * DAY + DAY + HOUR),
+            (pa.chunked_array([bad]), day * DAY + DAY + 2 * HOUR),
+            (rows["amount"], day * DAY + DAY + 3 * HOUR),
+            (rows["amount"], day * DAY + DAY + 4 * HOUR),
+        ):
+            pq.write_table(rows.set_column(1, "amount", column), project / "purchases.parquet")
+            ran = store.monitor(["expected"], at=at)
+            mine = {a.subject: a.state for a in ran.alerts if a.monitor == "expected"}
+            told.append((ran.delivered.sent, mine))
+            found = {f.subject: f.state for f in ran.findings if f.condition == "expectation"}
+            assert found["newest at within 400d"] == "ok", "ages are of the moment that is looked at"
+    name = "amount between -50 and 90"
+    assert told == [
+        (0, {}),
+        (1, {name: "firing"}),
+        (0, {name: "firing"}),
+        (1, {name: "resolved"}),
+        (0, {name: "resolved"}),
+    ]
+
+
 def test_days_without_rows_are_seen_and_held_against_no_feature(project: Path) -> None:
     put(project, days=30)
     with FeatureStore(project) as store:

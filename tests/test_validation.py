@@ -16,13 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featurestore import expect, hours, minutes
+from featurestore.compile.globs import glob_of
 from featurestore.compile.sources import connect
 from featurestore.expectations import Expectation
 from featurestore.expr import col
 from featurestore.statistics import Keep, Statistics
 from featurestore.time import moment
 from featurestore.types import Date, Float64, Int64, String
-from featurestore.validation import gx, on_statistics, pushed_down
+from featurestore.validation import columns_whole, gx, on_statistics, pushed_down
 from featurestore.validation.rows import rows_of_table
 from featurestore.verdicts import Outcome, Verdict
 
@@ -270,3 +271,93 @@ def test_engines_agree_on_random_rows(con: Any, drawn: tuple[pa.Table, list[Expe
         assert kept.outcome in (sql.outcome, OPEN), (sql, kept)
         if lib.considered is not None and sql.considered is not None:
             assert (lib.considered, lib.unexpected) == (sql.considered, sql.unexpected)
+
+
+# --------------------------------------------------------------------------------------------- quicker roads, same numbers
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(
+        [
+            r"^\d{5}$",
+            "^[A-Z0-9]{2}$",
+            "^UA",
+            "a$",
+            "b",
+            r"^[a-c]x{0}\d$",
+            "^a-b$",
+            r"\d\d",
+            "^[A-Z]{3}-[0-9a-f]{2}",
+        ]
+    ),
+    st.text(st.sampled_from("aAbcxU0159-*?[]\n\0é٣ "), max_size=7),
+)
+def test_a_glob_holds_of_what_its_pattern_is_found_in(con: Any, pattern: str, text: str) -> None:
+    glob = glob_of(pattern)
+    assert glob is not None
+    found, held = con.execute(
+        "SELECT regexp_matches(?, ?), ? GLOB ?", [text, pattern, text, glob]
+    ).fetchall()[0]
+    assert found == held, (glob, text)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "a+",
+        "a|b",
+        ".",
+        "[^a]",
+        "(a)",
+        "a*",
+        "^$",
+        "",
+        "[z-a]",
+        "[a-]",
+        "a{2,}",
+        "é",
+        "(?i)a",
+        "\\w",
+        "a\\.b",
+        "x{99}",
+    ],
+)
+def test_what_is_no_plain_sequence_stays_a_pattern(pattern: str) -> None:
+    assert glob_of(pattern) is None
+
+
+COLUMN = st.lists(st.one_of(st.none(), st.integers(-(1 << 62), 1 << 62), st.integers(-3, 3)), max_size=30)
+
+
+@pytest.mark.parametrize("most", [columns_whole.MOST, 3], ids=["held", "left to the engine"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(numbers=COLUMN, rank=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.95, 1.0]))
+def test_a_column_as_a_whole_gives_what_the_engine_gives(
+    con: Any, monkeypatch: pytest.MonkeyPatch, most: int, numbers: list[int | None], rank: float
+) -> None:
+    """Quantiles and distinct values, of whole numbers and of doubles, NULLs among them, near each other and far apart."""
+    monkeypatch.setattr(columns_whole, "MOST", most)
+    doubles = [None if v is None else v / 7 for v in numbers]
+    table = pa.table({"n": pa.array(numbers, pa.int64()), "x": pa.array(doubles, pa.float64())})
+    asked = [expect.quantile_between(c, rank, None, 0) for c in ("n", "x")]
+    asked += [
+        expect.distinct_between("n", 0, 1),
+        expect.unique("n"),
+        expect.median_between("x", 0, where=col("n") > 0),
+    ]
+    found = by_duckdb(con, table, asked)
+    con.register("plain", table)
+    sql = (
+        f"SELECT quantile_cont(CAST(n AS DOUBLE), {rank}), quantile_cont(x, {rank}), count(DISTINCT n), count(n), "
+        "quantile_cont(x, 0.5) FILTER (n > 0) FROM plain"
+    )
+    (want,) = con.execute(sql).fetchall()
+    if not want[3]:
+        assert {v.outcome for v in found} == {OPEN}
+        return
+    for verdict, value in zip(found[:2], want[:2], strict=True):
+        assert verdict.observed == pytest.approx(value, rel=1e-15, abs=0)
+    assert found[2].observed == want[2]
+    assert (found[3].outcome == PASSED) == (want[2] == want[3])
+    assert found[4].observed == (None if want[4] is None else pytest.approx(want[4], rel=1e-15))

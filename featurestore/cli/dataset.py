@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -56,7 +56,8 @@ _OUT = click.option(
     "--lag",
     multiple=True,
     metavar="[SOURCE=]LENGTH",
-    help="Of --knowledge arrived: how long after its arrival an event is known, as 1h; of one source, as purchases=1h.",
+    help="Of --knowledge arrived: how long after its arrival an event is known, as 1h; of one source, as purchases=1h; or "
+    "fitted, as captured rows say (fs log lag).",
 )
 @click.option(
     "--as-of",
@@ -193,10 +194,12 @@ def _parts(
     return training.split(by, **options).to_parquet  # type: ignore[arg-type]
 
 
-def _lags(given: tuple[str, ...]) -> timedelta | dict[str, timedelta] | None:
+def _lags(given: tuple[str, ...]) -> timedelta | dict[str, timedelta] | Literal["fitted"] | None:
     """What `--lag` says, once for all sources or for one each time."""
     if not given:
         return None
+    if given == ("fitted",):
+        return "fitted"
     if len(given) == 1 and "=" not in given[0]:
         return length_of("--lag", given[0])
     lags: dict[str, timedelta] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featurestore.cli.complete import readable_names
+from featurestore.cli.complete import readable_names, services
 from featurestore.cli.output import moment_text, print_json, print_table, size_text
 from featurestore.cli.project import Settings, command, shared_options
 
@@ -83,5 +83,38 @@ def compact_command(settings: Settings, service: str | None) -> None:
     )
 
 
-for one in (status_command, compact_command):
+@command("lag")
+@click.argument("service", shell_complete=services)
+@click.option(
+    "--quantile",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="0.5 is the lag that half of the rows had, 1 the worst.",
+)
+@click.option("--start", metavar="TIME", help="Requests from this moment on.")
+@click.option("--end", metavar="TIME", help="Requests before this moment.")
+def lag_command(
+    settings: Settings, service: str, quantile: float, start: str | None, end: str | None
+) -> None:
+    """How far behind the events of each source a service was when it served, by its captured rows.
+
+    It is what `fs dataset --knowledge arrived --lag fitted` trains with: the age of the watermark, and the way of an event to
+    its arrival where the source does not name arrivals.
+    """
+    with settings.store() as store:
+        found = store.lags(service, quantile=quantile, start=start, end=end)
+    if settings.json:
+        print_json({"service": service, "quantile": quantile, "lags": [f.to_json() for f in found.values()]})
+        return
+    print_table(
+        ("source", "rows", "lag", "watermark", "under way", "median", "p95", "most"),
+        [
+            (f.source, f.rows, *map(str, (f.lag, f.behind, f.under_way, f.median, f.p95, f.most)))
+            for f in found.values()
+        ],
+    )
+
+
+for one in (status_command, compact_command, lag_command):
     log_command.add_command(one)

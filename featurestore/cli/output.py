@@ -62,6 +62,13 @@ def _cell(value: object) -> str:
             return str(value)
 
 
+def text_of(value: object) -> str | None:
+    """A value of a feature as one cell; None is None. Floats with all their digits."""
+    if value is None or isinstance(value, str):
+        return value
+    return repr(value) if isinstance(value, float) else str(value)
+
+
 def _is_number(cell: str) -> bool:
     return cell == "-" or cell.replace(",", "").replace(".", "").replace("e", "").strip("+-").isdigit()
 
@@ -92,4 +99,4 @@ def size_text(count: float) -> str:
     return f"{count:,.1f} TB"
 
 
-__all__ = ["age_text", "moment_text", "print_fields", "print_json", "print_table", "size_text"]
+__all__ = ["age_text", "moment_text", "print_fields", "print_json", "print_table", "size_text", "text_of"]

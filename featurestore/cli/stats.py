@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from featurestore.cli.project import Settings, command
 
 if TYPE_CHECKING:
     from featurestore.datasets.card import Card
+    from featurestore.refreshing import Refreshed
     from featurestore.statistics import FeatureStatistics, Statistics, Summary
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -38,6 +40,11 @@ _WIDTH = 40
 @click.option(
     "--materialized", is_flag=True, help="Make them of what the online store holds of a view, and keep them."
 )
+@click.option("--served", is_flag=True, help="Add what a service served since the last time, out of its log.")
+@click.option("--hourly", is_flag=True, help="Of --served: by hour, not by day.")
+@click.option(
+    "--refresh", is_flag=True, help="Add what was served since, and make partitions again whose data changed."
+)
 @click.option("--at", metavar="TIME", help="Of --materialized: the moment to read at. Default: now.")
 @click.option("--add", is_flag=True, help="Merge with what is kept, instead of taking its place.")
 @click.option("--origin", metavar="ORIGIN", help="Which are shown: training, materialized, served or stream.")
@@ -56,6 +63,9 @@ def stats_command(
     spine: str | None,
     timestamp: str,
     materialized: bool,
+    served: bool,
+    hourly: bool,
+    refresh: bool,
     at: str | None,
     add: bool,
     origin: str | None,
@@ -72,6 +82,7 @@ def stats_command(
     \b
     fs stats delay --spine data/spine.parquet    makes and keeps them
     fs stats delay --feature dep_delay_mean_1d   one feature
+    fs stats delay --served                      what was served, by day
     fs stats sets/delay --label late --by carrier
     """  # noqa: D301  \b keeps click from joining lines
     if (Path(name) / "_manifest.json").exists():
@@ -81,16 +92,25 @@ def stats_command(
         raise click.UsageError(
             "--label and --by are of the folder of a training set, which `fs dataset` writes"
         )
+    own = name.partition("@")[0]
+    refreshed: list[Refreshed] = []
     with settings.store() as store, settings.progress("reading values"):
         if spine is not None:
             made = store.get_historical_features(spine, name, timestamp=timestamp).statistics()
-            store.keep_statistics(name.partition("@")[0], made, origin="training", add=add)
+            store.keep_statistics(own, made, add=add, spine=spine, timestamp=timestamp)
             origin = origin or "training"
         if materialized:
-            made = store.materialized_statistics(name, at=at)
-            store.keep_statistics(name, made, origin="materialized", add=add)
+            read_at = at or datetime.now(UTC)
+            made = store.materialized_statistics(name, at=read_at)
+            store.keep_statistics(name, made, origin="materialized", add=add, at=read_at)
             origin = origin or "materialized"
-        statistics = store.statistics(name.partition("@")[0], origin=origin)
+        if served:
+            store.served_statistics(own, hourly=hourly)
+            origin = origin or "served"
+        if refresh:
+            refreshed = store.refresh_statistics(own)
+        statistics = store.statistics(own, origin=origin)
+        stale = store.stale_statistics(own)
     chosen = _window(statistics, start, end)
     if feature is not None:
         _feature(settings, statistics, chosen, feature)
@@ -101,13 +121,37 @@ def stats_command(
             "from": _bound(statistics, first=True),
             "to": _bound(statistics),
         }
-        print_json({**first, "features": [f.to_json() for f in chosen]})
+        marked = {o: [_start(s) for s in marks] for o, marks in stale.items()}
+        more = {"stale": marked, "refreshed": [r.to_json() for r in refreshed]}
+        print_json({**first, **more, "features": [f.to_json() for f in chosen]})
     else:
         _table(chosen)
         settings.note(
             f"{chosen.rows:,} rows, {len(statistics.starts)} partitions of {statistics.every} kept, "
             f"from {_bound(statistics, first=True)} to {_bound(statistics)}"
         )
+    if not settings.json:
+        _upkeep(settings, own, stale, refreshed)
+
+
+def _upkeep(
+    settings: Settings, name: str, stale: Mapping[str, Mapping[int, str]], refreshed: Sequence[Refreshed]
+) -> None:
+    """What was made again, and what is of data that there is no longer."""
+    for done in refreshed:
+        if done.rows or done.rebuilt:
+            settings.note(f"{done.origin}: {done.rows:+,} rows, {len(done.rebuilt)} partitions made again")
+    for origin, marks in stale.items():
+        whys = "; ".join(dict.fromkeys(marks.values()))
+        click.echo(
+            f"  {len(marks)} partitions of {origin} rows are stale ({whys}): fs stats {name} --refresh"
+        )
+
+
+def _start(start: int) -> str | None:
+    from featurestore.statistics.partitions import UNDATED
+
+    return None if start == UNDATED else moment_text(start)
 
 
 def _window(statistics: Statistics, start: str | None, end: str | None) -> Summary:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import assert_never
 
 import duckdb
 
 from featurestore.compile.duckdb import DUCKDB
+from featurestore.compile.globs import glob_of
 from featurestore.compile.sql import expr_sql, ident, literal
 from featurestore.expectations import (
     Between,
@@ -33,11 +35,14 @@ from featurestore.types import Date, DType, String, Timestamp, is_integer
 
 Types = Mapping[str, DType]
 
+TRUE = "TRUE"
+"""What is expected of all rows."""
+
 
 def where_sql(expectation: Expectation, schema: Types) -> str:
     """Which rows an expectation is about; never NULL."""
     if expectation.where is None:
-        return "TRUE"
+        return TRUE
     return f"({expr_sql(expectation.where, schema, DUCKDB)}) IS TRUE"
 
 
@@ -61,11 +66,12 @@ def fails_sql(check: RowCheck, schema: Types) -> str:
     match check:
         case NotNull(column):
             return f"{_id(column)} IS NULL"
-        case Condition(sql):
-            return f"({condition_sql(sql)}) IS FALSE"
-        case Greater(column, other, or_equal):
-            return f"({_id(column)} {'>=' if or_equal else '>'} {_id(other)}) IS FALSE"
+        case Condition() | Greater():
+            return f"({holds_sql(check)}) IS FALSE"
         case Matches(column, pattern):
+            glob = glob_of(pattern)
+            if glob is not None:
+                return f"({_id(column)} GLOB {literal(glob, String, DUCKDB)}) IS FALSE"
             return f"regexp_matches({_id(column)}, {literal(pattern, String, DUCKDB)}) IS FALSE"
         case InSet(column, values):
             listed = ", ".join(_constant(v, schema[column]) for v in values)
@@ -78,106 +84,131 @@ def fails_sql(check: RowCheck, schema: Types) -> str:
             assert_never(check)
 
 
-BITS = 1 << 26
-"""Up to so wide a span distinct whole numbers are counted in a bitmap: an eighth of the time of a hash table, and 8 MB."""
+def holds_sql(check: Condition | Greater) -> str:
+    """Whether a condition holds, NULL where a row says nothing."""
+    match check:
+        case Condition(sql):
+            return condition_sql(sql)
+        case Greater(column, other, or_equal):
+            return f"{_id(column)} {'>=' if or_equal else '>'} {_id(other)}"
+        case _:
+            assert_never(check)
 
-Spans = Mapping[str, tuple[int, int]]
-"""The least and the greatest number of columns, where they are known."""
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What takes all values of a column at once: the quantile of a rank, or, with None, how many are distinct.
+
+    `value` is the column as it is read, `where` which rows; both are SQL, and so is `aggregate`, the same of DuckDB alone.
+    `whole` is whether they are whole numbers, as `dtype` they are held.
+    """
+
+    value: str
+    where: str
+    rank: float | None
+    aggregate: str
+    whole: bool = False
+    dtype: str = "float64"
 
 
-def spanned(expectation: Expectation, schema: Types) -> str | None:
-    """The column whose span would make judging cheaper: that of whole numbers of which distinct ones are counted."""
-    match expectation.check:
-        case Unique((column,)) | Measure("distinct", column):
-            return column if is_integer(schema[column]) else None
+def whole_column(expectation: Expectation, schema: Types) -> Whole | None:
+    """What of a column an expectation takes all values of; None where aggregates by the way will do."""
+    check, where = expectation.check, where_sql(expectation, schema)
+    match check:
+        case Measure(of="median" | "quantile", column=column):
+            rank = 0.5 if check.of == "median" else float(check.rank or 0.0)
+            value = f"CAST({_number(column, schema[column])} AS DOUBLE)"
+            return Whole(value, where, rank, f"quantile_cont({value}, {rank!r})")
+        case Unique((column,)) | Measure(of="distinct", column=column):
+            if is_integer(schema[column]):
+                value = f"CAST({_id(column)} AS BIGINT)"
+                return Whole(value, where, None, f"count(DISTINCT {value})", whole=True, dtype="int64")
+            return None
         case _:
             return None
 
 
-def _distinct(column: str, schema: Types, spans: Spans) -> str:
-    """The aggregate that counts distinct values, up to its FILTER, and what to wrap it in."""
-    lo, hi = spans.get(column, (0, BITS))
-    if not is_integer(schema[column]) or hi - lo >= BITS:
-        return f"count(DISTINCT {_id(column)})"
-    ends = f"{literal(lo, schema[column], DUCKDB)}, {literal(hi, schema[column], DUCKDB)}"
-    return f"bitstring_agg({_id(column)}, {ends})"
+def aggregates(expectation: Expectation, schema: Types) -> dict[str, str]:
+    """What has to be known of the rows to judge it: names and aggregates. Empty where the columns' types alone tell.
 
-
-def _counted(aggregate: str, where: str) -> str:
-    filtered = f"{aggregate} FILTER ({where})"
-    return f"coalesce(bit_count({filtered}), 0)" if aggregate.startswith("bitstring_agg") else filtered
-
-
-def aggregates(expectation: Expectation, schema: Types, spans: Spans | None = None) -> dict[str, str]:
-    """What has to be known of the rows to judge it: names and aggregates. Empty where the columns' types alone tell."""
-    spans = {} if spans is None else spans
+    Of what `whole_column` tells, the rows alone. Nothing is filtered that need not be, and no aggregate is asked for twice: a
+    filter costs as much as what it is of.
+    """
     check, where = expectation.check, where_sql(expectation, schema)
-    rows = f"count(*) FILTER ({where})"
+    only = "" if where == TRUE else f" FILTER ({where})"
+    rows = f"count(*){only}"
+    if whole_column(expectation, schema) is not None:
+        return {"rows": rows}
     match check:
-        case NotNull() | Matches() | InSet() | Between() | Greater() | Condition():
-            said, fails = said_sql(check, schema), fails_sql(check, schema)
+        case NotNull(column):
+            known = f"count({_id(column)}){only}"
+            return {"rows": rows, "considered": rows, "unexpected": f"({rows} - {known})"}
+        case Matches(column) | InSet(column) | Between(column):
             return {
                 "rows": rows,
-                "considered": f"count(*) FILTER ({where} AND {said})",
-                "unexpected": f"count(*) FILTER ({where} AND {fails})",
+                "considered": f"count({_id(column)}){only}",
+                "unexpected": _count(where, fails_sql(check, schema)),
             }
-        case Unique(columns):
-            known = " AND ".join(f"{_id(c)} IS NOT NULL" for c in columns)
-            one = f"count(DISTINCT ({', '.join(map(_id, columns))}))"
-            if len(columns) == 1:
-                one = _distinct(columns[0], schema, spans)
+        case Greater() | Condition():
             return {
                 "rows": rows,
-                "considered": f"count(*) FILTER ({where} AND {known})",
-                "distinct": _counted(one, f"{where} AND {known}"),
+                "considered": f"count({holds_sql(check)}){only}",
+                "unexpected": _count(where, fails_sql(check, schema)),
+            }
+        case Unique((column,)):
+            distinct = f"count(DISTINCT {_id(column)}){only}"
+            return {"rows": rows, "considered": f"count({_id(column)}){only}", "distinct": distinct}
+        case Unique(columns):
+            both = " AND ".join(f"{_id(c)} IS NOT NULL" for c in columns)
+            return {
+                "rows": rows,
+                "considered": _count(where, both),
+                "distinct": f"count(DISTINCT ({', '.join(map(_id, columns))})) FILTER ({where} AND {both})",
             }
         case Share(column, value):
             hit = f"({_id(column)} = {_constant(value, schema[column])}) IS TRUE"
-            return {
-                "rows": rows,
-                "considered": f"count(*) FILTER ({where} AND {_id(column)} IS NOT NULL)",
-                "hits": f"count(*) FILTER ({where} AND {hit})",
-            }
+            return {"rows": rows, "considered": f"count({_id(column)}){only}", "hits": _count(where, hit)}
         case Measure(column=column):
-            said = f"count({_id(column)}) FILTER ({where})"
+            counts = {"rows": rows, "considered": f"count({_id(column)}){only}"}
             if check.of == "null_share":
-                return {"rows": rows, "considered": said}
-            measure = (
-                _distinct(column, schema, spans)
-                if check.of == "distinct"
-                else _measure(check, schema[column])
-            )
-            return {"rows": rows, "considered": said, "value": _counted(measure, where)}
+                return counts
+            return counts | {"value": f"{_measure(check, schema[column])}{only}"}
         case RowCount():
             return {"rows": rows}
         case Fresh(column=column):
             assert column is not None
-            return {"rows": rows, "newest": f"max(epoch_us({_id(column)})) FILTER ({where})"}
+            return {"rows": rows, "newest": f"max(epoch_us({_id(column)})){only}"}
         case OfType() | Schema():
             return {}
         case _:
             assert_never(check)
 
 
-def _measure(check: Measure, dtype: DType) -> str:
-    column = _id(check.column)
+def _count(where: str, holds: str) -> str:
+    """How many rows that an expectation is about something holds of."""
+    return f"count(*) FILTER ({holds if where == TRUE else f'{where} AND {holds}'})"
+
+
+def _number(column: str, dtype: DType) -> str:
+    """The column as a number that can be measured."""
     if dtype == Timestamp:
-        value = f"epoch_us({column})"
-    elif dtype == Date:
-        value = f"({column} - DATE '1970-01-01')::INTEGER"
-    else:
-        value = column if is_integer(dtype) else f"CAST({column} AS DOUBLE)"
+        return f"epoch_us({_id(column)})"
+    if dtype == Date:
+        return f"({_id(column)} - DATE '1970-01-01')::INTEGER"
+    return _id(column) if is_integer(dtype) else f"CAST({_id(column)} AS DOUBLE)"
+
+
+def _measure(check: Measure, dtype: DType) -> str:
+    value = _number(check.column, dtype)
     match check.of:
         case "min" | "max":
             return f"{check.of}({value})"
         case "mean":
             return f"avg({value})"
-        case "median":
-            return f"quantile_cont(CAST({value} AS DOUBLE), 0.5)"
         case "std":
             return f"stddev_samp({value})"
-        case "quantile":
-            return f"quantile_cont(CAST({value} AS DOUBLE), {float(check.rank or 0.0)!r})"
+        case "distinct":
+            return f"count(DISTINCT {_id(check.column)})"
         case _:
             raise AssertionError(
                 check.of
@@ -258,6 +289,7 @@ def _id(name: str) -> str:
 
 
 __all__ = [
+    "Whole",
     "aggregates",
     "condition_sql",
     "copies_sql",
@@ -265,6 +297,6 @@ __all__ = [
     "fails_sql",
     "passes_sql",
     "said_sql",
-    "spanned",
     "where_sql",
+    "whole_column",
 ]

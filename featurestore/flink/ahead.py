@@ -12,7 +12,7 @@ from featurestore.config import Config
 from featurestore.erasures import Erasures
 from featurestore.errors import FlinkError, StreamError
 from featurestore.flink.cluster import ensure
-from featurestore.flink.control import Say, must_be_there, retire, started_job, topic_views
+from featurestore.flink.control import Say, must_be_there, retire, started_job
 from featurestore.flink.place import checked, place_of
 from featurestore.flink.records import load, locked, save
 from featurestore.ir import Plan, View
@@ -39,18 +39,12 @@ class Upgraded:
 def changed(config: Config, applied: Plan, desired: Plan) -> list[tuple[View, str]]:
     """Views that get another job, and the name of the one that runs for them now."""
     records = load(place_of(config))
-    before = {v.name: topic_prefix(v) for v in applied.views if v.source.stream is not None}
-    found = []
-    for view in topic_views(desired, None):
-        old = before.get(view.name)
-        if (
-            old is not None
-            and old != topic_prefix(view)
-            and old in records
-            and records[old].state == "running"
-        ):
-            found.append((view, old))
-    return found
+    running = {record.name for record in records.values() if record.state == "running"}
+    before = {v.name: topic_prefix(v) for v in applied.views if topic_prefix(v) in running}
+    if not before:
+        return []
+    streamed = [v for v in desired.views if v.source.stream is not None and v.source.stream.kind == "kafka"]
+    return [(v, before[v.name]) for v in streamed if v.name in before and before[v.name] != topic_prefix(v)]
 
 
 def made_ready(
@@ -64,9 +58,9 @@ def made_ready(
     place, began = checked(place_of(config)), clock()
     must_be_there(view)
     with locked(place):
-        rest, _ = ensure(place)
+        ensure(place, load(place))
         fresh = load(place).get(topic_prefix(view)) is None
-        record = started_job(place, rest, online, view, began, fresh=fresh, say=say)
+        record = started_job(place, online, view, began, fresh=fresh, say=say)
         save(place, replace(record, ahead=True))
     stop, failures = threading.Event(), list[BaseException]()
 
@@ -114,12 +108,12 @@ def switched(config: Config, done: list[Upgraded], say: Say) -> None:
     """New versions are what is applied now: their jobs are kept running, those of the old ones end."""
     place = place_of(config)
     with locked(place):
-        rest, _ = ensure(place)
+        ensure(place, load(place))
         for one in done:
             records = load(place)
             save(place, replace(records[one.new], ahead=False))
             if one.old in records and records[one.old].state != "retired":
-                retire(place, rest, records[one.old], say)
+                retire(place, records[one.old], say)
 
 
 __all__ = ["Upgraded", "changed", "made_ready", "must_agree", "switched"]

@@ -1,15 +1,22 @@
-"""A Flink cluster of this machine: a JobManager and a TaskManager as processes, started when they are not there."""
+"""The clusters that jobs run in: one for all of them, of this machine or anywhere, or one of this machine for each.
+
+A cluster of this machine is a JobManager and a TaskManager as processes, started when they are not there. One of a job's own
+(Flink's application mode) is started with the job, and its JobManager plans what it runs.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
+import uuid
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from featurestore.errors import FlinkError
-from featurestore.flink.place import Place, java
+from featurestore.errors import FlinkError, FlinkUnavailable
+from featurestore.flink.place import Place, java, reason, submit
 from featurestore.flink.rest import Rest
 from featurestore.processes import Process, remember, remembered, spawn, write_whole
 
@@ -22,10 +29,10 @@ _OPENED = (
 
 JOB_MANAGER, TASK_MANAGER = "jobmanager", "taskmanager"
 
-_CLASSES = {
-    JOB_MANAGER: "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
-    TASK_MANAGER: "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
-}
+_SESSION = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+_APPLICATION = "org.apache.flink.container.entrypoint.StandaloneApplicationClusterEntryPoint"
+_TASKS = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+_MAIN = "featurestore.flink.Application"
 
 SLOTS: Final = 8
 """Slots of the one TaskManager, by parallelism 1: a job of one view takes as many as it is parallel."""
@@ -39,39 +46,103 @@ appender.console.layout.pattern = %d %-5p %c{1} %m%n
 """
 
 
-def rest_of(place: Place) -> Rest:
-    """The REST server of the place. Raises FlinkError for a local cluster that was never started."""
+def rest_of(place: Place, name: str) -> Rest:
+    """The REST server of the cluster that a job runs in. Raises FlinkError for one of this machine that was never started."""
     if not place.local:
         return Rest(place.cluster)
-    port = _port(place)
+    port = _port(place.home(name))
     if port is None:
         raise FlinkError("no local Flink cluster was started here\n  fs stream start")
     return Rest(f"http://127.0.0.1:{port}")
 
 
-def ensure(place: Place) -> tuple[Rest, list[str]]:
-    """The REST server, and which processes of a local cluster had to be started. Waits until it can take a job."""
+def states(place: Place, names: Iterable[str]) -> dict[str, str]:
+    """What the clusters of jobs know: the state of each job, by its id. Raises FlinkUnavailable where one for all is silent."""
+    if not place.application:
+        return rest_of(place, "").jobs()
+    found: dict[str, str] = {}
+    for name in names:
+        if JOB_MANAGER in processes(place, name):
+            try:
+                found |= rest_of(place, name).jobs()
+            except FlinkUnavailable:  # it is only just starting
+                continue
+    return found
+
+
+def ensure(place: Place, names: Iterable[str] = ()) -> list[str]:
+    """Has the cluster run that jobs are handed to, and the TaskManagers of those that have their own; what had to be started.
+
+    Waits until a cluster of this machine can take a job.
+    """
     if not place.local:
-        rest = Rest(place.cluster)
-        rest.ask("/overview")
-        return rest, []
+        rest_of(place, "").ask("/overview")
+        return []
+    if place.application:
+        return [started for name in names for started in _tasks_again(place.home(name))]
     started = _start_missing(place)
-    rest = rest_of(place)
     if started:
-        _wait(place, rest)
-    return rest, started
+        _wait(place, rest_of(place, ""))
+    return started
+
+
+def run(place: Place, name: str, job: Mapping[str, Any]) -> str:
+    """Hands a compiled job to the cluster, or starts one with it; the id it has there. Raises FlinkError."""
+    if not place.application:
+        return submit(place, job)
+    home, number = place.home(name), uuid.uuid4().hex
+    _end(home)
+    _configure(home)
+    write_whole(home.folder / "job.json", json.dumps(job))
+    there = {JOB_MANAGER: _start(home, JOB_MANAGER, number)}
+    remember(_pids(home), there)
+    there[TASK_MANAGER] = _start(home, TASK_MANAGER)
+    remember(_pids(home), there)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if number in states(place, [name]):
+            return number
+        if not there[JOB_MANAGER].alive():
+            text = (home.folder / "log" / f"{JOB_MANAGER}.log").read_text(errors="replace")
+            raise FlinkError(f"Flink refused the job\n  {reason(text[text.rfind(number) :])}")
+        time.sleep(0.2)
+    raise FlinkError(
+        f"the cluster of job {name} did not start within {START_SECONDS:.0f} s\n  see {home.folder / 'log'}"
+    )
+
+
+def ended(place: Place, name: str) -> None:
+    """Ends the cluster that a job had of its own, once the job is stopped."""
+    if place.application:
+        _end(place.home(name))
 
 
 def down(place: Place) -> None:
-    """Ends the processes of a local cluster. What they keep in checkpoints stays."""
-    for process in remembered(_pids(place)).values():
+    """Ends all processes of clusters of this machine. What they keep in checkpoints stays."""
+    folders = (place.folder / "applications").glob("*") if place.application else ()
+    for home in [place.home(folder.name) for folder in folders] or [place]:
+        _end(home)
+
+
+def processes(place: Place, name: str = "") -> dict[str, Process]:
+    """The processes that are alive of the cluster of this machine that a job runs in."""
+    return remembered(_pids(place.home(name)))
+
+
+def _end(home: Place) -> None:
+    for process in remembered(_pids(home)).values():
         process.end()
-    remember(_pids(place), {})
+    remember(_pids(home), {})
 
 
-def processes(place: Place) -> dict[str, Process]:
-    """The processes of a local cluster that are alive."""
-    return remembered(_pids(place))
+def _tasks_again(home: Place) -> list[str]:
+    """Starts the TaskManager anew beside a JobManager that goes on; one that is gone is started with its job."""
+    there = remembered(_pids(home))
+    if JOB_MANAGER not in there or TASK_MANAGER in there:
+        return []
+    there[TASK_MANAGER] = _start(home, TASK_MANAGER)
+    remember(_pids(home), there)
+    return [TASK_MANAGER]
 
 
 def _start_missing(place: Place) -> list[str]:
@@ -79,9 +150,7 @@ def _start_missing(place: Place) -> list[str]:
     missing = [name for name in (JOB_MANAGER, TASK_MANAGER) if name not in there]
     if not missing:
         return []
-    if JOB_MANAGER in missing and TASK_MANAGER in there:
-        # A TaskManager finds a JobManager again by itself; the ports stay what they were.
-        pass
+    # A TaskManager finds a JobManager again by itself: the ports stay what they were.
     if not (_conf(place) / "config.yaml").exists() or (JOB_MANAGER in missing and TASK_MANAGER in missing):
         _configure(place)
     for name in missing:
@@ -90,14 +159,18 @@ def _start_missing(place: Place) -> list[str]:
     return missing
 
 
-def _start(place: Place, name: str) -> Process:
+def _start(place: Place, name: str, job: str = "") -> Process:
+    """Starts one process of a cluster; the JobManager of one that is a `job`'s own with that id."""
     conf = _conf(place)
+    words = [_TASKS] if name == TASK_MANAGER else [_SESSION]
+    if job:
+        words = [_APPLICATION, "--job-classname", _MAIN, "--job-id", job]
     heap = 768 if name == JOB_MANAGER else place.memory_mb + 256
     argv = [
         java(), f"-Xmx{heap}m", "-XX:+UseSerialGC", "-XX:MaxDirectMemorySize=512m",
         *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED),
-        f"-Dlog4j.configurationFile={conf / 'log4j.properties'}", "-cp", f"{place.jars}/*", _CLASSES[name],
-        "--configDir", str(conf),
+        f"-Dlog4j.configurationFile={conf / 'log4j.properties'}", "-cp", f"{place.jars}/*", *words,
+        "--configDir", str(conf), *([str(place.folder / "job.json")] if job else []),
     ]  # fmt: skip
     env = os.environ | {"FLINK_CONF_DIR": str(conf)}
     return spawn(argv, place.folder / "log" / f"{name}.log", cwd=place.folder, env=env)
@@ -130,13 +203,16 @@ def _configure(place: Place) -> None:
         "taskmanager.memory.jvm-metaspace.size": "256m",
         "taskmanager.memory.jvm-overhead.min": "192m",
         "taskmanager.memory.jvm-overhead.max": "192m",
+        # Of a job's own cluster: a savepoint's answer is waited for, and then it is ended.
+        "execution.shutdown-on-application-finish": "false",
         "heartbeat.interval": 1000,
         "heartbeat.timeout": 8000,
     }
     for name in ("upload", "tmp", "log"):
         (place.folder / name).mkdir(parents=True, exist_ok=True)
     write_whole(
-        _conf(place) / "config.yaml", "".join(f"{name}: {value}\n" for name, value in settings.items())
+        _conf(place) / "config.yaml",
+        "".join(f"{name}: {value}\n" for name, value in settings.items()),
     )
     write_whole(_conf(place) / "log4j.properties", LOG4J)
 

@@ -20,8 +20,8 @@ from featurestore.errors import (
     NotFound,
     Unsupported,
 )
-from featurestore.flink.cluster import down, ensure, rest_of
-from featurestore.flink.place import Place, checked, place_of, submit
+from featurestore.flink.cluster import down, ended, ensure, rest_of, run, states
+from featurestore.flink.place import Place, checked, place_of
 from featurestore.flink.records import Record, found_checkpoint, load, locked, save, supervisor
 from featurestore.flink.rest import LIVE, Rest
 from featurestore.ir import Plan, View
@@ -68,10 +68,9 @@ def start(
         must_be_there(view)
     online.identity()
     with locked(place):
-        rest, started = ensure(place)
-        for name in started:
+        for name in ensure(place, load(place)):
             say(f"the local {name} was started")
-        records = [started_job(place, rest, online, view, now, fresh=fresh, say=say) for view in views]
+        records = [started_job(place, online, view, now, fresh=fresh, say=say) for view in views]
     if background and supervisor(place) is None:
         words = [sys.executable, "-m", "featurestore.cli", "-C", str(config.root.resolve()), "--quiet"]
         words += ["--env", config.environment] if config.environment else []
@@ -81,13 +80,11 @@ def start(
     return records
 
 
-def started_job(
-    place: Place, rest: Rest, online: OnlineStore, view: View, now: int, *, fresh: bool, say: Say
-) -> Record:
+def started_job(place: Place, online: OnlineStore, view: View, now: int, *, fresh: bool, say: Say) -> Record:
     """One view's job, running: as it is, from where it was, or from its beginning."""
     name = topic_prefix(view)
     old = load(place).get(name)
-    if old is not None and old.job is not None and rest.jobs().get(old.job) in LIVE:
+    if old is not None and _lives(place, old):
         if fresh:
             raise FlinkError(
                 f"the job of view '{view.name}' runs\n  stop it first: fs stream stop --select {view.name}"
@@ -112,9 +109,9 @@ def started_job(
         record = replace(record, epoch=record.epoch + 1)
     save(place, record)
     _dead_letter_topic(view, place)
-    job = submit(place, _compiled(place, rest, view, record))
+    job = run(place, name, _compiled(place, view, record))
     record = save(place, replace(record, job=job))
-    _must_run(rest, view, job)
+    _must_run(rest_of(place, name), view, job)
     say(f"the job of view '{view.name}' runs" + ("" if resumed is None else f", from {resumed[0]}"))
     return record
 
@@ -173,20 +170,20 @@ def upgrade(
     return start(config, registry, online, select, now, fresh=False, say=say)
 
 
-def retire(place: Place, rest: Rest, record: Record, say: Say) -> Record:
+def retire(place: Place, record: Record, say: Say) -> Record:
     """Ends a job for good. Its topics and what it wrote stay until somebody deletes them."""
-    if record.job is not None and rest.jobs().get(record.job) in LIVE:
-        rest.cancel(record.job)
+    if record.job is not None and _lives(place, record):
+        rest_of(place, record.name).cancel(record.job)
+    ended(place, record.name)
     say(f"the job {record.name} is retired")
     return save(place, replace(record, state="retired"))
 
 
 def _stopped(place: Place, record: Record, now: int, state: Any, say: Say) -> Record:
     record = save(place, replace(_with_newest(place, record), state=state))
-    rest = _answering(place)
-    if rest is not None and record.job is not None and rest.jobs().get(record.job) in LIVE:
+    if record.job is not None and _lives(place, record, silent=True):
         try:
-            path = rest.stop(record.job, place.of_job(record.name, "savepoints"))
+            path = rest_of(place, record.name).stop(record.job, place.of_job(record.name, "savepoints"))
         except FlinkError:
             save(place, replace(record, state="running"))
             raise
@@ -194,17 +191,18 @@ def _stopped(place: Place, record: Record, now: int, state: Any, say: Say) -> Re
         say(f"the job of view '{record.view}' is {state}, savepoint {path}")
     else:
         say(f"the job of view '{record.view}' did not run; it is {state}")
+    ended(place, record.name)
     return save(place, replace(record, job=None))
 
 
-def _answering(place: Place) -> Rest | None:
-    """The cluster's REST server, None where nobody answers."""
+def _lives(place: Place, record: Record, *, silent: bool = False) -> bool:
+    """Whether a job goes on. Raises FlinkError where its cluster does not say, unless that may be `silent`."""
     try:
-        rest = rest_of(place)
-        rest.ask("/overview")
+        return states(place, [record.name]).get(record.job or "") in LIVE
     except FlinkError:
-        return None
-    return rest
+        if silent:
+            return False
+        raise
 
 
 def _with_newest(place: Place, record: Record) -> Record:
@@ -221,18 +219,15 @@ def _since(online: OnlineStore, view: View) -> int | None:
     return None if state is None else state.cut - SKEW
 
 
-def _compiled(place: Place, rest: Rest, view: View, record: Record) -> dict[str, Any]:
+def _compiled(place: Place, view: View, record: Record) -> dict[str, Any]:
     """The job file: the programs that `fs compile` prints, with what says where it runs and goes on from."""
     wire = wire_of(view, since=record.since)
     # Dead letters are given back in transactions: one that was given up never counts.
     wire = replace(wire, options={**wire.options, "properties.isolation.level": "read_committed"})
     job = job_of(view, wire, outage=place.outage)
-    host, _, port = rest.url.rpartition("://")[2].partition(":")
     settings = {
         **job.settings,
-        "execution.target": "remote",
-        "rest.address": host,
-        "rest.port": port.rstrip("/") or "8081",
+        **({} if place.application else _session(rest_of(place, record.name))),
         "pipeline.name": f"{view.name} ({record.name}, epoch {record.epoch})",
         "parallelism.default": str(place.parallelism),
         "execution.checkpointing.dir": place.of_job(record.name, "checkpoints"),
@@ -249,6 +244,16 @@ def _compiled(place: Place, rest: Rest, view: View, record: Record) -> dict[str,
     return {
         "engine": "flink",
         "programs": [{"view": view.name, "name": s.name, "about": s.about, "sql": s.sql} for s in steps],
+    }
+
+
+def _session(rest: Rest) -> dict[str, str]:
+    """Where a cluster is that a job is handed to."""
+    host, _, port = rest.url.rpartition("://")[2].partition(":")
+    return {
+        "execution.target": "remote",
+        "rest.address": host,
+        "rest.port": port.rstrip("/") or "8081",
     }
 
 

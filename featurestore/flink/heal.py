@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from featurestore.compile.flink_job import topic_prefix
 from featurestore.config import Config
 from featurestore.errors import FlinkError
-from featurestore.flink.cluster import rest_of
+from featurestore.flink.cluster import states
 from featurestore.flink.place import place_of
 from featurestore.flink.records import load
 from featurestore.flink.rest import LIVE
@@ -28,7 +28,7 @@ def must_not_run(config: Config, views: Sequence[View]) -> None:
     if not submitted:
         return
     try:
-        known = rest_of(place).jobs()
+        known = states(place, [record.name for _, record in submitted])
     except FlinkError:
         return  # no cluster, no job
     for view, record in submitted:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -23,15 +23,17 @@ SUBMIT_SECONDS: Final = 300.0
 """How long a submission may take: it starts a JVM, plans the job, and waits for the cluster."""
 
 LOCAL: Final = "local"
+APPLICATION: Final = "application"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a project's jobs run.
 
-    `cluster` is `local` (processes of this machine, kept in `folder`) or the URL of a cluster's REST server; `checkpoints` a
-    folder or URI that cluster and, for a local folder, this process reach alike; `project` the streaming project. `memory_mb` is
-    what the jobs of a local TaskManager have for their state; state is kept for an `outage` of so many microseconds.
+    `cluster` is `local` (processes of this machine, kept in `folder`), `application` (the same, one for each job) or the URL of a
+    cluster's REST server; `checkpoints` a folder or URI that cluster and, for a local folder, this process reach alike; `project`
+    the streaming project. `memory_mb` is what the jobs of a TaskManager of this machine have for their state; it is kept for an
+    `outage` of so many microseconds.
     """
 
     cluster: str
@@ -48,7 +50,17 @@ class Place:
 
     @property
     def local(self) -> bool:
-        return self.cluster == LOCAL
+        """Whether its clusters are processes of this machine."""
+        return self.cluster in (LOCAL, APPLICATION)
+
+    @property
+    def application(self) -> bool:
+        """Whether each job has a cluster of its own."""
+        return self.cluster == APPLICATION
+
+    def home(self, name: str) -> Place:
+        """The place of the cluster that a job runs in."""
+        return replace(self, folder=self.folder / "applications" / name) if self.application else self
 
     @property
     def python(self) -> Path:

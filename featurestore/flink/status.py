@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from featurestore.compile.flink_job import topic_prefix
 from featurestore.config import Config
 from featurestore.errors import BrokerError, FlinkError
-from featurestore.flink.cluster import rest_of
+from featurestore.flink.cluster import rest_of, states
 from featurestore.flink.control import Select, topic_views
 from featurestore.flink.place import place_of
 from featurestore.flink.records import load, supervisor
-from featurestore.flink.rest import Checkpoint, Rest
+from featurestore.flink.rest import Checkpoint
 from featurestore.ir import Plan, View
 from featurestore.layout import layout_of
 from featurestore.online.codec import NEVER, codec_of
@@ -57,10 +57,9 @@ def job_statuses(config: Config, plan: Plan, online: OnlineStore, select: Select
     records = load(place)
     pid = supervisor(place)
     try:
-        rest: Rest | None = rest_of(place)
-        known = None if rest is None else rest.jobs()
+        known: dict[str, str] | None = states(place, records)
     except FlinkError:
-        rest, known = None, None
+        known = None
     found = []
     for view in topic_views(plan, select):
         record = records.get(topic_prefix(view))
@@ -69,7 +68,8 @@ def job_statuses(config: Config, plan: Plan, online: OnlineStore, select: Select
         restarts, checkpoint, failure = None, None, None if record is None else record.failure
         if job is not None:
             state = "UNKNOWN" if known is None else known.get(job, "NONE")
-            if rest is not None and known is not None and job in known:
+            if record is not None and known is not None and job in known:
+                rest = rest_of(place, record.name)
                 restarts, checkpoint = rest.restarts(job), rest.checkpoint(job)
                 failure = rest.failure(job) if state != "RUNNING" else failure
         told = written(online, view)

@@ -13,11 +13,11 @@ from typing import Final
 from featurestore.compile.flink_job import topic_prefix
 from featurestore.config import Config
 from featurestore.errors import FeatureStoreError, FlinkUnavailable, JobOutageTooLong, RegistryError
-from featurestore.flink.cluster import ensure
+from featurestore.flink.cluster import ensure, rest_of, states
 from featurestore.flink.control import Say, Select, retire, started_job, topic_views
 from featurestore.flink.place import Place, checked, place_of
 from featurestore.flink.records import Record, load, locked, save, supervising
-from featurestore.flink.rest import LIVE, Rest
+from featurestore.flink.rest import LIVE
 from featurestore.ir import View
 from featurestore.online.store import OnlineStore
 from featurestore.processes import Process, remember, remembered, spawn
@@ -70,10 +70,9 @@ class _Watch:
             if not any(r.state in ("running", "paused") for r in load(self._place).values()):
                 return False
             try:
-                rest, started = ensure(self._place)
-                for name in started:
+                for name in ensure(self._place, load(self._place)):
                     self._say(f"the local {name} was gone and was started again")
-                self._jobs(rest)
+                self._jobs()
             except FlinkUnavailable as error:
                 self._say(str(error))
             except RegistryError as error:
@@ -81,38 +80,38 @@ class _Watch:
         self._keep_writers()
         return True
 
-    def _jobs(self, rest: Rest) -> None:
-        known = rest.jobs()
+    def _jobs(self) -> None:
         views = {topic_prefix(v): v for v in topic_views(self._registry.current().plan, self._select)}
         records = load(self._place)
+        known = states(self._place, records)
         mine = {r.view for r in records.values() if r.state == "running"}
         for name, view in views.items():
             record = records.get(name)
             if record is None and view.name in mine:
                 self._say(f"view '{view.name}' was changed: its new job starts beside the old one")
-                self._start(rest, view)
+                self._start(view)
             elif record is not None and record.state == "running":
                 if record.job is not None and known.get(record.job) in LIVE:
-                    self._note_checkpoint(rest, record)
+                    self._note_checkpoint(record)
                 else:
                     self._say(
                         f"the job of view '{view.name}' is gone ({known.get(record.job or '', 'unknown')})"
                     )
-                    self._start(rest, view)
+                    self._start(view)
         applied = {view.name for view in views.values()}
         for name, record in records.items():
             if record.state == "running" and name not in views and not record.ahead:
                 new = next((v for v in views.values() if v.name == record.view), None)
                 if record.view not in applied or (new is not None and self._caught_up(new)):
-                    retire(self._place, rest, record, self._say)
+                    retire(self._place, record, self._say)
 
-    def _start(self, rest: Rest, view: View) -> None:
+    def _start(self, view: View) -> None:
         """Starts a job, unless it failed a moment ago."""
         name = topic_prefix(view)
         if time.monotonic() < self._again_at.get(name, 0.0):
             return
         try:
-            started_job(self._place, rest, self._online, view, self._clock(), fresh=False, say=self._say)
+            started_job(self._place, self._online, view, self._clock(), fresh=False, say=self._say)
             self._pause.pop(name, None)
         except FlinkUnavailable:
             raise
@@ -125,10 +124,10 @@ class _Watch:
             self._again_at[name] = time.monotonic() + wait
             self._say(f"the job of view '{view.name}' could not be started: {error}")
 
-    def _note_checkpoint(self, rest: Rest, record: Record) -> None:
+    def _note_checkpoint(self, record: Record) -> None:
         """Keeps in mind where the job could go on from, for when the cluster forgets."""
         assert record.job is not None
-        newest = rest.checkpoint(record.job)
+        newest = rest_of(self._place, record.name).checkpoint(record.job)
         if newest is not None and newest.at > record.checkpoint_at:
             save(self._place, replace(record, checkpoint=newest.path, checkpoint_at=newest.at, failure=None))
 

@@ -352,13 +352,13 @@ def _verdict(finding: Make, done: Validation, verdict: Verdict) -> Finding:
         figures["failed"] = float(verdict.unexpected)
         if verdict.considered:
             figures["share"] = verdict.unexpected / verdict.considered
-    rows = (
-        ""
-        if verdict.unexpected is None
-        else f"{verdict.unexpected:,} of {verdict.considered or 0:,} rows fail; "
-    )
-    said = f"{verdict.expectation.text}{where}: {rows}{verdict.why or verdict.outcome.replace('_', ' ')}"
-    return finding("expectation", verdict.expectation.name, states[verdict.outcome], said, figures)
+    text, name = verdict.expectation.text, verdict.expectation.name
+    said = [] if text == name else [text]
+    if verdict.unexpected is not None and not verdict.failed:
+        said.append(f"{verdict.unexpected:,} of {verdict.considered or 0:,} rows fail")
+    said.append(verdict.why or verdict.outcome.replace("_", " "))
+    told = "; ".join(said) + where
+    return finding("expectation", name, states[verdict.outcome], told, figures)
 
 
 def _logged(around: Surroundings, monitor: Monitor, check: Logged, finding: Make) -> Iterator[Finding]:

@@ -7,11 +7,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from featurestore import retrain
 from featurestore.baselines import parse_length
 from featurestore.channels import Channel
+from featurestore.check import Drift, Rows, Schema
 from featurestore.compile.sources import connect
 from featurestore.config import Config
 from featurestore.errors import ConfigError, FeatureStoreError, NotFound
+from featurestore.ir import Plan
 from featurestore.monitor import outbox, results
 from featurestore.monitor.alerts import COOLDOWN, AlertState, advance, forgotten
 from featurestore.monitor.findings import Finding, State
@@ -20,10 +23,10 @@ from featurestore.monitor.looking import Surroundings, Validate, look
 from featurestore.monitor.loop import Loop, labelled_moments
 from featurestore.monitor.triggers import RAN, Evaluation, Facts, evaluate, set_off
 from featurestore.policy import Alert, Monitor, Policies
+from featurestore.refreshing import Data, keep_up
 from featurestore.registry import Registry
 from featurestore.registry.alerts import Triggered, changing, history, kept_alerts
-from featurestore.retrain import Rows
-from featurestore.time import DAY, moment_text
+from featurestore.time import DAY, HOUR, Duration, moment_text
 
 KEPT = 90 * DAY
 """How long resolved alerts and delivered messages are kept."""
@@ -84,15 +87,18 @@ def run(
     names: Sequence[str] = (),
     loop: Loop | None = None,
     validate: Validate | None = None,
+    data: Data | None = None,
     send: outbox.Send | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Ran:
     """One pass at a moment. `names` picks monitors, whenever they ran last; without, those whose time has come.
 
-    Raises NotFound for a name that no monitor has; what cannot be looked at is a finding.
+    With `data`, statistics that are kept are brought up to it first. Raises NotFound for a name that no monitor has; what
+    cannot be looked at is a finding.
     """
     chosen, skipped = _chosen(config, policies.monitors, names, now)
     plan = registry.current().plan
+    behind = [] if data is None else keep_up(config, data, _captured(plan, chosen))
     found: dict[str, list[Finding]] = {}
     with closing(connect(config.memory_limit, config.threads, config.offline / "spill")) as con:
         past = results.read(config, since=now - 31 * DAY)
@@ -125,8 +131,20 @@ def run(
         tuple(evaluations),
         tuple(triggered),
         tuple(skipped),
-        tuple(remarks),
+        (*behind, *remarks),
     )
+
+
+def _captured(plan: Plan, monitors: Sequence[Monitor]) -> dict[str, Duration | None]:
+    """The services among what is watched that log what they serve, by the partitions that their windows want."""
+    found: dict[str, Duration | None] = {}
+    logging = {s.name for s in plan.services if s.capture is not None}
+    for monitor in monitors:
+        if monitor.watched in logging and any(isinstance(c, Drift | Schema | Rows) for c in monitor.checks):
+            window = monitor.window_text
+            fine = window is not None and ".." not in window and parse_length(window) % DAY
+            found[monitor.watched] = Duration(HOUR) if fine else found.get(monitor.watched)
+    return found
 
 
 def _chosen(
@@ -236,7 +254,7 @@ def _labelled(loop: Loop | None, policies: Policies) -> dict[str, list[int]]:
     if loop is None:
         return out
     for trigger in policies.triggers:
-        if trigger.min_rows or any(isinstance(r, Rows) for r in trigger.reasons):
+        if trigger.min_rows or any(isinstance(r, retrain.Rows) for r in trigger.reasons):
             try:
                 out[trigger.of] = labelled_moments(loop, trigger.of)
             except FeatureStoreError:

@@ -190,6 +190,8 @@ def _smtp(name: str, settings: Message, message: Message) -> None:
             server.send_message(mail)
     except smtplib.SMTPResponseException as error:
         raise NotDelivered(f"channel '{name}' ({host}:{port}): it answered {error.smtp_code}") from None
+    except UnicodeError:  # of the library's login; what it could not encode is a secret
+        raise NotDelivered(f"channel '{name}' ({host}:{port}): its user or password is not ASCII") from None
     except (smtplib.SMTPException, OSError) as error:
         text = getattr(error, "strerror", None) or type(error).__name__
         raise NotDelivered(f"channel '{name}' ({host}:{port}): {text}") from None

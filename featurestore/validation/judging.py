@@ -24,7 +24,7 @@ from featurestore.expectations import (
 )
 from featurestore.expr.literals import date_text
 from featurestore.fitting import constant
-from featurestore.time import duration_text, moment_text
+from featurestore.time import DAY, HOUR, MINUTE, SECOND, duration_text, moment_text
 from featurestore.types import Date, DType, Timestamp
 from featurestore.verdicts import Outcome, Verdict
 
@@ -144,9 +144,17 @@ def _fresh(expectation: Expectation, within: int, facts: Facts, now: int) -> Ver
     if newest is None:
         return unjudged(expectation, nothing(facts))
     held = newest >= now - within
-    why = "" if held else f"the newest is {duration_text(now - newest)} old"
+    why = "" if held else f"the newest is {_age(now - newest)} old"
     outcome: Outcome = "passed" if held else "failed"
     return Verdict(expectation, outcome, moment_text(newest), facts["rows"], why=why)
+
+
+def _age(microseconds: int) -> str:
+    """In the largest unit of which it is two or more: nobody reads microseconds of days."""
+    for size in (DAY, HOUR, MINUTE):
+        if microseconds >= 2 * size:
+            return duration_text(microseconds // size * size)
+    return duration_text(microseconds // SECOND * SECOND)
 
 
 def _typed(expectation: Expectation, column: str, dtype: DType, schema: Mapping[str, DType]) -> Verdict:

@@ -1,4 +1,7 @@
-"""Expectations judged by DuckDB: one pass over the rows takes every aggregate; what fails is then looked at once more."""
+"""Expectations judged by DuckDB: one pass over the rows takes every aggregate. What fails is looked at once more.
+
+Quantiles and distinct values take a whole column, which is read by itself.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,12 @@ from typing import Any
 
 import duckdb
 
-from featurestore.compile.duckdb import DUCKDB
-from featurestore.compile.expectations import aggregates, copies_sql, examples_sql, spanned
+from featurestore.compile.expectations import aggregates, copies_sql, examples_sql, whole_column
 from featurestore.compile.sources import Connection
-from featurestore.compile.sql import ident
 from featurestore.expectations import Expectation, Unique
 from featurestore.fitting import malformed, misfit
 from featurestore.types import DType
+from featurestore.validation.columns_whole import Columns
 from featurestore.validation.judging import judged, unjudged
 from featurestore.validation.rows import Rows
 from featurestore.verdicts import Verdict
@@ -29,23 +31,26 @@ def judge(
     """A verdict for each expectation, in order. Raises nothing for what a single one cannot do: that is its verdict."""
     wanted: dict[int, dict[str, str]] = {}
     said: dict[int, Verdict] = {}
-    spans = _spans(rows, expectations)
     for i, one in enumerate(expectations):
         found = cannot(one, rows.types, rows.unread)
         if found is not None:
             said[i] = unjudged(one, found)
             continue
         try:
-            wanted[i] = aggregates(one, rows.types, spans)
+            wanted[i] = aggregates(one, rows.types)
         except ValueError as error:
             said[i] = unjudged(one, str(error))
+    columns = Columns(rows)
     for i, facts in _facts(rows, wanted).items():
         one = expectations[i]
-        if isinstance(facts, str):
-            said[i] = unjudged(one, facts)
-            continue
-        verdict = judged(one, _whole(rows, one, facts), rows.types, now)
-        said[i] = _with_examples(rows, verdict, examples) if verdict.failed else verdict
+        try:
+            if isinstance(facts, str):
+                said[i] = unjudged(one, facts)
+                continue
+            verdict = judged(one, _whole(columns, one, facts), rows.types, now)
+            said[i] = _with_examples(rows, verdict, examples) if verdict.failed else verdict
+        except duckdb.Error as error:
+            said[i] = unjudged(one, f"the engine cannot: {first_line(error)}")
     return tuple(said[i] for i in range(len(expectations)))
 
 
@@ -75,19 +80,6 @@ def _facts(rows: Rows, wanted: Mapping[int, Mapping[str, str]]) -> dict[int, Map
     return out
 
 
-def _spans(rows: Rows, expectations: Sequence[Expectation]) -> dict[str, tuple[int, int]]:
-    """Least and greatest of the whole numbers whose distinct values are counted: a look that costs next to nothing."""
-    fit = [e for e in expectations if cannot(e, rows.types, rows.unread) is None]
-    columns = list(dict.fromkeys(c for e in fit if (c := spanned(e, rows.types)) is not None))
-    if not columns:
-        return {}
-    names = [ident(c, DUCKDB) for c in columns]
-    select = ", ".join(f"min({x}), max({x})" for x in names)
-    ends = _one(rows.con, f"SELECT {select} FROM {rows.relation} AS t")  # noqa: S608
-    pairs = zip(columns, zip(ends[::2], ends[1::2], strict=True), strict=True)
-    return {c: (lo, hi) for c, (lo, hi) in pairs if lo is not None}
-
-
 def _pass(rows: Rows, asked: Mapping[int, Mapping[str, str]]) -> dict[int, Mapping[str, Any]]:
     names = list(dict.fromkeys(sql for fields in asked.values() for sql in fields.values()))
     select = ", ".join(f"{sql} AS a{i}" for i, sql in enumerate(names))
@@ -106,8 +98,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _whole(rows: Rows, expectation: Expectation, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The facts with how many rows have a copy, which a single pass does not tell."""
+def _whole(columns: Columns, expectation: Expectation, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The facts with what a single pass does not tell: quantiles, distinct values, and how many rows have a copy."""
+    rows, asked = columns.rows, whole_column(expectation, columns.rows.types)
+    if asked is not None:
+        name = "distinct" if isinstance(expectation.check, Unique) else "value"
+        considered, found = columns.answer(asked, facts["rows"])
+        facts = {**facts, "considered": considered, name: found}
     if not isinstance(expectation.check, Unique) or facts["distinct"] == facts["considered"]:
         return facts
     (copies,) = _one(rows.con, copies_sql(f"{rows.relation} AS t", expectation, rows.types))
