@@ -193,7 +193,6 @@ def test_random_definitions_have_the_values_of_duckdb(flink: Flink, tmp_path: Pa
     tally = compare_random(tmp_path, 10_000, 5, mode, say=lambda _: None)
     assert tally.wrong == []
     assert tally.cells["exact"] > 3_000
-    assert tally.cells["close"] > 500
 
 
 def _say(text: str) -> None:
