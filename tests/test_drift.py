@@ -185,7 +185,7 @@ def test_too_few_and_too_many_rows_are_seen_where_it_is_known_what_is_usual() ->
 
 
 def test_limits_of_one_feature_and_other_tests_decide() -> None:
-    base, now = of(Float64, normal(1, 20_000)), of(Float64, normal(2, 20_000, mean=0.06))
+    base, now = of(Float64, normal(1, 20_000)), of(Float64, normal(2, 20_000, mean=0.03))
     assert compare(base, now)["x"].verdict == "stable"
     assert compare(base, now, Limits(effects={"x": 0.03}))["x"].verdict == "drifted"
     skewed = of(Float64, np.random.default_rng(3).exponential(1, N).tolist())
