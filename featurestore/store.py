@@ -96,7 +96,7 @@ from featurestore.stream.written import WriterStatus, written
 from featurestore.time import HOUR, Duration, Moment, floor, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
-from featurestore.upgrading import made_ahead
+from featurestore.upgrading import Doing, made_ahead
 from featurestore.validation import verbs as validating
 from featurestore.validation.admitting import admit
 from featurestore.validation.keep import load as kept_validations
@@ -187,7 +187,7 @@ class FeatureStore:
     ) -> tuple[Revision, list[flink.Upgraded]]:
         if verified:
             must_be_verified(self.registry, change.desired)
-        done = [] if at_once else made_ahead(self, self._store, change, self._base_of, say)
+        done = [] if at_once else made_ahead(self._doing(), change, say)
         revision = planning.apply(self.registry, change, who or _user(), _now())
         with self._lock:
             self._readers.clear()
@@ -627,6 +627,18 @@ class FeatureStore:
         done = self._in_force(change, say=say)[1] if not change.is_empty else []
         flink.upgrade(self.config, self.registry, self._store(), select, _now(), say=say)
         return done
+
+    def _doing(self) -> Doing:
+        return Doing(
+            self.config,
+            self.registry,
+            self._store,
+            self.definitions,
+            self._base_of,
+            lambda entity, at: self.spine(entity, at=at),
+            lambda view, keys, at: self.get_online_features([view], keys, at=at, capture=False).to_arrow(),
+            lambda view, spine: self.get_historical_features(spine, [view]).to_arrow(),
+        )
 
     def _base_of(self, view: ir.View) -> None:
         """Materialises a view that is not applied yet, up to what batch surely has: the rest comes by its topic."""

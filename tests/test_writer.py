@@ -529,7 +529,7 @@ def settled(project: Project) -> bool:
     )
 
 
-def wait_for(done: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(done: Callable[[], bool], seconds: float = 180.0) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline, "patience ended"
