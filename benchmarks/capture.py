@@ -16,6 +16,7 @@ Reads are of 20 float32 latest values of 100 entities. Redis is one of our own, 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket as sockets
 import statistics
@@ -32,6 +33,7 @@ import numpy as np
 import pyarrow as pa
 from _common import machine, verdict
 from online_read import a_redis, make_data, make_project
+from server import running
 
 from featurestore.serving.recorder import LogSink, Recorder
 
@@ -161,11 +163,7 @@ def server(rounds: int) -> None:
         root = store.config.root
         store.close()
         argv = [sys.executable, "-m", "featurestore.cli", "-C", str(root), "serve", "--port", "0", "--json"]
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
-            assert running.stdout is not None
-            import json
-
-            port = next(s["port"] for s in map(json.loads, running.stdout) if "port" in s)
+        with running(argv, root / "serve.log") as (_, port):
             ids = data["ids"][:ROWS].tolist()
             body = json.dumps({"feature_service": "SERVICE", "entities": {"id": ids}})
             words = [sys.executable, "-c", ASK, "127.0.0.1", str(port), "/get-online-features", body, "0.5"]
@@ -185,7 +183,6 @@ def server(rounds: int) -> None:
                     if number:
                         done.append((pair["kept"], pair["read_numbers"]))
                 client.stdin.close()
-            running.terminate()
         ours, bare = (statistics.median(d[i] for d in done) for i in (0, 1))
         print(f"  JSON over HTTP, lmdb: p50 without {bare:8.1f} us   with {ours:8.1f} us")
         added = statistics.median(a / b for a, b in done)

@@ -11,8 +11,9 @@ from featurestore.capture.compact import Compacted, compact
 from featurestore.capture.log import CaptureLog, Cursor, Rows
 from featurestore.capture.returned import Returned, Taken, What
 from featurestore.capture.status import SchemaStatus, status_of
+from featurestore.capture_topic import Fetched, KafkaSink, fetch
 from featurestore.config import Config
-from featurestore.errors import CaptureError, RequestError, Unsupported, nearest
+from featurestore.errors import CaptureError, RequestError, nearest
 from featurestore.serving.recorder import Counts, LogSink, Recorder, Sink, note, noted
 from featurestore.time import Moment, moment
 
@@ -27,7 +28,7 @@ def recorder_of(config: Config, clock: Callable[[], int]) -> Recorder:
 
     def sink() -> Sink:
         if config.capture_sink == "kafka":
-            raise Unsupported("this version", "capture to Kafka", 'sink = "log" in [capture]')
+            return KafkaSink(config.capture_bootstrap, config.capture_topic)
         return LogSink(CaptureLog(config.capture))
 
     return Recorder(
@@ -80,6 +81,7 @@ class Capturing:
     ) -> None:
         """`retention` says how long (µs) rows of a service are kept; None is for good."""
         self._recorder, self._clock, self._retention = recorder, clock, retention
+        self._config = config
         self.log = CaptureLog(config.capture)
 
     def flush(self, timeout: float | None = None) -> Counts:
@@ -142,6 +144,20 @@ class Capturing:
     def returned(self, what: What) -> Returned:
         """What came back: `predictions` or `labels`."""
         return Returned(self.log, what)
+
+    def fetch(self) -> Fetched:
+        """Appends to the capture log what the topic of `[capture]` holds by now and was not fetched: each row once.
+
+        Others may serve, read, compact and fetch meanwhile. Raises CaptureError where `[capture]` names no topic, or rows are
+        gone from it; BrokerError where it cannot be read.
+        """
+        config = self._config
+        if config.capture_sink != "kafka":
+            raise CaptureError(
+                "rows are captured to the capture log itself: there is no topic to fetch from\n"
+                '  sink = "kafka" with bootstrap and topic in [capture] names one'
+            )
+        return fetch(self.log, config.capture_bootstrap, config.capture_topic, self._clock())
 
     def status(self) -> list[SchemaStatus]:
         """What is kept, by service and fingerprint."""

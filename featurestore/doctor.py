@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from featurestore import ir, planning
+from featurestore.capture.health import findings
+from featurestore.capture.log import CaptureLog
 from featurestore.compile.sources import Connection, connect, inspect, row_count, source_sql
 from featurestore.config import Config, load_config
 from featurestore.erasures import receipts
@@ -28,6 +30,7 @@ from featurestore.online.state import ViewState, load_complete, load_states
 from featurestore.online.store import OnlineStore, open_store
 from featurestore.registry import Registry, open_registry
 from featurestore.repo import load_plan
+from featurestore.serving.recorder import noted
 from featurestore.stream import kafka
 from featurestore.stream.feeds import in_topic
 
@@ -38,6 +41,9 @@ _LIBRARIES = ("duckdb", "pyarrow", "numpy", "lmdb", "redis", "click", "rich")
 
 OLD_CHECKPOINT = 600_000_000
 """Microseconds: a job makes one every few seconds, and where there is none for so long something is wrong."""
+
+RECENT = 86_400_000_000
+"""Microseconds: what became of rows is told of processes that served since."""
 
 T = TypeVar("T")
 
@@ -77,6 +83,7 @@ def examine(root: Path, environment: str | None, now: int, version: str) -> list
         checks += [] if plan is None else [_source(con, s, config.root) for s in plan.sources]
         checks += [] if plan is None else [_topic(s) for s in plan.sources if in_topic(config, s)]
     checks += _online(config, applied, now)
+    checks += _capture(config, now)
     return checks
 
 
@@ -269,6 +276,39 @@ def _jobs(config: Config, plan: ir.Plan, store: OnlineStore, now: int) -> Iterat
             )
         else:
             yield Check(subject, "ok", f"runs; its checkpoint is {(now - job.checkpoint_at) / 1e6:.0f} s old")
+
+
+def _capture(config: Config, now: int) -> Iterator[Check]:
+    """Whether what is served is kept, and what was kept is whole."""
+    log = CaptureLog(config.capture)
+    try:
+        for one in findings(log):
+            yield Check(one.subject, one.state, one.text, one.way_out)
+    except (FeatureStoreError, OSError) as error:
+        yield _wrong("capture", error)
+    counts = noted(log.path, now - RECENT)
+    if counts.offered:
+        lost = [f"{n:,} {w}" for n, w in ((counts.shed, "shed"), (counts.failed, "failed")) if n]
+        help = (
+            "shed: the disk or the broker was slower than what was served; `buffer_rows` in [capture] bridges longer",
+            "failed: the log of the process that served says why",
+        )
+        text = f"{counts.kept:,} of {counts.offered:,} rows kept, by processes that served in the last day"
+        said = f"{text}; {', '.join(lost)}" if lost else text
+        yield Check("capture", "wrong" if lost else "ok", said, help if lost else ())
+    if config.capture_sink == "kafka":
+        yield _captured_topic(config)
+
+
+def _captured_topic(config: Config) -> Check:
+    """Whether a broker answers and has the topic that rows are captured to."""
+    subject, cluster = f"topic {config.capture_topic}", kafka.Cluster(config.capture_bootstrap)
+    try:
+        with closing(kafka.consumer(cluster)) as client:
+            numbers = kafka.partitions(client, cluster, config.capture_topic)
+    except FeatureStoreError as error:
+        return _wrong(subject, error)
+    return Check(subject, "ok", f"{len(numbers)} partitions at {cluster.bootstrap}, of captured rows")
 
 
 def _store_problems(store: OnlineStore) -> list[Check]:

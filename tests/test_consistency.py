@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -495,3 +498,89 @@ def test_an_approximation_within_its_error_is_a_sketch_and_more_is_not(tmp_path:
         "ids": {},
     }
     made.store.close()
+
+
+@pytest.mark.slow
+def test_a_stream_that_runs_while_features_are_read_leaves_nothing_unexplained(tmp_path: Path) -> None:
+    """Events come out of order, some too late, and are read a moment later: much differs, all of it for a reason."""
+    made, chance = Project(tmp_path), random.Random(1)
+    events: list[Row] = []
+
+    def push(count: int, late: float) -> None:
+        rows = [
+            {
+                "id": len(events) + i,
+                "card_id": chance.randrange(20),
+                "at": datetime.now(UTC) - timedelta(seconds=chance.random() * late),
+                "amount": chance.random(),
+            }
+            for i in range(count)
+        ]
+        made.store.push("purchases", rows)
+        events.extend(rows)
+
+    push(300, late=3 * 3600)
+    made.rest(list(events))
+    at_rest = len(events)
+    made.store.materialize()
+    stop = threading.Event()
+    stream = threading.Thread(target=lambda: made.store.run_stream(stop=stop))
+    stream.start()
+    try:
+        for _ in range(150):
+            push(chance.randrange(1, 6), late=chance.choice([0, 0.5, 5, 600, 7200]))
+            cards = [chance.randrange(22) for _ in range(5)]
+            shops, price = ["1"] * len(cards), [1.0] * len(cards)
+            made.store.get_online_features(
+                "credit", {"card_id": cards, "shop": shops}, request={"price": price}
+            )
+            time.sleep(0.02)
+    finally:
+        stop.set()
+        stream.join()
+    made.store.capture.flush()
+    made.rest(events[at_rest:])
+    report = made.store.verify_logged("credit")
+    assert (report.rows, report.unexplained) == (750, 0), str(report)
+    assert report.differing > 100
+    assert set(report.causes) <= {"late_event", "stale_stream", "float_order"}, str(report)
+    assert made.store.lags("credit")["purchases"].most < timedelta(minutes=5)
+    made.store.close()
+
+
+FUNCTION = """
+import time
+
+import featurestore as fs
+from definitions import ask, traffic
+
+@fs.python(inputs=[ask["price"]], dtype=fs.Float64)
+def later(price):
+    return price.values + time.time()
+
+clock = fs.OnDemand("clock", later)
+clocks = fs.FeatureService("clocks", [traffic, clock], capture=fs.Capture())
+"""
+
+
+def test_a_function_that_takes_from_outside_is_external_and_one_that_is_gone_is_a_definition(
+    project: Project,
+) -> None:
+    path = project.root / "more.py"
+    path.write_text(FUNCTION, encoding="utf-8")
+    project.store.apply()
+    project.store.get_online_features("clocks", {"shop": ["1"]}, request={"price": [1.0]}, at=NOON)
+    project.store.capture.flush()
+    report = project.store.verify_logged("clocks")
+    assert {f.feature: {str(c): n for c, n in f.causes.items()} for f in report.features} == {
+        "visits_6h": {},
+        "clock": {"external": 1},
+    }
+    # The service comes back with a function of another text under the same name.
+    path.write_text("", encoding="utf-8")
+    project.store.apply()
+    path.write_text(FUNCTION.replace("time.time()", "1"), encoding="utf-8")
+    project.store.apply()
+    (found,) = (f for f in project.store.verify_logged("clocks").features if f.feature == "clock")
+    assert (found.causes, found.examples[0].now) == ({"definition": 1}, 2.0)
+    assert found.examples[0].note == "served by clocks@1"

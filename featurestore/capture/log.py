@@ -86,7 +86,7 @@ class Folder:
     schema: CapturedSchema
 
     def open(self) -> EventLog:
-        return EventLog.open(self.path / "log", self.schema.columns)
+        return EventLog.open(self.path / "log", self.schema.columns, quick=True)
 
     def manifest(self) -> Manifest:
         """What is in Parquet by now. Raises CaptureError where that is not known any more."""

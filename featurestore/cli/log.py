@@ -116,5 +116,20 @@ def lag_command(
     )
 
 
-for one in (status_command, compact_command, lag_command):
+@command("fetch")
+def fetch_command(settings: Settings) -> None:
+    """Bring what was captured to a Kafka topic into the capture log, from where the last fetch ended, and end.
+
+    With `sink = "kafka"` in `[capture]`, those who serve write to the topic alone. Killed at any moment, each row is there once.
+    """
+    with settings.store() as store, settings.progress("fetching"):
+        done = store.capture.fetch()
+    if settings.json:
+        print_json(asdict(done))
+        return
+    again = f"; {done.again:,} came again" if done.again else ""
+    click.echo(f"{done.rows:,} rows of {done.records:,} records{again}")
+
+
+for one in (status_command, compact_command, lag_command, fetch_command):
     log_command.add_command(one)

@@ -24,8 +24,8 @@ from featurestore.time import moment_text
 from featurestore.types import DType, Float32, is_float, is_integer
 from featurestore.verify.compare import CLOSE
 
-ARRIVALS = 16
-"""Of each row and view, so many of the last arrivals are tried as the moment up to which the store knew of events."""
+AHEAD, LAST = 48, 16
+"""Of each row and view, so many arrivals behind the watermark, and before the moment asked for, are tried as what was known."""
 
 TOGETHER = 4_000_000
 """Pairs of a row and an event of its key that are looked at together, or one row."""
@@ -43,6 +43,10 @@ LATE = (
         "what had arrived, without what was late for the stream and not materialised",
         f"e.__rest AND {BEFORE} AND e.__arrived <= s.q AND {{kept}}",
     ),
+    Guess(
+        "what had been materialised before the cut, and what had arrived in time behind it",
+        f"e.__rest AND {BEFORE} AND e.__arrived <= s.q AND {{based}}",
+    ),
 )
 STALE = (
     Guess("what had arrived by the watermark", f"e.__rest AND {BEFORE} AND e.__arrived <= s.mark"),
@@ -53,6 +57,10 @@ STALE = (
     Guess(
         "what had arrived by the watermark, in time or materialised",
         f"e.__rest AND {BEFORE} AND e.__arrived <= s.mark AND {{kept}}",
+    ),
+    Guess(
+        "what had been materialised before the cut, and what had arrived by the watermark behind it",
+        f"e.__rest AND {BEFORE} AND e.__arrived <= s.mark AND {{based}}",
     ),
     Guess("what had happened by the watermark", f"e.__rest AND {BEFORE} AND e.__t < s.mark"),
     Guess(
@@ -194,7 +202,7 @@ class _Search:
 
     def _try_arrivals(self) -> None:
         """The store may have known a little more than its watermark, which is asked for once a second."""
-        for places in self._portions(self._unsettled(list(self.left)), ARRIVALS):
+        for places in self._portions(self._unsettled(list(self.left)), AHEAD + LAST):
             self._try_arrivals_of(places)
 
     @cached_property
@@ -224,7 +232,7 @@ class _Search:
             if lookup.view.source.event_time is not None:
                 seen, keys = scene.seen(lookup.view.name), scene.keys(lookup)
                 for mine, new in zip(
-                    moments, scene.events(number).arrivals(keys, seen, ARRIVALS), strict=True
+                    moments, scene.events(number).arrivals(keys, seen, AHEAD, LAST), strict=True
                 ):
                     mine.update(new)
         of = np.repeat(np.arange(len(places)), [len(m) for m in moments])
@@ -232,8 +240,13 @@ class _Search:
             return
         mark = np.array([m for mine in moments for m in sorted(mine, reverse=True)], np.int64)
         again = places[of]
-        guess = Guess("", f"(e.__rest OR NOT e.__there) AND {BEFORE} AND e.__arrived < s.mark AND {{ontime}}")
-        found = scene.take(of).under(guess, _taken(self.now, again), mark)
+        for applied in ("{ontime}", "{based}"):
+            some = f"(e.__rest OR NOT e.__there) AND {BEFORE} AND e.__arrived < s.mark AND {applied}"
+            self._up_to(scene.take(of), again, mark, Guess("", some))
+
+    def _up_to(self, scene: Scene, again: Array, mark: Array, guess: Guess) -> None:
+        """Settles cells of the rows at `again` that had seen what arrived before `mark`, and applied as `guess` says."""
+        found = scene.under(guess, _taken(self.now, again), mark)
         for name in [c for c in self.left if self.left[c].any()]:
             same = self._matches(name, again, found)
             # Of several moments that give the value, the last: nearest to what the store said of itself.

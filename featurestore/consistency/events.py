@@ -306,11 +306,16 @@ class Events:
         self._con.unregister("sized_rows")
         return found
 
-    def arrivals(self, keys: Keys, seen: Seen, most: int) -> list[list[int]]:
-        """For each row the last `most` moments, up to the one it was served at, when an event of before it arrived."""
+    def arrivals(self, keys: Keys, seen: Seen, first: int, last: int) -> list[list[int]]:
+        """For each row moments, up to the one asked for, when an event of before that arrived.
+
+        The `first` ones behind the watermark, where a store is that knew a little more than it said, and the `last` of all.
+        """
         self.rows_sql(keys, seen, f"{self.name}_asked")
+        every = "list_sort(list(DISTINCT e.__arrived))"
+        behind = "list_sort(coalesce(list(DISTINCT e.__arrived) FILTER (e.__arrived > s.mark), []))"
         rows = self._con.execute(
-            f"SELECT s.n, list_slice(list_reverse_sort(list(DISTINCT e.__arrived)), 1, {most}) FROM {self._joined()} "
+            f"SELECT s.n, {behind}[:{first}] || {every}[-{last}:] FROM {self._joined()} "
             f"WHERE e.__t < s.q AND e.__arrived <= s.q GROUP BY s.n"
         ).fetchall()
         found: list[list[int]] = [[] for _ in seen.asked]

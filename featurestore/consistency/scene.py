@@ -42,7 +42,8 @@ class Guess:
     """What may have been known: SQL over an event `e` and a row `s`. `moment` is an event's time where that moves.
 
     `{ontime}` stands for: not left out by the stream as late, or materialised when it had arrived; `{kept}` for the same, had
-    everything been materialised that lies before the cut.
+    everything been materialised that lies before the cut; `{based}` for what is read: before the cut what was materialised, and
+    what the stream applied behind it.
     """
 
     words: str
@@ -238,6 +239,7 @@ class Scene:
             words = {
                 "ontime": f"({early} OR (e.__t < s.cut AND e.__arrived <= s.made))",
                 "kept": f"({early} OR e.__t < s.cut)",
+                "based": f"CASE WHEN e.__t < s.cut THEN e.__arrived <= s.made ELSE {early} END",
             }
             found = self.events(place).cells(
                 [*features, *(f for f in measured.values() if f is not None)],

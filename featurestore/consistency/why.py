@@ -43,8 +43,8 @@ class Counted:
     """One event that a view looked at for the row: its columns, when it happened and when it arrived (µs).
 
     `at_rest` is whether batch has it, `pushed` whether the log of its source does; `served` whether it counted in what was
-    served, as far as that is known: `yes`, `not yet` (it arrived later), `late` (too late for the stream), `after` (the moment
-    asked for).
+    served, as far as that is known: `yes`, `not yet` (it arrived later), `late` (too late for the stream, or for what was
+    materialised), `after` (the moment asked for).
     """
 
     happened: int
@@ -188,9 +188,7 @@ def _made(scene: Scene, found: Judged, limit: int) -> Iterator[Made]:
                 served = "after"
             elif came > bound or row["__filed"] > int(seen.served[0]):
                 served = "not yet"
-            elif (
-                lateness is not None and came - happened > lateness and not (happened < cut and came <= made)
-            ):
+            elif lateness is not None and (came > made if happened < cut else came - happened > lateness):
                 served = "late"
             events.append(Counted(happened, came, own, row["__rest"], row["__pushed"], served))
         yield Made(view.name, key, None if mark == NEVER else mark, count, tuple(events))

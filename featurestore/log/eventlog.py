@@ -260,7 +260,10 @@ class EventLog:
     ('b', 2)
     """
 
-    def __init__(self, directory: Path, schema: Mapping[str, DType], segment_bytes: int) -> None:
+    def __init__(
+        self, directory: Path, schema: Mapping[str, DType], segment_bytes: int, *, quick: bool = False
+    ) -> None:
+        self._quick = quick
         self.directory, self.schema = directory, dict(schema)
         self._segment_bytes = segment_bytes
         self._arrow_schema = arrow_schema(schema)
@@ -272,13 +275,18 @@ class EventLog:
 
     @classmethod
     def open(
-        cls, directory: Path, schema: Mapping[str, DType], *, segment_bytes: int = SEGMENT_BYTES
+        cls,
+        directory: Path,
+        schema: Mapping[str, DType],
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        quick: bool = False,
     ) -> Self:
         """The log in `directory`, which is made if it is not there; `schema` is the columns of events.
 
         A log that was written with another schema goes on with this one: what was appended before is read as this one
         where that changes no value (a new column is NULL, a dropped one is left out, a type may widen). A segment that
-        has outgrown `segment_bytes` is followed by a new one.
+        has outgrown `segment_bytes` is followed by a new one. `quick` spends less time on compressing what is appended.
         """
         for name in (OFFSET, APPENDED_AT):
             if name in schema:
@@ -289,7 +297,7 @@ class EventLog:
             raise LogError(
                 f"{directory}: {error.strerror}\n  a log wants a directory that it can write to"
             ) from error
-        return cls(directory, schema, segment_bytes)
+        return cls(directory, schema, segment_bytes, quick=quick)
 
     def __enter__(self) -> Self:
         return self
@@ -321,7 +329,7 @@ class EventLog:
             end = self.end()
             return Appended(end, end - 1, at)
         batches = table.to_batches()
-        payload = payload_of(batches[0]) if len(batches) == 1 else b""
+        payload = payload_of(batches[0], quick=self._quick) if len(batches) == 1 else b""
         if not payload or len(payload) > _MAX_PAYLOAD:
             raise EventError(
                 f"{table.num_rows} rows are more than one append can hold, 1 GiB\n  append them in parts"

@@ -101,12 +101,16 @@ def file_header(schema: bytes, first_offset: int, floor: int) -> bytes:
     return (MAGIC + struct.pack("<I", zlib.crc32(rest)) + rest).ljust(_pad(_FILE.size + len(schema)), b"\0")
 
 
-def payload_of(batch: pa.RecordBatch) -> bytes:
-    """A batch without its schema. Compressed from 16 KiB on: a quarter of the bytes for 0.2 µs a row."""
+def payload_of(batch: pa.RecordBatch, *, quick: bool = False) -> bytes:
+    """A batch without its schema. Compressed from 16 KiB on: a quarter of the bytes for 0.2 µs a row.
+
+    `quick`: by LZ4 in place of zstd, which of floats makes a tenth more bytes in a quarter of the time. It reads the same.
+    """
     if batch.nbytes < _COMPRESS_FROM:
         return bytes(batch.serialize().to_pybytes())
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1), use_threads=False)
+    codec = pa.Codec("lz4") if quick else pa.Codec("zstd", compression_level=1)
+    options = pa.ipc.IpcWriteOptions(compression=codec, use_threads=False)
     with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
         writer.write_batch(batch)
         end = sink.tell()

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,14 +20,15 @@ from featurestore.ir import Capture
 from featurestore.log.events import arrow_schema
 from featurestore.serving.request import Column
 from featurestore.serving.result import Block, OnlineFeatures
-from featurestore.types import DType, Int64, Timestamp
+from featurestore.types import DType, Float32, Float64, Int64, Timestamp
+
+_FLOATS: Final = {Float32: np.dtype(np.float32), Float64: np.dtype(np.float64)}
 
 TABLE_ROWS: Final = 65_536
 """A table holds no more rows of several reads than this."""
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(NamedTuple):
     """One read that went out. `keys` and `request` are copies: the caller's own arrays may be used again."""
 
     result: OnlineFeatures
@@ -53,9 +54,8 @@ class Kind:
 def served(
     result: OnlineFeatures,
     served_at: int,
-    *,
     request_id: str | None = None,
-    degraded: bool = False,
+    degraded: bool = False,  # noqa: FBT002  positions are quicker, and each read pays for it
     context: Mapping[str, Any] | None = None,
     scaled: OnlineFeatures | None = None,
     scaler: int | None = None,
@@ -64,14 +64,11 @@ def served(
     asked = result.asked
     assert asked is not None, "a read knows what was asked"
     if context:
-        context = dict(context)
-        for name, value in context.items():
-            if isinstance(value, list | tuple | np.ndarray) and len(value) != result.rows:
-                raise RequestError(
-                    f"context '{name}' has {len(value)} values for {result.rows} rows\n  give one value, or one for each row"
-                )
-    keys = {n: v.copy() if isinstance(v, np.ndarray) else v for n, v in asked.columns.items()}
-    given = {n: (v.copy(), valid) for n, (v, valid) in asked.asked.items()} if asked.asked else {}
+        context = _fitting(context, result.rows)
+    keys = {}
+    for name, column in asked.columns.items():
+        keys[name] = column.copy() if type(column) is np.ndarray else column
+    given = {n: (v.copy(), valid) for n, (v, valid) in asked.asked.items()} if asked.asked else _NOTHING
     return Served(
         result,
         request_id or result.request_id,
@@ -83,6 +80,18 @@ def served(
         scaled,
         scaler,
     )
+
+
+_NOTHING: Final[Mapping[str, tuple[Array, Mask | None]]] = {}
+
+
+def _fitting(context: Mapping[str, Any], rows: int) -> Mapping[str, Any]:
+    for name, value in context.items():
+        if isinstance(value, list | tuple | np.ndarray) and len(value) != rows:
+            raise RequestError(
+                f"context '{name}' has {len(value)} values for {rows} rows\n  give one value, or one for each row"
+            )
+    return dict(context)
 
 
 def tables(kind: Kind, reads: Sequence[Served]) -> Iterator[tuple[pa.Table, int]]:
@@ -104,7 +113,7 @@ def tables(kind: Kind, reads: Sequence[Served]) -> Iterator[tuple[pa.Table, int]
 
 
 def _layout(result: OnlineFeatures) -> tuple[tuple[bytes, str], ...]:
-    return tuple((b.places.tobytes(), b.values.dtype.str) for b in result.blocks)
+    return tuple([(b.places.tobytes(), b.dtype.str) for b in result.blocks])
 
 
 def _table(kind: Kind, reads: Sequence[Served]) -> pa.Table:
@@ -115,14 +124,15 @@ def _table(kind: Kind, reads: Sequence[Served]) -> pa.Table:
     columns: dict[str, Any] = {
         "request_id": pa.array([r.request_id for r in reads], pa.string()).take(take),
         "row": pa.array(
-            (np.arange(len(of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)).astype(np.int32)
+            np.arange(len(of), dtype=np.int32)
+            - np.repeat((np.cumsum(lengths) - lengths).astype(np.int32), lengths)
         ),
-        "at": _instants([r.result.at for r in reads], of),
-        "served_at": _instants([r.served_at for r in reads], of),
+        "at": _instants([r.result.at for r in reads], lengths),
+        "served_at": _instants([r.served_at for r in reads], lengths),
         "version": pa.repeat(pa.scalar(kind.version, pa.int64()), len(of)),
         "sample": pa.repeat(float(kind.capture.sample), len(of)),
         "degraded": pa.array(np.array([r.degraded for r in reads])[of]),
-        "watermarks": _watermarks(reads).take(take),
+        "watermarks": _watermarks(reads, take),
         "context": _context(reads, take),
         "statuses": _statuses([r.result for r in reads], len(of)),
         "scaler": pa.repeat(pa.scalar(reads[0].scaler, pa.int64()), len(of)),
@@ -145,11 +155,11 @@ def _table(kind: Kind, reads: Sequence[Served]) -> pa.Table:
     return table if kept is None else table.filter(pa.array(kept))
 
 
-def _instants(moments: Sequence[int], of: Array) -> pa.Array:
-    return pa.array(np.array(moments, np.int64)[of]).view(arrow_type(Timestamp))
+def _instants(moments: Sequence[int], lengths: Array) -> pa.Array:
+    return pa.array(np.repeat(np.array(moments, np.int64), lengths)).view(arrow_type(Timestamp))
 
 
-def _watermarks(reads: Sequence[Served]) -> pa.Array:
+def _watermarks(reads: Sequence[Served], take: pa.Array) -> pa.Array:
     """Nearly always the same of all reads: each is written once."""
     known: dict[tuple[tuple[str, int | None], ...], str] = {}
     texts = []
@@ -158,7 +168,9 @@ def _watermarks(reads: Sequence[Served]) -> pa.Array:
         if mine not in known:
             known[mine] = json.dumps(dict(mine))
         texts.append(known[mine])
-    return pa.array(texts, pa.string())
+    if len(known) == 1:
+        return pa.repeat(texts[0], len(take))
+    return pa.array(texts, pa.string()).take(take)
 
 
 def _context(reads: Sequence[Served], take: pa.Array) -> pa.Array:
@@ -237,7 +249,7 @@ def _features(
         ]
         if not chosen:
             continue
-        values = np.asfortranarray(_end_to_end([r.blocks[j].values for r in results]))
+        values = np.asfortranarray(Block.end_to_end([r.blocks[j] for r in results]))
         valid = None
         if any(r.blocks[j].valid is not None for r in results):
             valid = np.asfortranarray(
@@ -245,6 +257,9 @@ def _features(
             )
         everywhere = np.ones(len(values), np.bool_)
         for k, place in chosen:
+            if valid is None and values.dtype == _FLOATS.get(dtypes[place]):
+                found[names[place]] = pa.array(values[:, k])
+                continue
             mask = everywhere if valid is None else valid[:, k]
             found[names[place]] = from_physical(values[:, k], mask, dtypes[place])
     return found

@@ -99,11 +99,12 @@ def note(path: Path, counts: Counts) -> None:
     temporary.replace(file)
 
 
-def noted(path: Path) -> Counts:
-    """What became of the rows of all processes that ever served, added up."""
+def noted(path: Path, since: int | None = None) -> Counts:
+    """What became of the rows of all processes that ever served, added up; of those that said something since a moment (µs)."""
     whole: Counter[str] = Counter()
     for file in (path / "processes").glob("*.json"):
-        whole.update(json.loads(file.read_text()))
+        if since is None or file.stat().st_mtime_ns // 1000 >= since:
+            whole.update(json.loads(file.read_text()))
     return Counts(**{**asdict(Counts()), **whole})
 
 
@@ -127,15 +128,7 @@ class Tap:
     ) -> bool:
         """Hands a read over; False when it is shed. Never waits. Raises RequestError for context that does not fit."""
         recorder = self._recorder
-        one = served(
-            result,
-            recorder.clock(),
-            request_id=request_id,
-            degraded=degraded,
-            context=context,
-            scaled=scaled,
-            scaler=scaler,
-        )
+        one = served(result, recorder.clock(), request_id, degraded, context, scaled, scaler)
         return recorder.take(self.kind, one)
 
 

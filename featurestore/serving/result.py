@@ -53,6 +53,18 @@ class Block:
             self._values = settled(self._stored)
         return self._values
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of `values`, which are not looked at."""
+        return self._stored.dtype if self._values is None else self._values.dtype  # type: ignore[union-attr]
+
+    @staticmethod
+    def end_to_end(blocks: Sequence[Block]) -> Array:
+        """The values of blocks of the same features, one after another."""
+        if all(b._values is None for b in blocks):  # noqa: SLF001  settled all at once
+            return settled(np.concatenate([b._stored for b in blocks]))  # noqa: SLF001
+        return np.concatenate([b.values for b in blocks])
+
     def into(self, out: Array) -> None:
         """Puts the values of a `whole` block into (rows, features) floats."""
         stored = self._stored
