@@ -17,25 +17,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from featurestore.compile.duckdb import DUCKDB
 from featurestore.compile.files import files_of
 from featurestore.compile.flink_batch import Output, Range, batch_wire, job_file, range_job
 from featurestore.compile.sources import Connection
-from featurestore.compile.sql import ident, literal
 from featurestore.config import Config, expand
 from featurestore.errors import FlinkError, MaterializeError, SourceError, Unsupported
 from featurestore.evaluate.partials import Array
 from featurestore.flink.place import Place, checked, java, place_of, reason
+from featurestore.flink.rows import latest_records, output_sql, tile_records
 from featurestore.ir import View
-from featurestore.layout import LatestSlot, Layout, Level, Slot
+from featurestore.layout import Layout, Level
 from featurestore.materialize import ENTITIES, TILES, Batch, Rows
 from featurestore.online.codec import BASE, FOLD, Codec, Records, Section, entity_keys
-from featurestore.online_records import key_columns, owners, set_bits
-from featurestore.types import String
+from featurestore.online_records import key_columns, owners
 
 
 class FlinkBatches:
@@ -67,9 +63,10 @@ class FlinkBatches:
             _must_be_read(con, view, made, unread)
             by = ", ".join(f"k{i}" for i in range(len(view.keys)))
             levels = [
-                Rows(con, f"{_rows(made, tile)} ORDER BY {by}, tile", len(view.keys), TILES) for tile in tiles
+                Rows(con, f"{output_sql(made, tile)} ORDER BY {by}, tile", len(view.keys), TILES)
+                for tile in tiles
             ]
-            newest = Rows(con, f"{_rows(made, bounds)} ORDER BY {by}", len(view.keys), ENTITIES)
+            newest = Rows(con, f"{output_sql(made, bounds)} ORDER BY {by}", len(view.keys), ENTITIES)
             for entities in newest.stretches():
                 keys = key_columns(view, entities)
                 last = tuple(entities.column(f"k{i}")[-1].as_py() for i in range(len(view.keys)))
@@ -77,7 +74,7 @@ class FlinkBatches:
                     _tiles(view, level, section, rows.up_to(last), keys)
                     for level, section, rows in zip(layout.levels, codec.sections, levels, strict=False)
                 ]
-                sections.append(_latest(layout, codec.sections[-1], entities))
+                sections.append(latest_records(layout, codec.sections[-1], entities))
                 first_at, last_at = (entities.column(c).to_numpy() for c in ("first_at", "last_at"))
                 yield Batch(*entity_keys(view, keys, codec.prefix + role), first_at, last_at, sections, last)
 
@@ -187,119 +184,15 @@ def _started(config: Config) -> subprocess.Popen[str]:
     )
 
 
+def _tiles(view: View, level: Level, section: Section, table: pa.Table, entities: Sequence[Array]) -> Records:
+    return tile_records(level, section, table, owners(view, table, entities))
+
+
 def _must_be_read(con: Connection, view: View, made: Path, unread: Output) -> None:
     """Raises MaterializeError where rows were left out because they could not be read: they would be missed."""
-    (found,) = con.execute(_rows(made, unread)).fetchall() or [(0, None)]
+    (found,) = con.execute(output_sql(made, unread)).fetchall() or [(0, None)]
     if found[0]:
         raise MaterializeError(
             f"{found[0]:,} rows of source '{view.source.name}' are no events to Flink; nothing was written\n"
             f"  one of them: {found[1]}\n  --engine duckdb reads what is in another form"
         )
-
-
-def _rows(made: Path, output: Output) -> str:
-    """SELECT of the rows that a job wrote, in the types of DuckDB."""
-    columns = {name: _duckdb_type(kind) for name, kind in output.columns.items()}
-    files = sorted(
-        str(f) for f in (made / output.name).glob("**/*") if f.is_file() and not f.name.startswith((".", "_"))
-    )
-    if not files:
-        return (
-            f"SELECT {', '.join(f'NULL::{t} AS {ident(n, DUCKDB)}' for n, t in columns.items())} WHERE false"
-        )
-    named = ", ".join(literal(f, String, DUCKDB) for f in files)
-    kinds = ", ".join(f"{literal(n, String, DUCKDB)}: '{t}'" for n, t in columns.items())
-    return (
-        f"SELECT * FROM read_json([{named}], columns = {{{kinds}}}, format = 'newline_delimited', "  # noqa: S608
-        f"maximum_object_size = {1 << 30})"
-    )
-
-
-def _duckdb_type(kind: str) -> str:
-    if kind.startswith("ARRAY<"):
-        return f"{_duckdb_type(kind.removeprefix('ARRAY<').removesuffix('>'))}[]"
-    plain = {
-        "BIGINT": "BIGINT",
-        "INT": "INTEGER",
-        "DOUBLE": "DOUBLE",
-        "FLOAT": "FLOAT",
-        "BOOLEAN": "BOOLEAN",
-        "STRING": "VARCHAR",
-    }
-    return plain[kind.removesuffix(" NOT NULL")]
-
-
-# ── answers as records ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def _tiles(view: View, level: Level, section: Section, table: pa.Table, entities: Sequence[Array]) -> Records:
-    who = owners(view, table, entities)
-    rows = np.zeros(len(table), section.dtype)
-    rows["tile"] = table.column("tile").to_numpy()
-    strings: dict[str, Array] = {}
-    items: dict[str, dict[str, Array]] = {}
-    for slot in level.slots:
-        if slot.ragged:
-            items[slot.name] = _items(slot, table)
-            continue
-        for field in slot.fields:
-            name = f"{slot.name}_{field.name}"
-            values = _values(table.column(name), field.dtype)
-            if name in section.strings:
-                strings[name] = values
-            else:
-                kind, column = section.places[name]
-                rows[kind][:, column] = values
-        if slot.has_null_bit:
-            first = table.column(f"{slot.name}_{slot.fields[0].name}")
-            set_bits(rows, section.bits[slot.name], _known(slot, table, first))
-    return Records(who, rows, strings, items)
-
-
-def _known(slot: Slot, table: pa.Table, first: pa.ChunkedArray) -> Array:
-    """Where a slot is not null: a value that goes with a time is there with it."""
-    names = {field.name for field in slot.fields}
-    column = table.column(f"{slot.name}_v") if names == {"at", "v"} else first
-    return np.asarray(column.combine_chunks().is_valid())
-
-
-def _items(slot: Slot, table: pa.Table) -> dict[str, Array]:
-    made: dict[str, Array] = {}
-    for field in slot.fields:
-        lists = table.column(f"{slot.name}_{field.name}")
-        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
-        made[field.name] = _values(pc.list_flatten(lists), field.dtype)
-        made["ends"] = np.cumsum(lengths, dtype=np.int64)
-    return made
-
-
-def _values(column: pa.ChunkedArray, dtype: np.dtype[Any]) -> Array:
-    """Physical values; NULL is 0, or an empty text."""
-    if dtype == np.dtype(object):
-        return np.array(column.to_pylist(), object)
-    zero = False if pa.types.is_boolean(column.type) else 0
-    known = column.fill_null(pa.scalar(zero, column.type)).combine_chunks()
-    values: Array = known.to_numpy(zero_copy_only=False)
-    return values.view(np.uint64) if dtype == np.uint64 else values.astype(dtype)
-
-
-def _latest(layout: Layout, section: Section, table: pa.Table) -> Records:
-    count = len(table) if layout.latest else 0
-    rows = np.zeros(count, section.dtype)
-    strings: dict[str, Array] = {}
-    if count:
-        rows["at"] = table.column("last_at").to_numpy()
-        for slot in layout.latest:
-            column = table.column(slot.name)
-            if slot.name in section.strings:
-                strings[slot.name] = _values(column, np.dtype(object))
-            else:
-                kind, place = section.places[slot.name]
-                rows[kind][:, place] = _values(column, _dtype_of(section, slot))
-            set_bits(rows, section.bits[slot.name], np.asarray(column.combine_chunks().is_valid()))
-    return Records(np.arange(count), rows, strings)
-
-
-def _dtype_of(section: Section, slot: LatestSlot) -> np.dtype[Any]:
-    dtype: np.dtype[Any] = section.fields[slot.name][0]
-    return dtype

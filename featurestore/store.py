@@ -229,7 +229,7 @@ class FeatureStore:
 
         So too what services compute on demand, for requests made up. Of the definitions, or else of what is `applied`. `names`
         are views, services, `tag:…` or `owner:…`. How it ended is kept in the registry with the fingerprints. Raises NotFound,
-        SourceError and FunctionError.
+        SourceError, FunctionError, and FlinkError where Flink is asked and a job fails.
         """
         plan = self.registry.current().plan if applied else self.definitions()
         views, found = select_views_and_services(plan, names)
@@ -245,8 +245,7 @@ class FeatureStore:
             made_at=_now(),
             engines=engines,
             services=services,
-            memory_limit=self.config.memory_limit,
-            threads=self.config.threads,
+            config=self.config,
             progress=progress,
         )
         keep(self.registry, done, who or _user())

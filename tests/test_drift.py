@@ -77,6 +77,8 @@ CASES = [
     Case("NaN where there was none", Float64, normal(1), [*normal(2, 1900), *[math.nan] * 100], "drifted", "NaN or infinite"),
     Case("infinities are NaN's kin", Float64, normal(1), [*normal(2, 1900), *[math.inf] * 100], "drifted", "infinite"),
     Case("a constant that stays", Float64, [3.0] * N, [3.0] * N, "stable", "constant"),
+    Case("negative zero is zero", Float64, [0.0] * N, [-0.0] * N, "stable", "constant"),
+    Case("negative zeros among numbers", Float64, [0.0, 1.0] * N, [-0.0, 1.0] * N, "stable"),
     Case("a constant that became another", Float64, [3.0] * N, [4.0] * N, "drifted", "apart"),
     Case("a constant that began to vary", Float64, [0.0] * N, normal(2), "drifted", "apart"),
     Case("one row", Float64, normal(1), [1.0], "not judged", "1 rows in the window: 100 are needed"),
@@ -183,7 +185,7 @@ def test_too_few_and_too_many_rows_are_seen_where_it_is_known_what_is_usual() ->
 
 
 def test_limits_of_one_feature_and_other_tests_decide() -> None:
-    base, now = of(Float64, normal(1, 20_000)), of(Float64, normal(2, 20_000, mean=0.06))
+    base, now = of(Float64, normal(1, 20_000)), of(Float64, normal(2, 20_000, mean=0.03))
     assert compare(base, now)["x"].verdict == "stable"
     assert compare(base, now, Limits(effects={"x": 0.03}))["x"].verdict == "drifted"
     skewed = of(Float64, np.random.default_rng(3).exponential(1, N).tolist())

@@ -1,27 +1,28 @@
-"""The expression language in Flink: what plain Python gives, to the bit."""
+"""The expression language in Flink: what plain Python gives, to the bit.
+
+`python -m tests.test_flink_expressions 5000 SEED` compares about so many random expressions, by hand.
+"""
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from featurestore.compile.flink import FLINK
 from featurestore.compile.sql import clean_sql, expr_sql, ident
-from featurestore.expr import Column, Expr, ExprError, infer, substitute
+from featurestore.expr import Column, Expr, columns_of, describe, infer, substitute
 from featurestore.types import Bool, DType, Float32, Float64, Int64
-from tests.flink_cluster import Flink, functions
-from tests.test_expressions import CASES, KINDS, ROWS, SCHEMA, bits, expressions, in_python
+from tests.flink_cluster import Flink, FlinkError, functions
+from tests.random_cells import random_expressions, random_rows
+from tests.test_expressions import CASES, SCHEMA, bits, in_python
 
-GENERATE = (
-    Phase.explicit,
-    Phase.reuse,
-    Phase.generate,
-)  # each example is a job: shrinking would take many minutes
 pytestmark = [pytest.mark.flink, pytest.mark.slow]
 
 
@@ -71,21 +72,67 @@ def test_every_sentence_holds_in_flink(flink: Flink) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def _typed_right(node: Expr) -> bool:
+PACKED = 100
+"""So many expressions are columns of one query: planning it costs more than running it."""
+
+
+@dataclass
+class Compared:
+    """Values of random expressions: how many were compared, and what of it differs or does not even plan."""
+
+    expressions: int = 0
+    cells: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+def compare(flink: Flink, nodes: Sequence[Expr], rows: Sequence[Mapping[str, Any]], told: Compared) -> None:
+    """Asks Flink and Python for every expression over every row. Of a query that fails the halves are asked."""
     try:
-        infer(node, SCHEMA)
-    except ExprError:
-        return False
-    return True
-
-
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), phases=GENERATE)
-@given(st.data())
-def test_random_expressions_agree_to_the_bit(flink: Flink, data: st.DataObject) -> None:
-    kind = st.sampled_from(KINDS).flatmap(lambda kind: expressions(kind, 3))
-    drawn = data.draw(st.lists(kind, min_size=50, max_size=50))
-    nodes = [e.node for e in drawn if _typed_right(e.node)]
-    rows = [row for _ in range(8) for row in data.draw(ROWS)]
-    found = in_flink(flink, nodes, SCHEMA, rows)
+        found = in_flink(flink, nodes, SCHEMA, rows)
+    except FlinkError as error:
+        if len(nodes) == 1:
+            told.expressions += 1
+            told.wrong.append(f"{describe(nodes[0])} fails\n  {str(error)[-2000:]}\n  {nodes[0]!r}")
+            return
+        half = len(nodes) // 2
+        compare(flink, nodes[:half], rows, told)
+        compare(flink, nodes[half:], rows, told)
+        return
     for node, got in zip(nodes, found, strict=True):
-        assert bits(got) == bits(in_python(node, SCHEMA, rows)), node
+        told.expressions += 1
+        told.cells += len(got)
+        for row, one, other in zip(rows, bits(got), bits(in_python(node, SCHEMA, rows)), strict=True):
+            if one != other:
+                used = {name: row[name] for name in sorted(columns_of(node))}
+                told.wrong.append(f"{describe(node)} of {used} is {one} in Flink, not {other}\n  {node!r}")
+                break
+
+
+def compare_random(flink: Flink, number: int, seed: int) -> Compared:
+    """So many random expressions over 40 random rows."""
+    told = Compared()
+    nodes, rows = random_expressions(number, seed), random_rows(40, seed)
+    for start in range(0, len(nodes), PACKED):
+        compare(flink, nodes[start : start + PACKED], rows, told)
+        if sys.stderr.isatty() or __name__ == "__main__":
+            sys.stderr.write(f"seed {seed}: {told.expressions:,} expressions, {len(told.wrong)} wrong\n")
+    return told
+
+
+def test_random_expressions_agree_to_the_bit(flink: Flink) -> None:
+    told = compare_random(flink, 400, seed=1)
+    assert told.wrong == []
+    assert told.expressions > 200
+
+
+def main() -> None:
+    number, seed = (int(word) for word in [*sys.argv[1:], "0"][:2])
+    with tempfile.TemporaryDirectory(prefix="fs-random-") as folder, Flink(Path(folder)) as flink:
+        told = compare_random(flink, number, seed)
+    said = f"{told.expressions:,} expressions, {told.cells:,} values compared to the bit, {len(told.wrong)} wrong; seed {seed}"
+    sys.stdout.write("\n".join([*told.wrong, said, ""]))
+    sys.exit(1 if told.wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,14 @@ from confluent_kafka import Producer
 
 from featurestore import FeatureStore
 from featurestore.doctor import examine
-from featurestore.errors import BrokerUnavailable, FlinkError, JobOutageTooLong, PlanConflict, TopicNotFound
+from featurestore.errors import (
+    BrokerUnavailable,
+    FlinkError,
+    FlinkUnavailable,
+    JobOutageTooLong,
+    PlanConflict,
+    TopicNotFound,
+)
 from featurestore.flink import control, records
 from featurestore.flink.cluster import processes
 from featurestore.flink.place import Place, checked, place_of, reason
@@ -315,6 +322,71 @@ def _an_outage_too_long(shop: Shop, said: list[str]) -> None:
     shop.settles("begun anew")
     with pytest.raises(FlinkError, match="fs stream stop"):
         shop.store.start_stream(fresh=True)
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+@pytest.mark.redis
+@pytest.mark.timeout(1200)
+def test_jobs_run_on_a_cluster_that_was_there_before_and_is_there_afterwards(
+    tmp_path: Path, kafka_server: Broker, redis_url: str
+) -> None:
+    """A session cluster by the address of its REST server, which other people's jobs may use as well."""
+    if not (PYTHON.exists() and BUILT.exists()):
+        missing("Flink, built by make -C streaming", package="openjdk-17-jdk-headless maven")
+    topic = topic_of(kafka_server.address, 2)
+    (folder := tmp_path / "cluster").mkdir()
+    with ExitStack() as stack:
+        cluster = stack.enter_context(session(folder))
+        stream = f'cluster = "http://127.0.0.1:{cluster.rest}"\ncheckpoint_seconds = 2\n'
+        online = f"{redis_url}?prefix=session{os.getpid()}"
+        store = stack.enter_context(project(tmp_path / "shop", online, kafka_server.address, topic, stream))
+        stack.callback(control.end, place_of(store.config))
+        shop = Shop(store, datetime.now(UTC).replace(microsecond=0))
+        store.start_stream()
+        shop.buy(200)
+        shop.settles("a job on a cluster that was there")
+        assert processes(shop.place) == {}, "nothing of a local cluster was started"
+        assert list(cluster.get("/jobs")["jobs"]) == [{"id": shop.status().job, "status": "RUNNING"}]
+        until(lambda: shop.status().checkpoint_at is not None, "no checkpoint")
+
+        cluster.kill_tasks()
+        cluster.start_tasks()
+        shop.buy(100)
+        shop.settles("its TaskManager was killed, and started by whoever runs it")
+
+        before = shop.status().job
+        cluster.kill_manager()
+        cluster.start_manager()
+        shop.buy(100)
+        shop.settles("its JobManager was killed and forgot its jobs")
+        assert shop.status().job != before
+        assert shop.status().epoch == 1, "it went on from its checkpoint"
+
+        store.stop_stream()
+        assert shop.status().savepoint is not None
+        assert all(job["status"] != "RUNNING" for job in cluster.get("/jobs")["jobs"])
+        assert cluster.get("/overview") is not None, "the cluster is not ours to end"
+        shop.buy(50)
+        store.start_stream()
+        shop.settles("started from the savepoint")
+        assert shop.status().epoch == 1
+        store.stop_stream()
+
+
+@pytest.mark.kafka
+def test_a_cluster_that_does_not_answer_is_named_and_nothing_is_started(
+    tmp_path: Path, kafka_address: str
+) -> None:
+    if not (PYTHON.exists() and BUILT.exists()):
+        missing("Flink, built by make -C streaming", package="openjdk-17-jdk-headless maven")
+    stream = 'cluster = "http://127.0.0.1:9"\n'
+    topic = topic_of(kafka_address, 1)
+    with project(tmp_path / "shop", "lmdb://online", kafka_address, topic, stream) as store:
+        with pytest.raises(FlinkUnavailable, match=r"http://127\.0\.0\.1:9"):
+            store.start_stream()
+        assert records.supervisor(place_of(store.config)) is None
+        assert records.load(place_of(store.config)) == {}
 
 
 def _poison(shop: Shop, payload: bytes) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ from featurestore.evaluate.arrow import to_physical
 from featurestore.evaluate.inputs import Inputs, carried
 from featurestore.evaluate.ragged import by_tile
 from featurestore.expr import col
+from featurestore.ir import View
 from featurestore.layout import Level, Slot, layout_of
 from featurestore.online_records import _slot_fields
 from featurestore.time import DAY, HOUR, Duration, duration_text
@@ -71,14 +72,24 @@ def payload(event: Mapping[str, Any], schema: Mapping[str, DType]) -> str:
     return json.dumps(written, ensure_ascii=False)
 
 
-def in_flink(flink: Flink, worlds: Sequence[World], mode: Mode) -> list[dict[str, Cells]]:
+class Given(Protocol):
+    """What a job is made of."""
+
+    @property
+    def view(self) -> View: ...
+
+    @property
+    def events(self) -> Sequence[Mapping[str, Any]]: ...
+
+
+def in_flink(flink: Flink, worlds: Sequence[Given], mode: Mode) -> list[dict[str, Cells]]:
     """The rows of each query of each world's job; all are one query, so the jobs are of the same settings but for state."""
     statements: dict[str, None] = {
         "CREATE TEMPORARY SYSTEM FUNCTION fs_json AS 'featurestore.flink.Collected$Json'": None
     }
     parts: list[str] = []
     settings: dict[str, str] = {}
-    queries: list[tuple[World, Query]] = []
+    queries: list[tuple[Given, Query]] = []
     for i, world in enumerate(worlds):
         path = flink.path(".events")
         schema = world.view.source.schema

@@ -164,6 +164,27 @@ def test_an_expectation_that_fails_in_the_window_is_told_once_and_is_over_when_i
     ]
 
 
+def test_a_webhook_that_cannot_be_reached_ends_no_pass_and_is_tried_again(project: Path) -> None:
+    settings = '[alerts.channels.hook]\nkind = "webhook"\nurl = "http://127.0.0.1:9/in"\n'
+    (project / "fs.toml").write_text(f'[project]\nname = "cards"\n{settings}')
+    file = project / "cards.py"
+    file.write_text(file.read_text().replace('Alert("drift")', 'Alert("drift", channels=["hook"])'))
+    with FeatureStore(project) as store:
+        store.monitor(at=LAST * DAY)
+        at = (LAST + 1) * DAY
+        ran = store.monitor(at=at)
+        assert fired(store) == [("purchases", "drift", "amount")]
+        (why,) = ran.delivered.failed
+        assert "127.0.0.1:9" in why
+        assert ran.delivered.sent == 0
+        (project / "fs.toml").write_text('[project]\nname = "cards"\n[alerts.channels.hook]\nkind = "log"\n')
+    with FeatureStore(project) as store:
+        later = store.monitor(["promise"], at=at + HOUR)
+        # The message, and one that messages did not arrive for an hour.
+        assert (later.delivered.sent, later.delivered.failed) == (2, ())
+        assert ("featurestore", "delivery", "hook") in fired(store)
+
+
 def test_days_without_rows_are_seen_and_held_against_no_feature(project: Path) -> None:
     put(project, days=30)
     with FeatureStore(project) as store:

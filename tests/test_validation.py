@@ -106,6 +106,8 @@ CASES = [
     Case("columns far apart the wrong way", {"a": [1, 2], "b": [3, 4]}, expect.greater("a", "b"), FAILED),
     Case("no copies", X, expect.unique("x"), PASSED),
     Case("copies", ABC, expect.unique("c"), FAILED),
+    Case("negative zero is a copy of zero", {"f": [0.0, -0.0]}, expect.unique("f"), FAILED),
+    Case("negative zero lies at zero", {"f": [-0.0, 1.0]}, expect.min_between("f", 0, 0), PASSED),
     Case("few copies", ABC, expect.unique("c", mostly=0.3), PASSED, "statistics"),
     Case("every row of a pair of copies fails", ABC, expect.unique("c", mostly=0.4), FAILED, "statistics"),
     Case("no copies of both", PAIR | {"b": [1, 1, 1, 1]}, expect.unique("a", "b"), PASSED, "statistics"),

@@ -451,8 +451,8 @@ def test_a_source_that_is_gone_and_names_nobody_has_are_named(odd: Path) -> None
     with FeatureStore(odd) as store:
         with pytest.raises(NotFound, match="did you mean 'view'"):
             store.verify("veiw")
-        with pytest.raises(NotFound, match="no engine 'flink'"):
-            store.verify(engines=["flink"])
+        with pytest.raises(NotFound, match="no engine 'flnk'"):
+            store.verify(engines=["flnk"])
         with pytest.raises(NotFound, match="registry"):
             store.verify(applied=True)
         (odd / "events.parquet").unlink()

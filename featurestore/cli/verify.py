@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws and asks otherwise.")
 @click.option(
-    "--engine", multiple=True, metavar="NAME", help="Ask this engine; may be given again. Default: all."
+    "--engine",
+    multiple=True,
+    metavar="NAME",
+    help="Ask this engine; may be given again. Default: all; flink where the project streams on it.",
 )
 @click.option(
     "--csv", type=click.Path(dir_okay=False), metavar="FILE", help="Write a counterexample's events here."
@@ -158,6 +161,12 @@ def _show(done: Certificate) -> None:
             [(t.feature, t.engine, t.parity, t.cells, t.differing) for t in done.verdicts[0].tallies],
         )
     for verdict in done.verdicts:
+        for lacking in verdict.unchecked:
+            click.echo(
+                f"\n{verdict.kind} '{verdict.view}' was not checked in {lacking.engine}: {lacking.reason}"
+            )
+        if verdict.outcome == "unchecked" and not verdict.tallies:
+            click.echo(f"\n{verdict.kind} '{verdict.view}' was compared with no engine: that is no pass")
         if verdict.outcome == "empty":
             click.echo(f"\n{verdict.kind} '{verdict.view}' has no event to compare: that is no pass")
         if verdict.counterexample is not None:

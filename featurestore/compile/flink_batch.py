@@ -78,9 +78,14 @@ def range_job(view: View, wire: Wire, asked: Range) -> tuple[Job, list[Output]]:
         for number, (query, level) in enumerate(zip(tiles, layout.levels, strict=True))
     ]
     outputs.append(_bounds(view, job) if not newest else Output(BOUNDS, newest[0].sql, newest[0].columns))
-    unread = f"SELECT COUNT(*) AS `rows`, MIN(`detail`) AS `why` FROM ({job.dead_letters}) WHERE `reason` = 'unreadable'"
-    outputs.append(Output(UNREAD, unread, {"rows": "BIGINT", "why": "STRING"}))
+    outputs.append(unread_output(job))
     return job, outputs
+
+
+def unread_output(job: Job) -> Output:
+    """One row: how many rows of the files are no events, and what is wrong with one of them."""
+    sql = f"SELECT COUNT(*) AS `rows`, MIN(`detail`) AS `why` FROM ({job.dead_letters}) WHERE `reason` = 'unreadable'"
+    return Output(UNREAD, sql, {"rows": "BIGINT", "why": "STRING"})
 
 
 def job_file(job: Job, outputs: Sequence[Output], folder: str) -> dict[str, Any]:

@@ -73,6 +73,11 @@ def evaluator(
     return lambda row: _value(typed, row)
 
 
+def constant(typed: Typed) -> Value | None:
+    """What a tree without columns gives in every row."""
+    return _value(typed, {})
+
+
 AS_OF = "as_of()"
 """The name under which a row holds the moment asked for."""
 

@@ -6,8 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
+from featurestore.compile import rowwise
 from featurestore.errors import Unsupported
-from featurestore.expr import Call, Case, Cast, Column, Expr, Literal, Typed, Value, describe, elaborate
+from featurestore.expr import (
+    Call,
+    Case,
+    Cast,
+    Column,
+    Expr,
+    Literal,
+    Typed,
+    Value,
+    columns_of,
+    describe,
+    elaborate,
+)
 from featurestore.types import DType
 
 
@@ -48,6 +61,8 @@ class Dialect:
     functions: Mapping[str, Leaf]
     cast: Leaf
     clean: Callable[[str, DType], str]
+    folded: frozenset[DType] = frozenset()
+    """Types of which constant expressions are computed here, since the engine would compute them otherwise than those of rows."""
 
 
 def ident(name: str, dialect: Dialect) -> str:
@@ -93,6 +108,8 @@ def clean_sql(sql: str, dtype: DType, dialect: Dialect) -> str:
 
 
 def _say(typed: Typed, dialect: Dialect) -> str:
+    if typed.dtype in dialect.folded and not columns_of(typed.node):
+        return literal(rowwise.constant(typed), typed.dtype, dialect)
     match typed.node:
         case Column(name):
             return ident(name, dialect)

@@ -27,7 +27,7 @@ from featurestore.types import Bool, DecimalType, DType, Scalar, is_tensor, type
 VERSION = 1
 """The first byte of stored statistics: the layout of the rest."""
 
-BUFFER_ROWS = 4096
+BUFFER_ROWS = 8192
 """Rows held before they are counted in."""
 
 

@@ -2,7 +2,7 @@
 
 from featurestore.verify.engines import ENGINES, Engine, Lab, Question, World, lab, register, world
 from featurestore.verify.keeping import keep, must_be_verified
-from featurestore.verify.records import Certificate, Counterexample, Outcome, Said, Tally, Verdict
+from featurestore.verify.records import Certificate, Counterexample, Outcome, Said, Tally, Unchecked, Verdict
 from featurestore.verify.run import check, engines_named, verify, verify_view
 from featurestore.verify.sampling import Sample, draw
 
@@ -17,6 +17,7 @@ __all__ = [
     "Said",
     "Sample",
     "Tally",
+    "Unchecked",
     "Verdict",
     "World",
     "check",

@@ -26,6 +26,7 @@ from featurestore.compile.sources import Connection, connect
 from featurestore.evaluate.arrow import arrow_type
 from featurestore.evaluate.finish import Cells
 from featurestore.expr import columns_of
+from featurestore.flink_batches import Driver
 from featurestore.ir import Location, Read, Service, View
 from featurestore.joining import enrich
 from featurestore.materialize import materialize_view
@@ -52,12 +53,21 @@ class Question:
     why: str = field(default="", compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Flink:
+    """A driver that runs jobs on this machine, or why there is none."""
+
+    driver: Driver | None
+    why_not: str = ""
+
+
 @dataclass(frozen=True)
 class Lab:
-    """What engines may use: a folder that goes away, a DuckDB, and an online store of its own."""
+    """What engines may use: a folder that goes away, a DuckDB, an online store of its own, and Flink where it is."""
 
     root: Path
     con: Connection
+    flink: Flink
     _stack: ExitStack
     _kept: dict[str, Any] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=count)
@@ -75,14 +85,19 @@ class Lab:
         return next(self._numbers)
 
 
+NO_FLINK = Flink(None, "it was not looked for")
+
+
 @contextmanager
-def lab(memory_limit: str | None = None, threads: int | None = None) -> Iterator[Lab]:
+def lab(
+    memory_limit: str | None = None, threads: int | None = None, flink: Flink = NO_FLINK
+) -> Iterator[Lab]:
     """A lab; all of it is gone afterwards."""
     with ExitStack() as stack:
         root = Path(stack.enter_context(TemporaryDirectory(prefix="fs-verify-")))
         con = connect(memory_limit, threads, root / "spill")
         stack.callback(con.close)
-        yield Lab(root, con, stack)
+        yield Lab(root, con, flink, stack)
 
 
 @dataclass(frozen=True)
@@ -156,17 +171,28 @@ Answers = dict[str, Answer]
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """Why an engine cannot be asked: it is not here, or it has no way to say such a view and `never` will be asked for it."""
+
+    reason: str
+    never: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """One engine, and how it is asked.
 
     "each": it knows all events, and is asked as of any moment. "written": it is written as of a few moments, and asked then
-    and later while nothing new has come.
+    and later while nothing new has come. One that is to be `asked_for` is asked where it is named, or the project runs on it.
+    `why_not` says of a world why it cannot be asked, None where it can.
     """
 
     name: str
     doc: str
     asked: Asked
     ask: Callable[[World, Sequence[Question]], list[Answers]]
+    asked_for: bool = False
+    why_not: Callable[[World], Gap | None] = lambda _: None
 
 
 ENGINES: dict[str, Engine] = {}
@@ -208,18 +234,24 @@ def _by_training(world: World, questions: Sequence[Question]) -> list[Answers]:
 
 def _by_reading(world: World, questions: Sequence[Question]) -> list[Answers]:
     done: list[Answers] = [{}] * len(questions)
-    by_end: dict[int, dict[int, list[int]]] = {}
-    for i, q in enumerate(questions):
-        by_end.setdefault(q.known_until, {}).setdefault(q.asked, []).append(i)
-    for end, by_moment in by_end.items():
+    for end in dict.fromkeys(q.known_until for q in questions):
         materialize_view(world.lab.con, world.lab.store, world.view, world.lab.root, end=end)
         reader = Reader(world.lab.store, world.service, {world.view.name: world.view})
-        for asked, places in by_moment.items():
-            online = reader.read(world.columns_of([questions[i].key for i in places]), at=asked)
-            cells = dict(zip(online.names, online.cells, strict=True))
-            for i, row in zip(places, _rows(cells, len(places)), strict=True):
-                done[i] = row
+        read_answers(world, reader, questions, end, done)
     return done
+
+
+def read_answers(
+    world: World, reader: Reader, questions: Sequence[Question], end: int, done: list[Answers]
+) -> None:
+    """Asks a store that is written as of `end` the questions that are meant for it; the answers go into `done`."""
+    mine = [i for i, q in enumerate(questions) if q.known_until == end]
+    for asked in dict.fromkeys(questions[i].asked for i in mine):
+        places = [i for i in mine if questions[i].asked == asked]
+        online = reader.read(world.columns_of([questions[i].key for i in places]), at=asked)
+        cells = dict(zip(online.names, online.cells, strict=True))
+        for i, row in zip(places, _rows(cells, len(places)), strict=True):
+            done[i] = row
 
 
 def _by_streaming(world: World, questions: Sequence[Question]) -> list[Answers]:
@@ -232,13 +264,7 @@ def _by_streaming(world: World, questions: Sequence[Question]) -> list[Answers]:
         reader = Reader(world.lab.store, world.service, {world.view.name: replay.view})
         for end in ends:
             replay.until(end)
-            mine = [i for i, q in enumerate(questions) if q.known_until == end]
-            for asked in {questions[i].asked for i in mine}:
-                places = [i for i in mine if questions[i].asked == asked]
-                online = reader.read(world.columns_of([questions[i].key for i in places]), at=asked)
-                cells = dict(zip(online.names, online.cells, strict=True))
-                for i, row in zip(places, _rows(cells, len(places)), strict=True):
-                    done[i] = row
+            read_answers(world, reader, questions, end, done)
     return done
 
 

@@ -10,15 +10,18 @@ from featurestore.verify.records import Certificate
 
 
 def keep(registry: Registry, certificate: Certificate, who: str) -> None:
-    """Keeps every verdict of a certificate, but for a pass on some of the engines only: that says too little."""
-    whole = set(certificate.engines) >= set(ENGINES)
+    """Keeps every verdict of a certificate, but for what says too little: a pass on some of the engines only, or nothing checked.
+
+    An engine that is to be asked for may be left out.
+    """
+    whole = set(certificate.engines) >= {e.name for e in ENGINES.values() if not e.asked_for}
     registry.certify(
         [
             CertificateEntry(
                 v.fingerprint, v.view, certificate.made_at, who, v.cells, v.outcome, certificate.details(v)
             )
             for v in certificate.verdicts
-            if whole or v.outcome != "certified"
+            if v.outcome not in ("certified", "unchecked") or (whole and v.outcome == "certified")
         ]
     )
 

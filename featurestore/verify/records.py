@@ -9,8 +9,9 @@ from typing import Any, Literal
 from featurestore.aggregates.record import Parity
 from featurestore.status import Status
 
-Outcome = Literal["certified", "disagreement", "empty"]
-"""`empty`: the source holds no event of any entity, so nothing was compared. That is no pass."""
+Outcome = Literal["certified", "disagreement", "empty", "unchecked"]
+"""`empty`: the source holds no event of any entity, so nothing was compared. `unchecked`: an engine that was asked for is not
+here, or none that was asked for can say such a view. Neither is a pass."""
 
 
 Class = Parity | Literal["python"]
@@ -28,6 +29,14 @@ class Tally:
     parity: Class
     cells: int
     differing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unchecked:
+    """An engine that was not asked, and why."""
+
+    engine: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,7 @@ class Verdict:
     seconds: float
     counterexample: Counterexample | None = None
     kind: Kind = "view"
+    unchecked: tuple[Unchecked, ...] = ()
 
     @property
     def cells(self) -> int:
@@ -143,6 +153,7 @@ class Certificate:
                 }
                 for t in verdict.tallies
             ],
+            "unchecked": [{"engine": u.engine, "reason": u.reason} for u in verdict.unchecked],
             "seconds": round(verdict.seconds, 3),
             "counterexample": None if verdict.counterexample is None else _plain(verdict.counterexample),
         }

@@ -159,7 +159,11 @@ def verify_service(
     tallies, found = check_service(here, {n: rows for n, rows in asked.items() if n in engines})
     return replace(
         verdict,
-        outcome="disagreement" if any(t.differing for t in tallies) else "certified",
+        outcome="disagreement"
+        if any(t.differing for t in tallies)
+        else "certified"
+        if tallies
+        else "unchecked",
         moments=sum(len(asked[n]) for n in engines if n in asked),
         tallies=tuple(tallies),
         counterexample=found,

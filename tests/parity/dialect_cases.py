@@ -112,6 +112,11 @@ CASTS = [
     of("trap: a cast of the constant 1e20 to 64 bits", coalesce(lit(1e20).cast(Int64), -1), -1),
     of("trap: a cast of 2^31 to 32 bits does not wrap", x.cast(Int32), None, 2**31),
     of("trap: a cast of 1e39 to a 32-bit float is no infinity", x.cast(Float32), None, 1e39, Float64),
+    # the planner of Flink keeps a 32-bit float that it computed in seven digits
+    of("trap: a constant 32-bit float keeps its last bits", lit(2**31 - 1).cast(Float32), 2.0**31),
+    of("trap: a constant 32-bit float among others", coalesce(lit(None, Float32), lit(16777219.0).cast(Float32)),
+       16777220.0),
+    of("trap: a constant 32-bit float that is widened", x + lit(0.1).cast(Float32), 0.10000000149011612, 0),
     of("trap: a whole number too long for a decimal", x.cast(DecimalType(4, 2)), None, 100),
     # CAST fails the job on the row, TRY_CAST does not
     of("trap: a text that is no number is a poison row to a cast", x.cast(Int64), None, "abc", String),
