@@ -52,8 +52,8 @@ for line in sys.stdin:
         before = time.perf_counter()
         link.request("POST", path, asked, {"content-type": "application/json"})
         answer = link.getresponse()
-        answer.read()
-        assert answer.status == 200
+        said = answer.read()
+        assert answer.status == 200, said
         taken.append(time.perf_counter() - before)
     print(statistics.median(taken) * 1e6, flush=True)
 """
