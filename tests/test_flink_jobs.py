@@ -439,37 +439,6 @@ def test_a_job_in_a_cluster_of_its_own(tmp_path: Path, kafka_server: Broker, red
         assert records.supervisor(shop.place) is None
 
 
-@pytest.mark.slow
-@pytest.mark.kafka
-@pytest.mark.redis
-@pytest.mark.timeout(1200)
-def test_a_job_handed_to_a_cluster_that_others_run(
-    tmp_path: Path, kafka_server: Broker, redis_url: str
-) -> None:
-    if not (PYTHON.exists() and BUILT.exists()):
-        missing("Flink, built by make -C streaming", package="openjdk-17-jdk-headless maven")
-    (tmp_path / "elsewhere").mkdir()
-    with session(tmp_path / "elsewhere") as cluster:
-        url = f"http://127.0.0.1:{cluster.rest}"
-        with a_shop(tmp_path, kafka_server, redis_url, f'cluster = "{url}"\n') as shop:
-            said: list[str] = []
-            shop.store.start_stream(say=said.append)
-            shop.buy(200)
-            shop.settles("a job that has just begun")
-            cluster.kill_tasks()
-            cluster.start_tasks()
-            shop.buy(50)
-            shop.settles("its TaskManager was killed")
-            shop.store.stop_stream(say=said.append)
-            assert shop.status().savepoint is not None
-            assert cluster.get("/overview")["jobs-running"] == 0
-            shop.buy(50)
-            shop.store.start_stream(say=said.append)
-            shop.settles("started again from its savepoint")
-            shop.store.stop_stream(say=said.append)
-            assert cluster.get("/overview")["taskmanagers"] == 1
-
-
 # ── what is not there
 
 
