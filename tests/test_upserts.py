@@ -13,17 +13,22 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+import featurestore as fs
+from featurestore import declare
 from featurestore.compile.flink_job import Query, files_wire, job_of
 from featurestore.compile.sources import Connection, connect
 from featurestore.ir import Location
 from featurestore.layout import layout_of
+from featurestore.lower import lower
 from featurestore.materialize import materialize_view
-from featurestore.online.codec import HEAD, codec_of
+from featurestore.online.codec import HEAD, codec_of, decode
 from featurestore.online.lmdb import LmdbStore
 from featurestore.online.store import OnlineStore
 from featurestore.serving import Reader
 from featurestore.stream.tile_records import Decoder
 from featurestore.stream.upserts import Now, batch_of, merged
+from featurestore.types import Int64, Timestamp
+from tests.flink_records import value_of
 from tests.generators import cases, everybody
 from tests.parity.cases import instant
 from tests.parity.engines import World, entities_of, world_of
@@ -132,3 +137,43 @@ def test_any_split_and_replay_ends_in_the_same_heads(
         materialize_view(con, batch, world.view, world.root, end=2**52)
         got, want = read(whole, world), read(batch, world)
         assert close(got, want), f"{got}\n{want}"
+
+
+def test_heads_of_many_lengths_in_one_batch(tmp_path: Path) -> None:
+    """Heads of one, two and three tiles: the second is changed in place, the others grow. The first ends where no multiple of its
+    length is, though all three together are three times as long."""
+    source = fs.StreamSource(
+        "events",
+        batch=fs.Parquet("events.parquet"),
+        stream=fs.Kafka("events", bootstrap="nowhere:9092"),
+        event_time="at",
+        columns={"id": Int64, "at": Timestamp, "n": Int64},
+    )
+    declared = fs.FeatureView("v", fs.Entity("one", key="id"), source, [fs.sum("n").over(fs.minutes(10))])
+    view = lower(declare.declarations_in([fs.FeatureService("s", [declared])]), lambda _: {}).views[0]
+    (query,) = job_of(view, files_wire("file:///nowhere")).queries
+    codec, layout = codec_of(view, layout_of(view)), layout_of(view)
+    decoder = Decoder(view, layout, codec, [query])
+
+    def put(there: dict[bytes, bytes], tiles: Sequence[tuple[int, int, int]]) -> None:
+        rows = []
+        for key, minute, events in tiles:
+            tile = minute * 60_000_000
+            known = {"k0": key, "tile": tile, "rows": events, "first_at": tile, "last_at": tile}
+            rows.append([known.get(name, events) for name in query.columns])
+        values = [value_of(query.columns, query.level, 1, row) for row in rows]
+        upserts, wrong = decoder.decode(values, np.arange(len(values)))
+        assert wrong == 0
+        batch = batch_of(view, codec, upserts)
+        done = merged(layout, codec, batch, [there.get(k) for k in batch.keys], Now(RUN, clock=-(2**62)))
+        there.update((batch.keys[i], v) for i, v in zip(done.entities.tolist(), done.values, strict=True))
+
+    alone, together = dict[bytes, bytes](), dict[bytes, bytes]()
+    before = [(key, minute, 1) for key in (1, 2, 3) for minute in range(key)]
+    after = [(1, 1, 1), (2, 0, 7), (3, 3, 1)]
+    put(together, before)
+    put(together, after)
+    for tile in [*before, *after]:
+        put(alone, [tile])
+    decode(codec, list(together.values()), None)
+    assert {k: v[:8] + v[16:] for k, v in together.items()} == {k: v[:8] + v[16:] for k, v in alone.items()}

@@ -340,7 +340,7 @@ def _patched(
         width = int(sizes[0])
         whole = (
             words.reshape(-1, width)[old // width]
-            if len(words) == width * len(batch)
+            if len(words) % width == 0 and not (old % width).any()
             else words[old[:, None] + np.arange(width)]
         )
         return entities, np.ascontiguousarray(whole).view(f"V{8 * width}")[:, 0].tolist()
