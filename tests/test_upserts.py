@@ -21,7 +21,7 @@ from featurestore.ir import Location
 from featurestore.layout import layout_of
 from featurestore.lower import lower
 from featurestore.materialize import materialize_view
-from featurestore.online.codec import HEAD, codec_of, decode
+from featurestore.online.codec import HEAD, codec_of
 from featurestore.online.lmdb import LmdbStore
 from featurestore.online.store import OnlineStore
 from featurestore.serving import Reader
@@ -139,41 +139,66 @@ def test_any_split_and_replay_ends_in_the_same_heads(
         assert close(got, want), f"{got}\n{want}"
 
 
-def test_heads_of_many_lengths_in_one_batch(tmp_path: Path) -> None:
-    """Heads of one, two and three tiles: the second is changed in place, the others grow. The first ends where no multiple of its
-    length is, though all three together are three times as long."""
-    source = fs.StreamSource(
-        "events",
-        batch=fs.Parquet("events.parquet"),
-        stream=fs.Kafka("events", bootstrap="nowhere:9092"),
-        event_time="at",
-        columns={"id": Int64, "at": Timestamp, "n": Int64},
-    )
-    declared = fs.FeatureView("v", fs.Entity("one", key="id"), source, [fs.sum("n").over(fs.minutes(10))])
-    view = lower(declare.declarations_in([fs.FeatureService("s", [declared])]), lambda _: {}).views[0]
-    (query,) = job_of(view, files_wire("file:///nowhere")).queries
-    codec, layout = codec_of(view, layout_of(view)), layout_of(view)
-    decoder = Decoder(view, layout, codec, [query])
+class Tiles:
+    """Heads of a view of whole numbers by minute, put in from tiles `(key, minute, events)`."""
 
-    def put(there: dict[bytes, bytes], tiles: Sequence[tuple[int, int, int]]) -> None:
+    def __init__(self) -> None:
+        source = fs.StreamSource(
+            "events",
+            batch=fs.Parquet("events.parquet"),
+            stream=fs.Kafka("events", bootstrap="nowhere:9092"),
+            event_time="at",
+            columns={"id": Int64, "at": Timestamp, "n": Int64},
+        )
+        asked = fs.FeatureView("v", fs.Entity("one", key="id"), source, [fs.sum("n").over(fs.minutes(10))])
+        self.view = lower(declare.declarations_in([fs.FeatureService("s", [asked])]), lambda _: {}).views[0]
+        (self.query,) = job_of(self.view, files_wire("file:///nowhere")).queries
+        self.layout = layout_of(self.view)
+        self.codec = codec_of(self.view, self.layout)
+        self.decoder = Decoder(self.view, self.layout, self.codec, [self.query])
+
+    def put(self, there: dict[bytes, bytes], tiles: Sequence[tuple[int, int, int]]) -> None:
         rows = []
         for key, minute, events in tiles:
-            tile = minute * 60_000_000
-            known = {"k0": key, "tile": tile, "rows": events, "first_at": tile, "last_at": tile}
-            rows.append([known.get(name, events) for name in query.columns])
-        values = [value_of(query.columns, query.level, 1, row) for row in rows]
-        upserts, wrong = decoder.decode(values, np.arange(len(values)))
+            at = minute * 60_000_000
+            known = {"k0": key, "tile": at, "rows": events, "first_at": at, "last_at": at}
+            rows.append([known.get(name, events) for name in self.query.columns])
+        values = [value_of(self.query.columns, self.query.level, 1, row) for row in rows]
+        upserts, wrong = self.decoder.decode(values, np.arange(len(values)))
         assert wrong == 0
-        batch = batch_of(view, codec, upserts)
-        done = merged(layout, codec, batch, [there.get(k) for k in batch.keys], Now(RUN, clock=-(2**62)))
+        batch = batch_of(self.view, self.codec, upserts)
+        old = [there.get(key) for key in batch.keys]
+        done = merged(self.layout, self.codec, batch, old, Now(RUN, clock=-(2**62)))
         there.update((batch.keys[i], v) for i, v in zip(done.entities.tolist(), done.values, strict=True))
 
-    alone, together = dict[bytes, bytes](), dict[bytes, bytes]()
+
+def test_heads_of_many_lengths_in_one_batch() -> None:
+    """Heads of one, two and three tiles: the second is changed in place, the others grow. It begins where no multiple of its
+    length is, though all three together are three times as long."""
+    tiles, alone, together = Tiles(), dict[bytes, bytes](), dict[bytes, bytes]()
     before = [(key, minute, 1) for key in (1, 2, 3) for minute in range(key)]
     after = [(1, 1, 1), (2, 0, 7), (3, 3, 1)]
-    put(together, before)
-    put(together, after)
+    tiles.put(together, before)
+    tiles.put(together, after)
     for tile in [*before, *after]:
-        put(alone, [tile])
-    decode(codec, list(together.values()), None)
-    assert {k: v[:8] + v[16:] for k, v in together.items()} == {k: v[:8] + v[16:] for k, v in alone.items()}
+        tiles.put(alone, [tile])
+    assert whole(together) == whole(alone)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_batches_at_random_end_as_one_tile_after_another(seed: int) -> None:
+    tiles, alone, together = Tiles(), dict[bytes, bytes](), dict[bytes, bytes]()
+    chance = np.random.default_rng(seed)
+    for number in range(1, 7):
+        size = int(chance.integers(1, 12))
+        keys, minutes = chance.integers(0, 8, size).tolist(), chance.integers(0, 4, size).tolist()
+        some = [(key, minute, number) for key, minute in dict.fromkeys(zip(keys, minutes, strict=True))]
+        tiles.put(together, some)
+        for tile in some:
+            tiles.put(alone, [tile])
+        assert whole(together) == whole(alone)
+
+
+def whole(heads: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """All of each head but how often it was written."""
+    return {key: value[:8] + value[16:] for key, value in heads.items()}
