@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from featurestore.capture.log import CaptureLog, append, locked, read_folder
 from featurestore.capture.schema import CapturedSchema
+from featurestore.config import Config
 from featurestore.errors import BrokerUnavailable, CaptureConflict, CaptureError
 from featurestore.log.eventlog import replace_file
 from featurestore.stream import kafka
@@ -40,11 +41,16 @@ REMEMBERED: Final = 256
 """So many numbers of the records of a process are remembered; it has no more than a table's on their way."""
 
 
+def cluster_of_captured(config: Config) -> kafka.Cluster:
+    """The cluster that `[capture]` names, and how to log in there. Raises ConfigError for a login that cannot be read."""
+    return kafka.cluster_at(config.capture_bootstrap, config.capture_properties)
+
+
 class KafkaSink:
     """Captured rows in a topic. For the recorder's thread alone."""
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
-        self._cluster, self._topic = kafka.Cluster(bootstrap), topic
+    def __init__(self, cluster: kafka.Cluster, topic: str) -> None:
+        self._cluster, self._topic = cluster, topic
         self._producer: Producer | None = None
         self._me, self._numbers = secrets.token_hex(8), count()
         self._table: pa.Table | None = None
@@ -136,16 +142,15 @@ class _Place:
     begun: dict[str, Any] | None = None
 
 
-def fetch(log: CaptureLog, bootstrap: str, topic: str, now: int) -> Fetched:
+def fetch(log: CaptureLog, cluster: kafka.Cluster, topic: str, now: int) -> Fetched:
     """Appends what a topic holds by now to the capture log, from where the last fetch ended; on disk when it returns.
 
     One process at a time does so. Raises BrokerError where the topic cannot be read, and CaptureError for a record that is not
     of captured rows and for records that are gone before they were fetched.
     """
-    cluster = kafka.Cluster(bootstrap)
     log.path.mkdir(parents=True, exist_ok=True)
     with locked(log.path), closing(kafka.consumer(cluster)) as reader:
-        file, key = log.path / FILE, f"{bootstrap}/{topic}"
+        file, key = log.path / FILE, f"{cluster.bootstrap}/{topic}"
         places = _load(file)
         place = places.setdefault(key, _Place())
         _settle(log, place)

@@ -11,7 +11,7 @@ from featurestore.capture.compact import Compacted, compact
 from featurestore.capture.log import CaptureLog, Cursor, Rows
 from featurestore.capture.returned import Returned, Taken, What
 from featurestore.capture.status import SchemaStatus, status_of
-from featurestore.capture_topic import Fetched, KafkaSink, fetch
+from featurestore.capture_topic import Fetched, KafkaSink, cluster_of_captured, fetch
 from featurestore.config import Config
 from featurestore.errors import CaptureError, RequestError, nearest
 from featurestore.serving.recorder import Counts, LogSink, Recorder, Sink, note, noted
@@ -28,7 +28,7 @@ def recorder_of(config: Config, clock: Callable[[], int]) -> Recorder:
 
     def sink() -> Sink:
         if config.capture_sink == "kafka":
-            return KafkaSink(config.capture_bootstrap, config.capture_topic)
+            return KafkaSink(cluster_of_captured(config), config.capture_topic)
         return LogSink(CaptureLog(config.capture))
 
     return Recorder(
@@ -157,7 +157,7 @@ class Capturing:
                 "rows are captured to the capture log itself: there is no topic to fetch from\n"
                 '  sink = "kafka" with bootstrap and topic in [capture] names one'
             )
-        return fetch(self.log, config.capture_bootstrap, config.capture_topic, self._clock())
+        return fetch(self.log, cluster_of_captured(config), config.capture_topic, self._clock())
 
     def status(self) -> list[SchemaStatus]:
         """What is kept, by service and fingerprint."""

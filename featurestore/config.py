@@ -15,7 +15,7 @@ from featurestore.errors import ConfigError, Problem, Where, nearest
 
 FILE = "fs.toml"
 
-_TEXT, _LIST, _WHOLE = "a text", "a list of texts", "a whole number"
+_TEXT, _LIST, _WHOLE, _TABLE = "a text", "a list of texts", "a whole number", "a table of texts"
 _KNOWN: dict[str, dict[str, str]] = {
     "project": {"name": _TEXT, "definitions": _LIST},
     "registry": {"url": _TEXT},
@@ -40,6 +40,7 @@ _KNOWN: dict[str, dict[str, str]] = {
         "sink": _TEXT,
         "bootstrap": _TEXT,
         "topic": _TEXT,
+        "properties": _TABLE,
         "linger_ms": _WHOLE,
         "buffer_rows": _WHOLE,
     },
@@ -103,6 +104,7 @@ class Config:
     capture_sink: str = "log"
     capture_bootstrap: str = ""
     capture_topic: str = ""
+    capture_properties: Mapping[str, str] = field(default_factory=dict, repr=False)
     capture_linger_ms: int = 50
     capture_buffer_rows: int = 262_144
     environment: str | None = None
@@ -240,14 +242,25 @@ def _checked(
         for key, value in values.items():
             line = Where(str(path), _line_of(text, rf"{re.escape(key)}\s*="))
             wanted = _KNOWN[section].get(key)
+            if wanted == _TABLE and isinstance(value, dict):
+                value = _flat(value)  # noqa: PLW2901 (a dot in a key makes a table of its own)
             if wanted is None:
                 help = tuple(nearest(key, _KNOWN[section]))
                 problems.append(Problem(f"unknown setting '{key}' in [{section}]", line, help))
             elif not _fits(value, wanted):
-                problems.append(Problem(f"'{key}' in [{section}] is {value!r}, which is not {wanted}", line))
+                shown = "given" if wanted == _TABLE else repr(value)  # a table may hold a login
+                problems.append(Problem(f"'{key}' in [{section}] is {shown}, which is not {wanted}", line))
             else:
                 kept.setdefault(section, {})[key] = value
     return kept
+
+
+def _flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """A table of tables as one, its keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return flat
 
 
 def _one_of(
@@ -273,6 +286,8 @@ def _fits(value: object, wanted: str) -> bool:
         return isinstance(value, str)
     if wanted == _LIST:
         return isinstance(value, list) and all(isinstance(v, str) for v in value)
+    if wanted == _TABLE:
+        return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -281,6 +296,8 @@ def _from_environment(value: str, wanted: str) -> Any:
         return value
     if wanted == _LIST:
         return value.split(",")
+    if wanted == _TABLE:
+        return dict(one.partition("=")[::2] for one in value.split(",") if one)
     try:
         return int(value)
     except ValueError as error:
@@ -290,6 +307,8 @@ def _from_environment(value: str, wanted: str) -> Any:
 def _expand(value: Any, variables: Mapping[str, str], path: Path, problems: list[Problem]) -> Any:
     if isinstance(value, list):
         return [_expand(v, variables, path, problems) for v in value]
+    if isinstance(value, dict):
+        return {k: _expand(v, variables, path, problems) for k, v in value.items()}
     if not isinstance(value, str):
         return value
     try:

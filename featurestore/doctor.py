@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 from featurestore import ir, planning
 from featurestore.capture.health import findings
 from featurestore.capture.log import CaptureLog
+from featurestore.capture_topic import cluster_of_captured
 from featurestore.compile.sources import Connection, connect, inspect, row_count, source_sql
 from featurestore.config import Config, load_config
 from featurestore.erasures import receipts
@@ -302,8 +303,9 @@ def _capture(config: Config, now: int) -> Iterator[Check]:
 
 def _captured_topic(config: Config) -> Check:
     """Whether a broker answers and has the topic that rows are captured to."""
-    subject, cluster = f"topic {config.capture_topic}", kafka.Cluster(config.capture_bootstrap)
+    subject = f"topic {config.capture_topic}"
     try:
+        cluster = cluster_of_captured(config)
         with closing(kafka.consumer(cluster)) as client:
             numbers = kafka.partitions(client, cluster, config.capture_topic)
     except FeatureStoreError as error:

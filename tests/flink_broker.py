@@ -107,6 +107,17 @@ class Broker:
         return self.folder / "broker.log"
 
 
+def guarded(user: str, password: str) -> dict[str, str]:
+    """Settings of a broker that lets one user in."""
+    users = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}"'
+    return {
+        "listener_security_protocol_map": "CONTROLLER:PLAINTEXT,PLAINTEXT:SASL_PLAINTEXT",
+        "sasl_enabled_mechanisms": "PLAIN",
+        "sasl_mechanism_inter_broker_protocol": "PLAIN",
+        "listener_name_plaintext_plain_sasl_jaas_config": f'{users} username="{user}" password="{password}";',
+    }
+
+
 @contextmanager
 def brokers(folder: Path, **settings: str) -> Iterator[Broker]:
     """A broker that runs; names of its settings have `_` for dots."""

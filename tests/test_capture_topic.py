@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.cimpl import NewTopic
 
 from featurestore import FeatureStore, capture_topic
 from featurestore.errors import BrokerError, CaptureError
 from featurestore.stream import kafka
-from tests.flink_broker import Broker
+from tests.flink_broker import Broker, brokers, built, guarded
 from tests.test_capture import ask, by_id, captured, differing, project
 from tests.test_kafka import send, topic_of
 
@@ -185,6 +186,27 @@ def test_the_command_line_fetches(made: Path, topic: str) -> None:
         store.capture.flush()
     command = [sys.executable, "-m", "featurestore.cli", "-C", str(made), "log", "fetch", "--json"]
     assert json.loads(subprocess.check_output(command)) == {"rows": 2, "records": 1, "again": 0}
+
+
+@pytest.mark.slow
+def test_a_topic_behind_a_login(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built()
+    with brokers(tmp_path, **guarded("ann", "right")) as broker:
+        login = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "ann"}
+        right = kafka.cluster_at(broker.address, {**login, "sasl.password": "right"})
+        client = kafka.admin(right)
+        client.create_topics([NewTopic("captured", 1)])["captured"].result(60)
+        to_topic(monkeypatch, tmp_path, broker.address, "captured")
+        told = ",".join(f"{name}={value}" for name, value in login.items())
+        monkeypatch.setenv("FS_CAPTURE_PROPERTIES", f"{told},sasl.password=right")
+        with FeatureStore(made) as store:
+            ask(store, 1)
+            assert store.capture.flush().failed == 0
+            assert store.capture.fetch().rows == 1
+        monkeypatch.setenv("FS_CAPTURE_PROPERTIES", f"{told},sasl.password=hunter2")
+        with FeatureStore(made) as store, pytest.raises(BrokerError, match="refused") as error:
+            store.capture.fetch()
+        assert "hunter2" not in f"{error.value} {store.config!r}"
 
 
 def test_without_a_topic_there_is_nothing_to_fetch(made: Path) -> None:

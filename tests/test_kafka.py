@@ -17,7 +17,7 @@ from featurestore.errors import BrokerDenied, BrokerError, BrokerUnavailable, Co
 from featurestore.lower import location_of
 from featurestore.stream import kafka
 from featurestore.stream.kafka import Cluster, cluster_of
-from tests.flink_broker import brokers, built
+from tests.flink_broker import brokers, built, guarded
 from tests.services import free_port
 
 JAAS = 'org.apache.kafka.common.security.plain.PlainLoginModule required username="ann" password="s3cr\\"et";'
@@ -124,14 +124,7 @@ def test_a_broker_that_is_away_is_said_to_be(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.slow
 def test_a_wrong_login_is_refused_and_a_right_one_is_not(tmp_path: Path) -> None:
     built()
-    users = 'org.apache.kafka.common.security.plain.PlainLoginModule required user_ann="right";'
-    with brokers(
-        tmp_path,
-        listener_security_protocol_map="CONTROLLER:PLAINTEXT,PLAINTEXT:SASL_PLAINTEXT",
-        sasl_enabled_mechanisms="PLAIN",
-        sasl_mechanism_inter_broker_protocol="PLAIN",
-        listener_name_plaintext_plain_sasl_jaas_config=f'{users[:-1]} username="ann" password="right";',
-    ) as broker:
+    with brokers(tmp_path, **guarded("ann", "right")) as broker:
         login = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "ann"}
         right = Cluster(broker.address, {**login, "sasl.password": "right"})
         assert kafka.topics(kafka.admin(right), right) == {}

@@ -82,7 +82,12 @@ def cluster_of(wire: Location, environ: Mapping[str, str] | None = None) -> Clus
         for name, value in options.items()
         if name.startswith("property.") and not name.removeprefix("property.").startswith(OURS)
     }
-    return Cluster(expand(options["bootstrap"], environ), _for_librdkafka(given))
+    return cluster_at(expand(options["bootstrap"], environ), given)
+
+
+def cluster_at(bootstrap: str, properties: Mapping[str, str]) -> Cluster:
+    """A cluster, and properties by names of the Java client or librdkafka. Raises ConfigError for a login that cannot be read."""
+    return Cluster(bootstrap, _for_librdkafka(properties))
 
 
 def _for_librdkafka(given: Mapping[str, str]) -> dict[str, str]:
