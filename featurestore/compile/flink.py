@@ -71,6 +71,7 @@ JAVA = {
         "round_double": "Numbers$RoundDouble",
         "finite": "Numbers$Finite",
         "finite_float": "Numbers$FiniteFloat",
+        "constant_float": "Numbers$ConstantFloat",
         "within": "Numbers$Within",
         "add_decimal": "Numbers$AddDecimal",
         "sub_decimal": "Numbers$SubDecimal",
@@ -140,7 +141,7 @@ def _literal(value: Value, dtype: DType) -> str:
     if isinstance(value, float):  # an exponent makes it a DOUBLE; without one it would be a DECIMAL
         text = repr(value).upper()
         double = text if "E" in text else f"{text}E0"
-        return f"CAST({double} AS {type_name(dtype)})"
+        return f"fs_constant_float({double})" if dtype == Float32 else f"CAST({double} AS {type_name(dtype)})"
     return f"CAST({value} AS {type_name(dtype)})"
 
 
@@ -404,6 +405,7 @@ FLINK = Dialect(
     functions=FUNCTIONS,
     cast=_cast,
     clean=_clean,
-    # What its planner computes as a FLOAT it keeps in seven digits, one or two fewer than tell all of them apart.
+    # What its planner computes as a FLOAT it keeps in seven digits, one or two fewer than tell all of them apart: constants are
+    # computed here, and kept from it by `fs_constant_float`.
     folded=frozenset({Float32}),
 )

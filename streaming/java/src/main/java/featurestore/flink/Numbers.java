@@ -167,6 +167,18 @@ public final class Numbers {
         }
     }
 
+    /** A constant of 32 bits from its double: Flink's planner would keep one that it computes itself in seven digits. */
+    public static class ConstantFloat extends ScalarFunction {
+        public Float eval(Double a) {
+            return a == null ? null : (Float) a.floatValue();
+        }
+
+        @Override
+        public boolean supportsConstantFolding() {
+            return false;
+        }
+    }
+
     /** The whole number itself where it lies between two others, both included. */
     public static class Within extends ScalarFunction {
         public Long eval(Long a, Long low, Long high) {
