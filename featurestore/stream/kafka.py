@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from featurestore.config import expand
@@ -168,7 +169,7 @@ def _made(
         **more,
     }
     with typed(cluster):
-        return kind({**told, "error_cb": cluster.complaints.append, "logger": LOGGER})
+        return kind({**told, "error_cb": partial(_complain, cluster), "logger": LOGGER})
 
 
 # ── questions
@@ -285,22 +286,40 @@ def _hear(client: Any) -> None:
             return
 
 
+def _complain(cluster: Cluster, error: KafkaError) -> None:
+    """Remembers what a client says by itself; that no broker is left is no news after a refused login."""
+    from confluent_kafka import KafkaError
+
+    last = cluster.complaints[-1] if cluster.complaints else None
+    if error.code() != KafkaError._ALL_BROKERS_DOWN or last is None or last.code() not in _denied():  # noqa: SLF001
+        cluster.complaints.append(error)
+
+
+@cache
+def _denied() -> frozenset[int]:
+    """Codes that say that a login or a right is wanting."""
+    from confluent_kafka import KafkaError
+
+    return frozenset(
+        {
+            KafkaError._AUTHENTICATION,  # noqa: SLF001 (so they are called)
+            KafkaError._SSL,  # noqa: SLF001
+            KafkaError.SASL_AUTHENTICATION_FAILED,
+            KafkaError.TOPIC_AUTHORIZATION_FAILED,
+            KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+            KafkaError.GROUP_AUTHORIZATION_FAILED,
+            KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        }
+    )
+
+
 def error_of(error: KafkaError, cluster: Cluster, topic: str | None = None) -> BrokerError | ConfigError:
     """Ours for an error of confluent-kafka's."""
     from confluent_kafka import KafkaError
 
     said = cluster.complaints[-1] if cluster.complaints else error
-    denied = {
-        KafkaError._AUTHENTICATION,  # noqa: SLF001 (so they are called)
-        KafkaError._SSL,  # noqa: SLF001
-        KafkaError.SASL_AUTHENTICATION_FAILED,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-    }
     for one in (error, said):
-        if one.code() in denied:
+        if one.code() in _denied():
             return BrokerDenied(
                 f"Kafka at {cluster.bootstrap} refused: {one.str()}\n  look at the properties of Kafka(topic, properties={{…}})"
             )
