@@ -81,8 +81,9 @@ class Answer:
 class Line:
     """One kept connection of HTTP/1.1, made anew when the other side hangs up."""
 
-    def __init__(self, port: int) -> None:
-        self._port, self._socket = port, None
+    def __init__(self, port: int, patience: float = PATIENCE) -> None:
+        self._port, self._patience = port, patience
+        self._socket: socket.socket | None = None
 
     def ask(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -93,7 +94,7 @@ class Line:
 
     def send(self, raw: bytes) -> Answer:
         if self._socket is None:
-            self._socket = connect(self._port)
+            self._socket = connect(self._port, self._patience)
         try:
             self._socket.sendall(raw)
             return self._answer(self._socket)
@@ -121,8 +122,8 @@ class Line:
             self._socket = None
 
 
-def connect(port: int) -> socket.socket:
-    line = socket.create_connection(("127.0.0.1", port), PATIENCE)
+def connect(port: int, patience: float = PATIENCE) -> socket.socket:
+    line = socket.create_connection(("127.0.0.1", port), patience)
     line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return line
 

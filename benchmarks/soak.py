@@ -161,7 +161,7 @@ def prepare(folder: Path, url: str) -> None:
 def _running(folder: Path, workers: int, argv: Sequence[str]) -> Iterator[tuple[int, int]]:
     options = ["-C", str(folder), "serve", "--port", "0", "--json", "--workers", str(workers)]
     with running([sys.executable, *argv, *options], folder / "serve.log") as (process, port):
-        Line(port).ask("GET", "/health")  # who comes before the workers are up waits
+        Line(port, 600).ask("GET", "/health")  # who comes before the workers are up waits
         yield process, port
 
 
