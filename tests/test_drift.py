@@ -213,7 +213,7 @@ def test_an_effect_on_sketches_is_no_greater_than_that_of_the_rows(test: str) ->
     for summary, rows in zip(kept, (before, after), strict=True):
         summary.update(rows)
     limits = Limits(tests=(test,))
-    on_sketches = compare(*kept, limits)["x"]
+    on_sketches = compare(kept[0], kept[1], limits)["x"]
     on_rows = compare_rows(before, after, {"x": Float64}, limits)["x"]
     sure, whole = ({t.name: t for t in f.tests}[test] for f in (on_sketches, on_rows))
     assert 0 <= sure.effect < whole.effect
