@@ -150,8 +150,10 @@ def settled(values: Array) -> Array:
 
 def buffer_of(out: Any, shape: tuple[int, int], service: str) -> Array:
     """The array that shares the memory of a caller's buffer; RequestError when it is not one of `shape` to write floats into."""
-    array = out
-    if not isinstance(out, np.ndarray):
+    array: Array
+    if isinstance(out, np.ndarray):
+        array = out
+    else:
         try:
             array = _shared(out)
         except (TypeError, BufferError, RuntimeError, ValueError) as error:
