@@ -133,7 +133,7 @@ def decode(body: bytes, json_length: bytes | None, served: Served, max_rows: int
         head = body[:at]
         known = served.heads.get(head)
         if known is not None:
-            return _again(known, body, at, served, max_rows)
+            return again(known, body, at, served, max_rows)
     start = at
     said = _object(head)
     columns: dict[str, Any] = {}
@@ -198,7 +198,7 @@ def _object(text: bytes) -> dict[str, Any]:
     return said
 
 
-def _again(head: Head, body: bytes, at: int, served: Served, max_rows: int) -> Ask:
+def again(head: Head, body: bytes, at: int, served: Served, max_rows: int) -> Ask:
     """A request whose JSON was understood before: its tensors are checked as ever."""
     columns = {}
     for name, form, size, rows in head.tensors:
