@@ -130,6 +130,17 @@ class Direct:
         """The answer; None if a server of values was not quick this time. Raises what a read raises."""
         front, served = self._front, known.served
         started = time.perf_counter()
+        number = oip.one_number(head, data, at)
+        if number is not None and front.embedded and served.tap is None and served.reader.has_rows:
+            decoded = time.perf_counter()
+            row = served.reader.row(number)
+            if row is not None:
+                read = time.perf_counter()
+                body, length = oip.encode_row(row, head)
+                ended = time.perf_counter()
+                times = (decoded - started, read - decoded, ended - read, ended - began)
+                served.meters.note_present(known.route.label, 1, len(row) // 4, times)
+                return 200, oip.fields(length), body
         ask = oip.again(head, data, at, served, front.settings.max_rows)
         decoded = time.perf_counter()
         try:

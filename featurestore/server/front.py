@@ -62,7 +62,6 @@ OPEN: Final = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/rea
 """What probes ask, key or no key; it says nothing of what is served."""
 
 _JSON: Final = (b"content-type", b"application/json")
-_BINARY: Final = (b"content-type", b"application/octet-stream")
 _ARROW: Final = (b"content-type", arrow.CONTENT_TYPE)
 _CLOSE: Final = (b"connection", b"close")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:-]{1,128}\Z")
@@ -355,7 +354,7 @@ class Front:
             body, head = oip.encode(result, ask, degraded=degraded)
             if head is None:
                 return 200, [_JSON], body
-            return 200, [_BINARY, (b"inference-header-content-length", b"%d" % head)], body
+            return 200, oip.fields(head), body
         if route.form == "feast":
             return 200, [_JSON], feast.encode(result, ask, request_id, degraded=degraded)
         statuses = query.get("statuses") == "true"
