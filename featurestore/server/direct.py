@@ -30,7 +30,7 @@ Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 _END: Final = b"\r\n\r\n"
 _VARYING: Final = frozenset(
-    {b"connection", b"content-encoding", b"expect", b"transfer-encoding", b"upgrade", b"x-request-id"}
+    {b"content-encoding", b"expect", b"transfer-encoding", b"upgrade", b"x-request-id"}
 )
 """Headers that change how a request is read, or differ from one to the next."""
 

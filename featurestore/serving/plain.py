@@ -102,7 +102,8 @@ class Plain:
         if len(value) != self.width or not self._is_plain(value, q):
             return None
         column = self._columns[0]
-        return settled(np.frombuffer(value[column.begin : column.end], "<f4")).tobytes()
+        floats = np.frombuffer(value[column.begin : column.end], "<f4")
+        return settled(floats if column.chosen is None else floats[column.chosen]).tobytes()
 
     def _one(self, data: Array, q: int) -> tuple[list[Block], Array] | None:
         """`blocks` of one entity."""
