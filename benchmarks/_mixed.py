@@ -401,8 +401,9 @@ def slow(load: Load, line: Line, rng: random.Random) -> str:
                 continue
             except OSError:
                 return "reset"
-            assert data.startswith(b"HTTP/1.1 408 "), data[:100]
-            return "408"
+            said = data[9:12].decode("latin-1")
+            assert said in ("408", "503"), data[:100]
+            return said.replace("503", "turned away")
     return "stopped"
 
 
