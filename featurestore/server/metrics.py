@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import weakref
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -97,17 +99,22 @@ class Meters:
 
     def note(self, route: str, result: OnlineFeatures, *times: float, degraded: bool) -> None:
         """One read: seconds for decode, read, encode and the whole."""
-        seconds = self._times.get(route)
-        if seconds is None:
-            seconds = self._times[route] = []
-        seconds.append(times)
-        self._row_count += result.rows
+        self.note_present(route, result.rows, 0, times)
         self._degraded_count += degraded
         for block in result.blocks:
             if block.status is None:
                 self._present += block.values.size
             else:
                 self._counts += np.bincount(block.status.reshape(-1), minlength=len(self._counts))
+
+    def note_present(self, route: str, rows: int, values: int, times: tuple[float, ...]) -> None:
+        """As `note`, of a read whose values are all PRESENT."""
+        seconds = self._times.get(route)
+        if seconds is None:
+            seconds = self._times[route] = []
+        seconds.append(times)
+        self._row_count += rows
+        self._present += values
 
     def failed(self) -> None:
         """A read that was understood, and whose store did not answer in time or at all."""
@@ -148,10 +155,17 @@ def put_all() -> None:
         meters.put()
 
 
-def exposition() -> tuple[bytes, str]:
-    """The text of `/metrics` and its content type, of all workers together."""
+def exposition(monitored: Path | None = None) -> tuple[bytes, str]:
+    """The text of `/metrics` and its content type, of all workers together.
+
+    Behind it is what stands in a file of the same format: figures of the newest pass of the monitors, where there was one.
+    """
     registry: Any = REGISTRY
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry), CONTENT_TYPE_LATEST
+    found = b""
+    if monitored is not None:
+        with suppress(OSError):  # nobody watches here
+            found = monitored.read_bytes()
+    return generate_latest(registry) + found, CONTENT_TYPE_LATEST
