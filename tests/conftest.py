@@ -44,6 +44,22 @@ settings.register_profile(
 settings.load_profile("shared")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills",
+        type=int,
+        metavar="N",
+        help="how often each test that kills at random does so (few by default)",
+    )
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """How often to kill at random: enough to hit, unless more was asked for."""
+    asked: int | None = request.config.getoption("--kills")
+    return asked or 12
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whoever asks for a server's fixture is marked with the server: `-m "not redis and not postgres and not kafka"`."""
     for item in items:
