@@ -16,6 +16,7 @@ from typing import Any
 LOOP = """
 # Each message is what to call `work` with, the child's standard output, and where to say its number and how it ended.
 import faulthandler, json, os, signal, socket, sys, traceback
+import pandas  # which pyarrow looks for at its first array: else each child would import it
 
 faulthandler.enable()
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -72,9 +73,13 @@ class Child:
         except ProcessLookupError:
             return
 
+    def rest(self) -> str:
+        """What it prints until its end."""
+        return self._out.read()
+
     def wait(self) -> int:
         with self._out, self._status:
-            self._out.read()
+            self.rest()
             return int(self._status.readline())
 
 

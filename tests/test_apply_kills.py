@@ -35,6 +35,7 @@ APPLIER = """
 # Applies a project: its folder, and what is to kill it: after so many statements of the commit and its end, or, below 0, after
 # so many microseconds from its begin on (0: nothing does).
 import os, signal
+import psycopg  # here, and not in each child
 from featurestore.registry import Registry, connection
 from featurestore.store import FeatureStore
 
