@@ -88,13 +88,16 @@ class Vectors:
         return (1, 0)
 
     def to_torch(self, device: str = "cpu") -> Any:
-        """The tensor in PyTorch: shares memory on the CPU, a non-blocking copy through pinned memory elsewhere."""
+        """The tensor in PyTorch: shares memory on the CPU; to CUDA a non-blocking copy through pinned memory."""
         import torch
 
         tensor = torch.from_numpy(self.values)
-        if torch.device(device).type == "cpu":
+        if device == "cpu":
             return tensor
-        return tensor.pin_memory().to(device, non_blocking=True)
+        kind = torch.device(device).type
+        if kind == "cuda":
+            return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor if kind == "cpu" else tensor.to(device)
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Values by feature as Python objects, None for NULL. Raises RequestError unless it was read with `typed=True`."""

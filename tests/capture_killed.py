@@ -27,7 +27,7 @@ SMALL = 8_000
 """Bytes of a segment: few, so that there are many."""
 
 STEPS = {
-    "serve": ("pwrite", "half", "fsync", "synced", "replace"),
+    "serve": ("pwritev", "half", "fsync", "synced", "replace"),
     "compact": ("fsync", "synced", "replace", "unlink"),
 }
 """Steps of each role; `synced` is when a sync was just done."""
@@ -49,7 +49,7 @@ def arm(step: str, count: int) -> None:
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    name = {"half": "pwrite", "synced": "fsync"}.get(step, step)
+    name = {"half": "pwritev", "synced": "fsync"}.get(step, step)
     if name == "-":
         return
     real: Callable[..., Any] = getattr(os, name)
@@ -58,8 +58,9 @@ def arm(step: str, count: int) -> None:
         if not reached():
             return real(*given, **named)
         if step == "half":
-            fd, data, offset = given
-            real(fd, bytes(data)[: len(data) // 2], offset)
+            fd, parts, offset = given
+            data = b"".join(parts)
+            real(fd, [data[: len(data) // 2]], offset)
         elif step == "synced":
             real(*given, **named)
         die()

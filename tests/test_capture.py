@@ -144,6 +144,27 @@ def _all_of(kind: Any) -> Any:
     return replace(kind, capture=replace(kind.capture, sample=1.0))
 
 
+LEAN = """
+import sys
+from featurestore import FeatureStore
+with FeatureStore(sys.argv[1]) as store:
+    store.get_online_features("pay", {"card_id": [1, None, 99]}, request={"x": [1.0, 2.0, 3.0]}, context={"arm": "b"})
+    store.get_online_features("some", {"card_id": list(range(100))})
+    store.get_online_features("each", {"card_id": [1]})
+    assert store.capture.flush().kept
+    print(sorted({"pandas", "polars", "torch"} & sys.modules.keys()))
+"""
+
+
+def test_capture_loads_nothing_that_serving_has_no_use_for(made: Path, tmp_path: Path) -> None:
+    """Whoever has pandas beside waits for it, and holds its memory, where a frame is asked for and nowhere else."""
+    environment = {**os.environ, "FS_CAPTURE_PATH": str(tmp_path / "capture")}
+    done = subprocess.run(
+        [sys.executable, "-c", LEAN, str(made)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def test_a_service_that_declares_no_capture_is_not_captured(store: FeatureStore) -> None:
     store.get_online_features("silent", {"card_id": [1]})
     assert store.capture.flush().offered == 0

@@ -197,6 +197,36 @@ def test_limits_of_one_feature_and_other_tests_decide() -> None:
         Limits(alpha=1.0)
 
 
+@pytest.mark.parametrize("test", ["ks", "psi", "js", "wasserstein"])
+def test_what_two_sketches_may_be_wrong_by_is_no_effect(test: str) -> None:
+    base, now = of(Float64, normal(21, 50_000)), of(Float64, normal(22, 50_000))
+    assert base["x"].rank_error
+    found = {t.name: t for t in compare(base, now)["x"].tests}[test]
+    assert found.value  # the sketches differ
+    assert abs(found.effect) < 0.01  # PSI counts half a row more in each bin
+
+
+@pytest.mark.parametrize("test", ["ks", "psi", "js", "wasserstein"])
+def test_an_effect_on_sketches_is_no_greater_than_that_of_the_rows(test: str) -> None:
+    before, after = (pa.table({"x": normal(seed, 50_000, mean=m)}) for seed, m in ((23, 0.0), (24, 0.12)))
+    kept = [Summary({"x": Float64}) for _ in range(2)]
+    for summary, rows in zip(kept, (before, after), strict=True):
+        summary.update(rows)
+    limits = Limits(tests=(test,))
+    on_sketches = compare(kept[0], kept[1], limits)["x"]
+    on_rows = compare_rows(before, after, {"x": Float64}, limits)["x"]
+    sure, whole = ({t.name: t for t in f.tests}[test] for f in (on_sketches, on_rows))
+    assert 0 <= sure.effect < whole.effect
+    assert (on_sketches.verdict, on_rows.verdict) == ("stable", "drifted")  # about half of 0.12 sd is sure
+
+
+def test_sketches_that_keep_every_value_take_nothing_off() -> None:
+    before, after = normal(25, 190), normal(26, 190, mean=0.4)
+    found = {t.name: t for t in compare(of(Float64, before), of(Float64, after))["x"].tests}
+    want = e.of_distance(stats.ks_2samp(before, after).statistic)
+    assert math.isclose(found["ks"].effect, want, rel_tol=1e-9)
+
+
 # ------------------------------------------------------------------------------------------------------------- figures
 
 

@@ -854,21 +854,26 @@ def test_a_full_disk_refuses_the_append_and_keeps_the_log(tmp_path: Path) -> Non
     log.close()
 
 
-@pytest.mark.parametrize("call", ["fsync", "pwrite"])
+@pytest.mark.parametrize("call", ["fsync", "pwritev"])
 def test_a_disk_that_fails_leaves_the_log_as_it_was(
     tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, path, _ = three(tmp_path)
     size = path.stat().st_size
-    real = getattr(os, call)
+    real = os.pwritev
 
     def fails(fd: int, *rest: Any) -> Any:
-        if call == "pwrite" and len(rest[0]) > 100:
-            return real(fd, rest[0][:60], rest[1])  # a part, and then no more
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    def begins(fd: int, parts: Any, position: int) -> int:
+        return real(fd, [b"".join(parts)[:60]], position)  # a part, and then no more
+
     with monkeypatch.context() as patched:
-        patched.setattr(os, call, fails)
+        if call == "pwritev":
+            patched.setattr(os, "pwritev", begins)
+            patched.setattr(os, "pwrite", fails)
+        else:
+            patched.setattr(os, call, fails)
         with pytest.raises(LogError, match="No space left"):
             log.append(rows(50), at=9)
     assert path.stat().st_size == size

@@ -37,7 +37,7 @@ from featurestore.online.redis import CHUNK
 from featurestore.online.resp import Buffer, Replies, Unexpected
 from featurestore.online.store import OnlineStore, open_store
 from featurestore.online.values import Asked, Values
-from featurestore.serving import Reader
+from featurestore.serving import OnlineFeatures, Reader
 from tests import services
 
 # ------------------------------------------------------------------------------------------------------------- replies
@@ -476,8 +476,31 @@ def test_torch_reads_into_tensors(project: fs.FeatureStore) -> None:
     read = reader.get(np.arange(5), out, at=NOON)
     assert torch.equal(out, read.to_torch())
     assert torch.equal(torch.from_dlpack(read), out)
-    with pytest.raises(RequestError, match=r"of float16"):
-        reader.get(np.arange(5), torch.empty((5, 2), dtype=torch.float16))
+    weights = torch.nn.Parameter(torch.empty((5, 2)), requires_grad=False)
+    reader.get(np.arange(5), weights, at=NOON)
+    assert torch.equal(weights, out)
+    for wrong, said in (
+        (torch.empty((5, 2), dtype=torch.float16), "of float16"),
+        (torch.empty((2, 5)).T, "not C-contiguous"),
+        (torch.empty((5, 2), device="meta"), "meta"),
+        (torch.empty((5, 2), requires_grad=True), "grad"),
+        (torch.empty((5, 2)).untyped_storage(), "UntypedStorage"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            reader.get(np.arange(5), wrong)
+
+
+def test_torch_shares_the_memory_of_the_array_it_is_given(
+    project: fs.FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    read = project.reader("x_y").get(np.arange(5), at=NOON)
+    array = read.to_numpy()
+    monkeypatch.setattr(OnlineFeatures, "to_numpy", lambda _: array)
+    for device in ("cpu", torch.device("cpu")):
+        assert read.to_torch(device).data_ptr() == array.ctypes.data
+    assert torch.from_dlpack(read).data_ptr() == array.ctypes.data
+    assert read.to_torch("meta").shape == (5, 2)
 
 
 # --------------------------------------------------------------------------------------------------------- event loops

@@ -172,6 +172,8 @@ def test_torch_shares_memory(server: Server) -> None:
         tensor = got.to_torch()
         assert tensor.data_ptr() == got.values.ctypes.data
         assert tensor.dtype == torch.float32
+        assert got.to_torch(torch.device("cpu")).data_ptr() == tensor.data_ptr()
+        assert got.to_torch("meta").shape == tensor.shape
 
 
 @pytest.mark.slow

@@ -203,7 +203,11 @@ def test_the_kernel_against_plain_fractions(values: list[float], cut: int) -> No
     parts = [np.array([p]) for p in (values[:cut], values[cut:]) if p]
     found = Numbers.of_nothing(1, 4)
     for part in parts:
-        found = merge(found, kernel.measure(part, np.zeros(1, np.int64)))
+        kernel.take(part, np.zeros(1, np.int64))
+        taken = kernel.total()
+        assert taken is not None
+        found = merge(found, taken)
+    assert kernel.total() is None
     finite = [v for v in values if np.isfinite(v)]
     assert found.n[0] == len(finite)
     assert found.count("nans")[0] == sum(v != v for v in values)  # noqa: PLR0124
@@ -246,6 +250,39 @@ def test_distinct_values_are_exact_up_to_k_and_near_beyond() -> None:
     large.add(np.arange(50_000.0))
     assert (small.estimate, small.exact, large.exact) == (1000, True, False)
     assert large.estimate == pytest.approx(50_000, rel=0.1)
+
+
+@pytest.mark.parametrize("order", [2, 4])
+@pytest.mark.parametrize(("size", "count", "odd"), [(50, 50, 3), (40_000, 5, 3), (5_000, 150, 70)])
+def test_blocks_of_many_kinds_taken_in_turns_are_one_pass(
+    order: int, size: int, count: int, odd: int
+) -> None:
+    """Sums are held back and added; blocks that are far from zero, constant, or not finite come between them."""
+    r = np.random.default_rng(size + order)
+    blocks = [r.normal([[3.0], [0.0]], [[2.0], [1.0]], (2, size)) for _ in range(count)]
+    for k in range(odd - 2, count, odd):
+        blocks[k][0, :5] = [np.nan, np.inf, -np.inf, 1e3, np.nan]
+        blocks[k - 1][1] = 7.0
+    if odd == 3:  # beside a column that is always far
+        blocks = [np.concatenate([b, r.normal(1e9, 1e-3, (1, size))]) for b in blocks]
+    found = Summary({f"c{i}": Float64 for i in range(len(blocks[0]))}, Keep(order, None, None, None))
+    for k, block in enumerate(blocks):
+        found.add(block.T)
+        if k % 40 == 7:
+            found.flush()  # what is read in between changes nothing
+    for column, one in zip(np.concatenate(blocks, axis=1), found, strict=True):
+        finite = column[np.isfinite(column)]
+        exact = np.array(finite, np.longdouble) - finite[0]
+        mean = exact.mean()
+        assert (one.rows, one.count, one.nulls) == (len(column), len(finite), int(np.isnan(column).sum()))
+        assert (one.positive, one.negative) == (int((column == np.inf).sum()), int((column == -np.inf).sum()))
+        assert (one.minimum, one.maximum) == (finite.min(), finite.max())
+        powers = [float(((exact - mean) ** p).mean()) for p in (2, 3, 4)]
+        assert one.average == pytest.approx(float(mean + finite[0]), rel=1e-14)
+        assert one.variance == pytest.approx(powers[0], rel=1e-11)
+        if order == 4:
+            assert one.skewness == pytest.approx(powers[1] / powers[0] ** 1.5, rel=1e-8, abs=1e-8)
+            assert one.kurtosis == pytest.approx(powers[2] / powers[0] ** 2 - 3, rel=1e-8, abs=1e-8)
 
 
 # -------------------------------------------------------------------------------------------------------- ways of taking in

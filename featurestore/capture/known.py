@@ -7,12 +7,14 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import repeat
 from typing import Final
 
 import pyarrow as pa
 
-from featurestore.capture.log import CaptureLog
-from featurestore.errors import CaptureError
+from featurestore.capture.log import CaptureLog, read_on, set_aside
+from featurestore.errors import CaptureError, LogCorrupt
+from featurestore.log.eventlog import BAD_SUFFIX, EventLog
 
 FILE: Final = "index.sqlite"
 
@@ -22,6 +24,23 @@ CREATE TABLE IF NOT EXISTS newest (what TEXT, name TEXT, version TEXT, row_id TE
                                    PRIMARY KEY (what, row_id, name, version)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS progress (what TEXT PRIMARY KEY, said TEXT) WITHOUT ROWID;
 """
+
+
+_OUTSIDE: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+}
+"""Errors of the disk or of company, with the index itself in order."""
+
+
+def digest_of(kind: str, number: float | None, whole: int | None, text: str | None) -> bytes:
+    """Two values that came back are the same iff these are."""
+    said = json.dumps([kind, None if number is None else number.hex(), whole, text])
+    return hashlib.blake2b(said.encode(), digest_size=16).digest()
 
 
 class Index:
@@ -49,9 +68,10 @@ class Index:
                     raise
                 con.execute("COMMIT")
         except sqlite3.DatabaseError as error:
-            raise CaptureError(
-                f"{self._log.path / FILE}: {error}\n  it is an index alone: remove it, and it is made again"
-            ) from error
+            works = "it is an index alone: remove it, and it is made again"
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OUTSIDE:
+                works = "make room or wait for who has it, then send the values again: what is kept by then is taken once"
+            raise CaptureError(f"{self._log.path / FILE}: {error}\n  {works}") from error
 
 
 class Use:
@@ -103,11 +123,49 @@ class Use:
             moments.append(known[1] if known is not None and whole and int(number) <= known[0] else None)
         return moments
 
-    def numbered(self, what: str, values: Sequence[tuple[str, str, str, str]]) -> list[int]:
-        """Of each (name, version, row id, value): the number of its different value, from 1; 0 for the same again."""
+    def follow(self, what: str, log: EventLog) -> None:
+        """Takes up the values that came back since; all of them anew where the index is new, or some were damaged meanwhile.
+
+        So a value that is not to be read any more is not taken for one that is there, when it is sent again.
+        """
+        before = self.said(f"values of {what}")
+        known = dict(before or {"end": 0, "damaged": -1})
+        while True:
+            try:
+                beyond = known["end"] > log.end()  # of a log that was removed, or is an older copy
+            except LogCorrupt as error:
+                set_aside(log, error)
+                continue
+            damaged = _damaged(log)
+            if beyond or known["damaged"] != damaged:
+                self._con.execute("DELETE FROM newest WHERE what = ?", (what,))
+                known = {"end": 0, "damaged": damaged}
+            for table, end in read_on(log, max(known["end"], log.start())):
+                self._took(what, table)
+                known["end"] = end
+            if known["damaged"] == _damaged(log):
+                break
+        if known != before:
+            self.say(f"values of {what}", known)
+
+    def _took(self, what: str, table: pa.Table) -> None:
+        columns = [table[n].to_pylist() for n in ("row_id", "name", "version", "change")]
+        told = [table[n].to_pylist() for n in ("kind", "number", "whole", "text")]
+        digests = (digest_of(*value) for value in zip(*told, strict=True))
+        self._con.executemany(
+            "INSERT OR REPLACE INTO newest (what, row_id, name, version, number, digest) VALUES (?, ?, ?, ?, ?, ?)",
+            zip(repeat(what), *columns, digests, strict=False),
+        )
+
+    def followed(self, what: str, end: int) -> None:
+        """Notes that what lies before an offset of the log of values is known."""
+        known = self.said(f"values of {what}") or {}
+        self.say(f"values of {what}", {**known, "end": end})
+
+    def numbered(self, what: str, values: Sequence[tuple[str, str, str, bytes]]) -> list[int]:
+        """Of each (name, version, row id, digest): the number of its different value, from 1; 0 for the same again."""
         numbers = []
-        for name, version, row_id, value in values:
-            digest = hashlib.blake2b(value.encode(), digest_size=16).digest()
+        for name, version, row_id, digest in values:
             key = (what, row_id, name, version)
             found = self._con.execute(
                 "SELECT digest, number FROM newest WHERE what = ? AND row_id = ? AND name = ? AND version = ?",
@@ -127,3 +185,8 @@ class Use:
     def forget(self, row_ids: Sequence[str]) -> None:
         """Rows that were erased: nothing is known of what came back of them."""
         self._con.executemany("DELETE FROM newest WHERE row_id = ?", [(r,) for r in row_ids])
+
+
+def _damaged(log: EventLog) -> int:
+    """How often damaged bytes were set aside."""
+    return sum(1 for _ in log.directory.glob(f"*{BAD_SUFFIX}"))

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from featurestore.capture.schema import CapturedSchema
 from featurestore.errors import CaptureConflict, CaptureError, LogCorrupt, LogError, LogPruned, NotFound
-from featurestore.log.eventlog import APPENDED_AT, OFFSET, EventLog, replace_file
+from featurestore.log.eventlog import APPENDED_AT, OFFSET, Appended, EventLog, LogStats, replace_file
 from featurestore.log.events import arrow_schema
 from featurestore.types import Int64, Timestamp
 
@@ -232,15 +232,36 @@ def stored_schema(schema: CapturedSchema) -> pa.Schema:
     return arrow_schema({**schema.columns, OFFSET: Int64, APPENDED_AT: Timestamp})
 
 
-def append(log: EventLog, table: pa.Table, at: int) -> None:
+def append(log: EventLog, table: pa.Table, at: int) -> Appended:
     """Appends rows, on disk when it returns; damage at the end of the log is set aside first. Raises LogError."""
     while True:
         try:
-            log.append(table, at)
+            return log.append(table, at)
         except LogCorrupt as error:
             set_aside(log, error)
-        else:
+
+
+def read_on(log: EventLog, position: int, size: int = 65_536) -> Iterator[tuple[pa.Table, int]]:
+    """What a log holds from an offset on, each table with the offset to go on from. Damaged bytes are set aside."""
+    while True:
+        try:
+            batch = log.read(position, size)
+        except LogCorrupt as error:
+            set_aside(log, error)
+            continue
+        if batch.next_offset == position:
             return
+        position = batch.next_offset
+        yield batch.table, position
+
+
+def stats_of(log: EventLog) -> LogStats:
+    """A log in figures; what is damaged in it is set aside, and counted."""
+    while True:
+        try:
+            return log.stats()
+        except LogCorrupt as error:
+            set_aside(log, error)
 
 
 def set_aside(log: EventLog, error: LogCorrupt) -> None:

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.capture.known import Index
-from featurestore.capture.log import CaptureLog, append, set_aside
-from featurestore.errors import LogCorrupt, RequestError
+from featurestore.capture.known import Index, digest_of
+from featurestore.capture.log import CaptureLog, append, read_on, stats_of
+from featurestore.errors import RequestError
 from featurestore.evaluate.partials import Mask
 from featurestore.log.eventlog import APPENDED_AT, OFFSET, EventLog
 from featurestore.log.events import arrow_schema
@@ -66,7 +66,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """One value that came back, checked: for the same row, name and version two are the same iff `said` is."""
+    """One value that came back, checked: for the same row, name and version two are the same iff `digest` is."""
 
     row_id: str
     name: str
@@ -77,10 +77,8 @@ class Came:
     text: str | None
 
     @property
-    def said(self) -> str:
-        return json.dumps(
-            [self.kind, None if self.number is None else self.number.hex(), self.whole, self.text]
-        )
+    def digest(self) -> bytes:
+        return digest_of(self.kind, self.number, self.whole, self.text)
 
 
 class Returned:
@@ -108,8 +106,9 @@ class Returned:
 
     def _take(self, log: EventLog, came: Sequence[Came], moments: Sequence[int], now: int) -> Taken:
         with Index(self._log).use() as index:
+            index.follow(self._what, log)
             asked = index.asked_at([c.row_id for c in came])
-            numbers = index.numbered(self._what, [(c.name, c.version, c.row_id, c.said) for c in came])
+            numbers = index.numbered(self._what, [(c.name, c.version, c.row_id, c.digest) for c in came])
             unknown = [a is None for a in asked]
             early = [a is not None and at < a for a, at in zip(asked, moments, strict=True)]
             kept = [i for i, number in enumerate(numbers) if number]
@@ -127,9 +126,9 @@ class Returned:
                     "unknown": [unknown[i] for i in kept],
                     "early": [early[i] for i in kept],
                 }
-                # Before the index is: what it knows is on disk. Killed in between, the same value may lie here twice, and
-                # a reader takes it once.
-                append(log, pa.table(columns, schema=arrow_schema(COLUMNS)), now)
+                # Before the index is: what it knows is on disk. Killed in between, it follows when it is used again.
+                done = append(log, pa.table(columns, schema=arrow_schema(COLUMNS)), now)
+                index.followed(self._what, done.last_offset + 1)
         return Taken(
             len(came),
             sum(n == 1 for n in numbers),
@@ -144,17 +143,16 @@ class Returned:
         if not self._directory.is_dir():
             return
         with self._open() as log:
-            position = after
-            while True:
-                try:
-                    batch = log.read(position, size)
-                except LogCorrupt as error:
-                    set_aside(log, error)
-                    continue
-                if batch.next_offset == position:
-                    return
-                position = batch.next_offset
-                yield batch.table, position
+            yield from read_on(log, max(after, log.start()), size)
+
+    def damaged(self) -> int:
+        """How many values were damaged on the disk, and set aside. Those can be sent again."""
+        if not self._directory.is_dir():
+            return 0
+        with self._open() as log:
+            for _ in read_on(log, log.start()):
+                pass
+            return stats_of(log).skipped
 
     def newest(self) -> pa.Table:
         """The newest value of each row, name and version: COLUMNS and `received_at`, in the order they came."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from featurestore.capture.log import Folder, set_aside
-from featurestore.errors import LogCorrupt
+from featurestore.capture.log import Folder, stats_of
 from featurestore.log.eventlog import EventLog, LogStats
 
 
@@ -34,7 +33,7 @@ def status_of(folder: Folder) -> SchemaStatus:
     """Looks at headers alone. What is damaged in the log is set aside, as a reader would. Raises CaptureError and LogError."""
     manifest = folder.manifest()
     with folder.open() as log:
-        stats = _stats(log)
+        stats = stats_of(log)
         waiting = _rows_from(log, stats, manifest.end)
     compacted = sum(p.rows for p in manifest.parts)
     return SchemaStatus(
@@ -50,14 +49,6 @@ def status_of(folder: Folder) -> SchemaStatus:
         stats.bad_files,
         stats.last_appended_at,
     )
-
-
-def _stats(log: EventLog) -> LogStats:
-    while True:
-        try:
-            return log.stats()
-        except LogCorrupt as error:
-            set_aside(log, error)
 
 
 def _rows_from(log: EventLog, stats: LogStats, position: int) -> int:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from featurestore.cli.complete import readable_names, services
 from featurestore.cli.output import moment_text, print_json, print_table, size_text
 from featurestore.cli.project import Settings, command, shared_options
+
+if TYPE_CHECKING:
+    from featurestore.capture.returned import What
+
+RETURNED: Final[tuple[What, ...]] = ("predictions", "labels")
 
 
 @click.group("log", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -26,14 +31,21 @@ def status_command(settings: Settings) -> None:
     with settings.store() as store:
         capture = store.capture
         kept, writers = capture.status(), capture.writers()
-        back = {what: capture.returned(what).counts() for what in ("predictions", "labels")}
+        logs = {what: capture.returned(what) for what in RETURNED}
+        back = {what: (log.counts(), log.damaged()) for what, log in logs.items()}
     if settings.json:
         rows = [{**asdict(s), "last_at": moment_text(s.last_at)} for s in kept]
         for row in rows:
             row["bad_files"] = [str(f) for f in row["bad_files"]]
-        returned = {
-            what: {"kept": t.rows, "changed": t.changed, "unknown": t.unknown, "early": t.early}
-            for what, t in back.items()
+        returned: dict[str, dict[str, int]] = {
+            what: {
+                "kept": t.rows,
+                "changed": t.changed,
+                "unknown": t.unknown,
+                "early": t.early,
+                "damaged": damaged,
+            }
+            for what, (t, damaged) in back.items()
         }
         print_json({"schemas": rows, "processes": asdict(writers), **returned})
         return
@@ -57,11 +69,12 @@ def status_command(settings: Settings) -> None:
     lost = [f"{n:,} {w}" for n, w in ((writers.shed, "shed"), (writers.failed, "failed")) if n]
     if lost:
         click.echo(f"of {writers.offered:,} rows served: {', '.join(lost)}")
-    for what, taken in back.items():
-        if taken.rows:
+    for what, (taken, damaged) in back.items():
+        if taken.rows or damaged:
+            bad = f"; {damaged:,} were damaged, and can be sent again" if damaged else ""
             click.echo(
                 f"{what}: {taken.rows:,} kept, {taken.changed:,} of them later versions; "
-                f"{taken.unknown:,} of rows unknown then, {taken.early:,} before their request"
+                f"{taken.unknown:,} of rows unknown then, {taken.early:,} before their request{bad}"
             )
 
 

@@ -68,11 +68,11 @@ def kolmogorov_smirnov(a: Steps, b: Steps) -> float:
     return float(np.abs(a.up_to(points) - b.up_to(points)).max(initial=0.0))
 
 
-def wasserstein(a: Steps, b: Steps) -> float:
-    """The area between the two cumulative distributions, in the unit of the values."""
+def wasserstein(a: Steps, b: Steps, margin: float = 0.0) -> float:
+    """The area between the two cumulative distributions, in the unit of the values; beyond a `margin` of rank alone."""
     points = np.sort(np.concatenate([a.values, b.values]))
     between = np.abs(a.up_to(points[:-1]) - b.up_to(points[:-1]))
-    return float((between * np.diff(points)).sum())
+    return float((np.maximum(between - margin, 0.0) * np.diff(points)).sum())
 
 
 def binned(base: Steps, now: Steps) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 import numpy as np
 
@@ -420,8 +420,17 @@ def _decoded(partial: Columns, words: Array | None) -> Columns:
     return partial if words is None else {**partial, "v": words[partial["v"]]}
 
 
+_FEW: Final = 4096
+"""So many texts are sorted sooner than Arrow is loaded."""
+
+
 def _words(texts: Array) -> tuple[Array, Array]:
     """The distinct texts by their UTF-8 bytes, which is also how Python sorts them, and the number of each text."""
+    if len(texts) <= _FEW:
+        listed = texts.tolist()
+        distinct = sorted(set(listed))
+        number = {word: i for i, word in enumerate(distinct)}
+        return np.array(distinct, object), np.fromiter(map(number.__getitem__, listed), np.int64, len(listed))
     import pyarrow as pa  # what reads numbers alone goes without
 
     seen = pa.array(texts, pa.large_string()).dictionary_encode()

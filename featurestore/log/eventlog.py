@@ -44,6 +44,7 @@ from featurestore.log.segment import (
     file_header,
     file_name,
     frame_bytes,
+    frame_parts,
     parse_frame,
     payload_of,
     schema_bytes,
@@ -61,6 +62,8 @@ _MAX_PAYLOAD: Final = 1 << 30
 _HINT_BYTES: Final = 256 << 10
 _LONGEST_NAP: Final = 0.02
 _RETRY_SECONDS: Final = 0.02
+_MOST_PARTS: Final = 1024
+"""Linux takes no more at a time."""
 _LOST_TAIL: Final = 1 << 32
 """Offsets left out when frames at the very end are unreadable, and so is how many rows they held."""
 
@@ -135,7 +138,7 @@ class LogStats:
 class _Request:
     """One append of one thread, and what became of it."""
 
-    payload: bytes
+    payload: pa.Buffer
     rows: int
     at: int
     outcome: Appended | LogError | None = None
@@ -329,8 +332,8 @@ class EventLog:
             end = self.end()
             return Appended(end, end - 1, at)
         batches = table.to_batches()
-        payload = payload_of(batches[0], quick=self._quick) if len(batches) == 1 else b""
-        if not payload or len(payload) > _MAX_PAYLOAD:
+        payload = payload_of(batches[0], quick=self._quick) if len(batches) == 1 else None
+        if payload is None or len(payload) > _MAX_PAYLOAD:
             raise EventError(
                 f"{table.num_rows} rows are more than one append can hold, 1 GiB\n  append them in parts"
             )
@@ -364,20 +367,18 @@ class EventLog:
         segment = self._ready(sum(len(request.payload) for request in group))
         tail = self._writer
         offset, appended_at = tail.offset, tail.appended_at
-        frames: list[bytes] = []
+        parts: list[bytes | pa.Buffer] = []
         done: list[Appended] = []
         for request in group:
             moment = request.at if appended_at is None else max(request.at, appended_at)
             clamped = moment != request.at
             flags = CLAMPED if clamped else 0
-            frames.append(
-                frame_bytes(request.payload, offset, moment, request.rows, segment.schema_crc, flags)
-            )
+            parts += frame_parts(request.payload, offset, moment, request.rows, segment.schema_crc, flags)
             done.append(Appended(offset, offset + request.rows - 1, moment, clamped))
             offset, appended_at = offset + request.rows, moment
-        data = b"".join(frames)
-        self._write(segment, data, tail.position)
-        tail.wrote(len(data), offset, appended_at)
+        length = sum(map(len, parts))
+        self._write(segment, parts, length, tail.position)
+        tail.wrote(length, offset, appended_at)
         for request, outcome in zip(group, done, strict=True):
             request.outcome = outcome
 
@@ -414,11 +415,15 @@ class EventLog:
         assert tail.segment is not None
         return tail.segment
 
-    def _write(self, segment: Segment, data: bytes, position: int) -> None:
+    def _write(
+        self, segment: Segment, parts: Sequence[bytes | pa.Buffer], length: int, position: int
+    ) -> None:
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.pwrite(segment.fd, rest, position + len(data) - len(rest)) :]
+            done = os.pwritev(segment.fd, parts, position) if len(parts) <= _MOST_PARTS else 0
+            if done < length:
+                rest = memoryview(b"".join(parts))[done:]
+                while rest:
+                    rest = rest[os.pwrite(segment.fd, rest, position + length - len(rest)) :]
             os.fsync(segment.fd)
         except OSError as error:
             # What is left if this fails as well is a torn frame, which the next writer cuts off.

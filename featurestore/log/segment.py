@@ -101,13 +101,13 @@ def file_header(schema: bytes, first_offset: int, floor: int) -> bytes:
     return (MAGIC + struct.pack("<I", zlib.crc32(rest)) + rest).ljust(_pad(_FILE.size + len(schema)), b"\0")
 
 
-def payload_of(batch: pa.RecordBatch, *, quick: bool = False) -> bytes:
+def payload_of(batch: pa.RecordBatch, *, quick: bool = False) -> pa.Buffer:
     """A batch without its schema. Compressed from 16 KiB on: a quarter of the bytes for 0.2 µs a row.
 
     `quick`: by LZ4 in place of zstd, which of floats makes a tenth more bytes in a quarter of the time. It reads the same.
     """
     if batch.nbytes < _COMPRESS_FROM:
-        return bytes(batch.serialize().to_pybytes())
+        return batch.serialize()
     sink = pa.BufferOutputStream()
     codec = pa.Codec("lz4") if quick else pa.Codec("zstd", compression_level=1)
     options = pa.ipc.IpcWriteOptions(compression=codec, use_threads=False)
@@ -118,25 +118,26 @@ def payload_of(batch: pa.RecordBatch, *, quick: bool = False) -> bytes:
     # The stream begins with the schema: a marker, the length of the message, and, as it has no body, the message.
     marker, length = struct.unpack_from("<Ii", stream)
     assert marker == 0xFFFFFFFF
-    return bytes(stream.slice(8 + length, end - 8 - length).to_pybytes())
+    return stream.slice(8 + length, end - 8 - length)
 
 
 def frame_bytes(
-    payload: bytes, first_offset: int, appended_at: int, rows: int, schema_crc: int, flags: int
+    payload: bytes | pa.Buffer, first_offset: int, appended_at: int, rows: int, schema_crc: int, flags: int
 ) -> bytes:
+    return b"".join(frame_parts(payload, first_offset, appended_at, rows, schema_crc, flags))
+
+
+def frame_parts(
+    payload: bytes | pa.Buffer, first_offset: int, appended_at: int, rows: int, schema_crc: int, flags: int
+) -> tuple[bytes, bytes | pa.Buffer, bytes]:
+    """A frame as what comes before its payload, the payload, and what comes behind: large ones need not be copied."""
+    length = len(payload)
     tail = struct.pack(
-        "<IIqqqII", len(payload), zlib.crc32(payload), first_offset, appended_at, rows, schema_crc, flags
+        "<IIqqqII", length, zlib.crc32(payload), first_offset, appended_at, rows, schema_crc, flags
     )
     crc = zlib.crc32(tail, zlib.crc32(FRAME_MAGIC))
-    return b"".join(
-        [
-            FRAME_MAGIC,
-            struct.pack("<I", crc),
-            tail,
-            payload.ljust(_pad(len(payload)), b"\0"),
-            _END.pack(_END_MAGIC, crc),
-        ]
-    )
+    head = FRAME_MAGIC + struct.pack("<I", crc) + tail
+    return head, payload, bytes(_pad(length) - length) + _END.pack(_END_MAGIC, crc)
 
 
 def parse_frame(data: bytes | memoryview, at: int, position: int) -> Frame | None:

@@ -30,6 +30,11 @@ class Access:
             self._count(key.id if key is not None else str(client[0] if client else ""))
         return key
 
+    @property
+    def counts(self) -> bool:
+        """Whether callers have a rate."""
+        return bool(self._rate)
+
     def allow(self, key: Key | None, role: Role, service: str | None = None) -> None:
         """Raises AccessDenied unless the key covers it. Whether the service exists makes no difference."""
         if self.needed and (key is None or not key.may(role, service)):

@@ -31,6 +31,17 @@ class Head:
     outputs: list[tuple[str, bool]]
     context: Mapping[str, Any] | None = None
     reply: bytes | None = None
+    is_number: bool = field(init=False)
+    """Whether it asks for one entity by a whole number, as of now, for values and whether they are there alone."""
+
+    def __post_init__(self) -> None:
+        self.is_number = (
+            self.at is None
+            and self.timeout is None
+            and len(self.tensors) == 1
+            and self.tensors[0][1:] == ("INT64", 8, 1)
+            and all(binary and name in ("features", "mask") for name, binary in self.outputs)
+        )
 
 
 @dataclass(slots=True)

@@ -12,10 +12,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 from featurestore.errors import (
@@ -32,8 +31,10 @@ from featurestore.server import arrow, feast, metrics, oip
 from featurestore.server.access import Access
 from featurestore.server.asking import Ask, at_of, context_of, timeout_of
 from featurestore.server.catalog import Catalog, Served
+from featurestore.server.direct import Direct
 from featurestore.server.logs import LOG, say
 from featurestore.server.refusals import NoKey, RateExceeded, refusal
+from featurestore.server.routes import Route, route_of
 from featurestore.server.settings import Settings
 from featurestore.server.traces import Traces
 from featurestore.serving import OnlineFeatures
@@ -43,7 +44,6 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Form = Literal["oip", "feast", "arrow"]
 
 INLINE_ROWS: Final = 1000
 """Up to so many rows are read where the request is handled; a thread would cost more than the read."""
@@ -62,47 +62,13 @@ OPEN: Final = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/rea
 """What probes ask, key or no key; it says nothing of what is served."""
 
 _JSON: Final = (b"content-type", b"application/json")
-_BINARY: Final = (b"content-type", b"application/octet-stream")
 _ARROW: Final = (b"content-type", arrow.CONTENT_TYPE)
 _CLOSE: Final = (b"connection", b"close")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:-]{1,128}\Z")
-_NAME: Final = r"(?P<name>[^/@]{1,200})(?:@(?P<number>[0-9]{1,9}))?"
-_ROUTES: Final = (
-    (re.compile(rf"/v2/models/{_NAME}(?:/versions/(?P<version>[0-9]{{1,9}}))?/infer"), "oip"),
-    (re.compile(rf"/features/{_NAME}"), "arrow"),
-)
 
 
 class Disconnected(Exception):
     """The client has gone before its request was whole."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One path to features: the form it speaks, and the service where the path names it."""
-
-    form: Form
-    label: str
-    name: str | None = None
-    version: str | None = None
-
-
-_FEAST: Final = Route("feast", "/get-online-features")
-
-
-def route_of(path: str) -> Route | None:
-    """What a POST to this path reads; None if it is none of the routes here."""
-    if path == "/get-online-features":
-        return _FEAST
-    for pattern, form in _ROUTES:
-        found = pattern.fullmatch(path)
-        if found is not None:
-            parts = found.groupdict()
-            version = parts.get("version") or parts["number"]
-            if form == "oip":
-                return Route("oip", "/v2/infer", parts["name"], version)
-            return Route("arrow", "/features", parts["name"], version)
-    return None
 
 
 class Front:
@@ -111,16 +77,17 @@ class Front:
     def __init__(self, settings: Settings, catalog: Catalog, access: Access, *, embedded: bool) -> None:
         self.settings, self.catalog, self.access = settings, catalog, access
         self.rest: App = _nothing
+        self.direct = Direct(self)
         self.traces = Traces.from_environment()
         self.in_flight, self.lag = 0, 0.0
-        self._embedded = embedded
+        self.embedded = embedded
         self._pool = ThreadPoolExecutor(THREADS, "read")
         self._routes: dict[str, Route] = {}
         self._counted: dict[tuple[str, int], int] = {}
         self._ids, self._number = secrets.token_hex(10), itertools.count()
         self._inline_from = 0.0
-        self._max_lag = settings.max_lag_ms / 1000
-        self._timeout = settings.timeout_ms / 1000
+        self.max_lag = settings.max_lag_ms / 1000
+        self.timeout = settings.timeout_ms / 1000
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -133,9 +100,7 @@ class Front:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id")
         request_id = (
-            given.decode()
-            if given is not None and _REQUEST_ID.match(given)
-            else f"{self._ids}{next(self._number):012x}"
+            given.decode() if given is not None and _REQUEST_ID.match(given) else self.new_request_id()
         )
         if route is None:
             await self._other(scope, receive, send, headers, request_id)
@@ -151,16 +116,21 @@ class Front:
             reply = self.refused(error, request_id, label)
         status, fields, body = reply
         await _send(send, status, fields, body, request_id)
-        self.count(label, status)
+        self.answered(route, status, request_id, began)
+
+    def new_request_id(self) -> str:
+        return f"{self._ids}{next(self._number):012x}"
+
+    def answered(self, route: Route, status: int, request_id: str, began: float) -> None:
+        self.count(route.label, status)
         if self.settings.log_requests:
-            seconds = time.perf_counter() - began
             say(
                 "request",
                 request_id=request_id,
-                route=label,
+                route=route.label,
                 service=route.name,
                 status=status,
-                ms=seconds * 1000,
+                ms=(time.perf_counter() - began) * 1000,
             )
 
     # --- one read ---------------------------------------------------------------------------------
@@ -175,7 +145,7 @@ class Front:
         began: float,
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         key = self.access.enter(headers, scope.get("client"))
-        if self.lag > self._max_lag:
+        if self.lag > self.max_lag:
             metrics.SHED.labels("lag").inc()
             raise Overloaded(f"this server is {self.lag:.1f} s behind")
         served = None
@@ -201,18 +171,29 @@ class Front:
             except (StoreUnavailable, DeadlineExceeded):
                 ask.served.meters.failed()
                 raise
-            read = time.perf_counter()
-            reply = self._encode(route, result, ask, request_id, scope)
-            if ask.served.tap is not None:
-                ask.served.tap.offer(
-                    result,
-                    request_id=ask.id or request_id,
-                    degraded=type(result) is Degraded,
-                    context=ask.context,
-                )
-            ended = time.perf_counter()
+            return self.reply(route, result, ask, request_id, _query(scope), (began, started, decoded))
         finally:
             self.in_flight -= 1
+
+    def reply(
+        self,
+        route: Route,
+        result: OnlineFeatures,
+        ask: Ask,
+        request_id: str,
+        query: Mapping[str, str],
+        times: tuple[float, float, float],
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """What was read as an answer, captured and noted. `times`: when it was begun, at hand, and understood."""
+        began, started, decoded = times
+        read = time.perf_counter()
+        degraded = type(result) is Degraded
+        reply = self._encode(route, result, ask, request_id, query, degraded=degraded)
+        if ask.served.tap is not None:
+            ask.served.tap.offer(
+                result, request_id=ask.id or request_id, degraded=degraded, context=ask.context
+            )
+        ended = time.perf_counter()
         ask.served.meters.note(
             route.label,
             result,
@@ -220,7 +201,7 @@ class Front:
             read - decoded,
             ended - read,
             ended - began,
-            degraded=type(result) is Degraded,
+            degraded=degraded,
         )
         return reply
 
@@ -289,20 +270,13 @@ class Front:
         served = ask.served
         if not served.marked:
             served = ask.served = await self._marked(served)
-        limit = self._timeout if ask.timeout is None else min(ask.timeout, self._timeout)
-        left = limit - (time.perf_counter() - began)
-        if left <= 0:
-            raise DeadlineExceeded(f"{limit * 1000:.0f} ms were over before the store was asked")
+        limit, left = self.left(ask.timeout, began)
         read = served.reader.read
-        if ask.rows <= INLINE_ROWS:
-            if self._embedded:
-                return read(ask.entities, ask.at, left, ask.request)
-            started = time.perf_counter()
-            if started >= self._inline_from and left > INLINE_PATIENCE and served.reader.knows_views:
-                result = self._read_inline(ask, started)
-                if result is not None:
-                    return result
-                left = limit - (time.perf_counter() - began)
+        if self.is_inline(served, ask.rows, left):
+            result = self.read_inline(ask, left)
+            if result is not None:
+                return result
+            left = limit - (time.perf_counter() - began)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(left + 0.005):
@@ -317,8 +291,26 @@ class Front:
                 raise DeadlineExceeded(f"the store did not answer within {limit * 1000:.0f} ms") from error
             raise
 
-    def _read_inline(self, ask: Ask, started: float) -> OnlineFeatures | None:
-        """A read of a server of values that has been quick lately; None if it was not this time."""
+    def left(self, timeout: float | None, began: float) -> tuple[float, float]:
+        """The seconds that a request has, and those it has left. Raises DeadlineExceeded when there are none."""
+        limit = self.timeout if timeout is None else min(timeout, self.timeout)
+        left = limit - (time.perf_counter() - began)
+        if left <= 0:
+            raise DeadlineExceeded(f"{limit * 1000:.0f} ms were over before the store was asked")
+        return limit, left
+
+    def is_inline(self, served: Served, rows: int, left: float) -> bool:
+        """Whether so many rows are read where the request is handled: of this machine, or of what has been quick lately."""
+        if rows > INLINE_ROWS or self.embedded:
+            return rows <= INLINE_ROWS
+        quick = time.perf_counter() >= self._inline_from
+        return quick and left > INLINE_PATIENCE and served.reader.knows_views
+
+    def read_inline(self, ask: Ask, left: float) -> OnlineFeatures | None:
+        """A read that others wait for; None if a server of values was not quick this time."""
+        if self.embedded:
+            return ask.served.reader.read(ask.entities, ask.at, left, ask.request)
+        started = time.perf_counter()
         try:
             result = ask.served.reader.read(ask.entities, ask.at, INLINE_PATIENCE, ask.request)
         except StoreUnavailable:
@@ -349,17 +341,23 @@ class Front:
         return served
 
     def _encode(
-        self, route: Route, result: OnlineFeatures, ask: Ask, request_id: str, scope: Scope
+        self,
+        route: Route,
+        result: OnlineFeatures,
+        ask: Ask,
+        request_id: str,
+        query: Mapping[str, str],
+        *,
+        degraded: bool,
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        degraded = type(result) is Degraded
         if route.form == "oip":
             body, head = oip.encode(result, ask, degraded=degraded)
             if head is None:
                 return 200, [_JSON], body
-            return 200, [_BINARY, (b"inference-header-content-length", b"%d" % head)], body
+            return 200, oip.fields(head), body
         if route.form == "feast":
             return 200, [_JSON], feast.encode(result, ask, request_id, degraded=degraded)
-        statuses = _query(scope).get("statuses") == "true"
+        statuses = query.get("statuses") == "true"
         return 200, [_ARROW], arrow.encode(result, ask, request_id, statuses=statuses, degraded=degraded)
 
     # --- the rest ---------------------------------------------------------------------------------

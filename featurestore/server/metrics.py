@@ -97,17 +97,22 @@ class Meters:
 
     def note(self, route: str, result: OnlineFeatures, *times: float, degraded: bool) -> None:
         """One read: seconds for decode, read, encode and the whole."""
-        seconds = self._times.get(route)
-        if seconds is None:
-            seconds = self._times[route] = []
-        seconds.append(times)
-        self._row_count += result.rows
+        self.note_present(route, result.rows, 0, times)
         self._degraded_count += degraded
         for block in result.blocks:
             if block.status is None:
                 self._present += block.values.size
             else:
                 self._counts += np.bincount(block.status.reshape(-1), minlength=len(self._counts))
+
+    def note_present(self, route: str, rows: int, values: int, times: tuple[float, ...]) -> None:
+        """As `note`, of a read whose values are all PRESENT."""
+        seconds = self._times.get(route)
+        if seconds is None:
+            seconds = self._times[route] = []
+        seconds.append(times)
+        self._row_count += rows
+        self._present += values
 
     def failed(self) -> None:
         """A read that was understood, and whose store did not answer in time or at all."""

@@ -66,6 +66,8 @@ _PARTS: Final = 64
 
 _MATRICES: Final = {"features": "FP32", "mask": "BOOL", "age_ms": "INT64"}
 
+_BINARY: Final = (b"content-type", b"application/octet-stream")
+
 Chunks = list[Any]
 
 HEADS: Final = 256
@@ -133,7 +135,7 @@ def decode(body: bytes, json_length: bytes | None, served: Served, max_rows: int
         head = body[:at]
         known = served.heads.get(head)
         if known is not None:
-            return _again(known, body, at, served, max_rows)
+            return again(known, body, at, served, max_rows)
     start = at
     said = _object(head)
     columns: dict[str, Any] = {}
@@ -198,7 +200,7 @@ def _object(text: bytes) -> dict[str, Any]:
     return said
 
 
-def _again(head: Head, body: bytes, at: int, served: Served, max_rows: int) -> Ask:
+def again(head: Head, body: bytes, at: int, served: Served, max_rows: int) -> Ask:
     """A request whose JSON was understood before: its tensors are checked as ever."""
     columns = {}
     for name, form, size, rows in head.tensors:
@@ -413,6 +415,27 @@ def encode(result: OnlineFeatures, ask: Ask, *, degraded: bool) -> tuple[bytes, 
     if ask.head is not None and fixed and not degraded:
         ask.head.reply = head  # sizes follow from the rows, which the request's JSON says
     return (b"".join([head, *tail]), len(head)) if tail else (head, None)
+
+
+def fields(json_length: int) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer whose tensors come after its JSON."""
+    return [_BINARY, (b"inference-header-content-length", b"%d" % json_length)]
+
+
+def one_number(head: Head, body: bytes, at: int) -> int | None:
+    """The key of a request for one entity that `encode_row` can answer; None for any other."""
+    if head.reply is None or not head.is_number or len(body) != at + 8:
+        return None
+    return int.from_bytes(body[at:], "little", signed=True)
+
+
+def encode_row(row: bytes, head: Head) -> tuple[bytes, int]:
+    """As `encode` of one entity, all of whose values are PRESENT: `row` is their float32."""
+    reply = head.reply
+    assert reply is not None
+    present = b"\x01" * (len(row) // 4)
+    parts = [row if name == "features" else present for name, _ in head.outputs]
+    return b"".join([reply, *parts]), len(reply)
 
 
 def _plain(values: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from featurestore.server.direct import Direct
 from featurestore.server.settings import Settings
 
 HEAD_BYTES: Final = 64 << 10
@@ -21,7 +22,10 @@ _SAID: Final = {
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """A timer runs only while part of a request is there: one that arrives in one piece costs nothing."""
+    """A timer runs only while part of a request is there: one that arrives in one piece costs nothing.
+
+    One whose head was seen before is answered at once (`direct`) where nothing else is under way on the connection.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -30,6 +34,8 @@ class PatientProtocol(HttpToolsProtocol):
         self._partial = self._in_head = False
         self._head = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._direct: Direct | None = getattr(self.app, "direct", None)
+        self._answered_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -42,7 +48,18 @@ class PatientProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        direct = self._direct
+        alone = direct is not None and self._nothing_under_way()
+        if direct is not None and alone:
+            answer = direct.answer(data, self.client)
+            if answer is not None:
+                self.transport.write(answer)
+                self.server_state.total_requests += 1
+                self._answered_at = self.loop.time()
+                return
         super().data_received(data)
+        if direct is not None and alone and self._is_kept():
+            direct.learn(data, self.url, self.headers)
         if not self._partial:
             if self._timer is not None:
                 self._calm()
@@ -66,6 +83,35 @@ class PatientProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._partial = False
         super().on_message_complete()
+
+    def _nothing_under_way(self) -> bool:
+        cycle: Any = self.cycle  # none yet, before the first request
+        return (
+            not self._partial
+            and (cycle is None or cycle.response_complete)
+            and not self.flow.write_paused
+            and not self.transport.is_closing()
+            and not self.server_state.default_headers
+        )
+
+    def _is_kept(self) -> bool:
+        """Whether the last request was whole, and its connection is for more like it."""
+        cycle: Any = self.cycle
+        return (
+            not self._partial
+            and cycle is not None
+            and cycle.keep_alive
+            and cycle.scope["method"] == "POST"
+            and not self.parser.should_upgrade()
+        )
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Hangs up, unless a request was answered since the timer was set: then it waits for the rest."""
+        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
 
     def send_400_response(self, msg: str) -> None:
         self._partial = False

@@ -16,7 +16,7 @@ from featurestore.ir import Feature
 from featurestore.online.codec import HEADER, MAGIC, Codec
 from featurestore.online.values import Values
 from featurestore.serving.group import Group, Table
-from featurestore.serving.result import Block
+from featurestore.serving.result import Block, settled
 
 _ALL = 2**64 - 1
 _FIRST_AT, _LAST_AT = 4, 5  # words of the header
@@ -92,19 +92,38 @@ class Plain:
                 return None
         return self._stored(values.data.reshape(count, -1)), words[:, _LAST_AT].view("<i8")
 
+    @property
+    def has_row(self) -> bool:
+        """Whether the features of the service are what `row` gives."""
+        return len(self._columns) == 1 and self._columns[0].whole and self._columns[0].kind == "<f4"
+
+    def row(self, value: bytes, q: int) -> bytes | None:
+        """The floats of one value read at `q`, in the order of the service; None if it is not plain."""
+        if len(value) != self.width or not self._is_plain(value, q):
+            return None
+        column = self._columns[0]
+        floats = np.frombuffer(value[column.begin : column.end], "<f4")
+        return settled(floats if column.chosen is None else floats[column.chosen]).tobytes()
+
     def _one(self, data: Array, q: int) -> tuple[list[Block], Array] | None:
-        """`blocks` of one entity, without arrays: each call of NumPy costs as much as all these comparisons."""
-        words = self._unpack(data.data)
-        for word, mask, wanted in self._same:
-            if words[word] & mask != wanted:
-                return None
-        if not self._static:  # a moment before 1970 looks like one far ahead: the general way knows better
-            if words[_FIRST_AT] >= q or words[self._at] >= q:
-                return None
-            if self._ttl is not None and words[self._at] < q - self._ttl:
-                return None
+        """`blocks` of one entity."""
+        if not self._is_plain(data.data, q):
+            return None
         last = data[8 * _LAST_AT : 8 * _LAST_AT + 8].view("<i8")
         return self._stored(data.reshape(1, -1)), last
+
+    def _is_plain(self, value: bytes | memoryview, q: int) -> bool:
+        """Whether one value is, without arrays: each call of NumPy costs as much as all these comparisons."""
+        words = self._unpack(value)
+        for word, mask, wanted in self._same:
+            if words[word] & mask != wanted:
+                return False
+        if self._static:
+            return True
+        # A moment before 1970 looks like one far ahead: the general way knows better.
+        if words[_FIRST_AT] >= q or words[self._at] >= q:
+            return False
+        return self._ttl is None or words[self._at] >= q - self._ttl
 
     def _stored(self, raw: Array) -> list[Block]:
         blocks = []

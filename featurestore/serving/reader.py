@@ -22,6 +22,7 @@ from featurestore.online.values import Values
 from featurestore.serving.entities import Entities
 from featurestore.serving.expected import watch_of
 from featurestore.serving.group import Group, groups_of
+from featurestore.serving.packed import packed_of
 from featurestore.serving.plain import Plain, plain_of
 from featurestore.serving.recorder import Tap
 from featurestore.serving.request import Request, Rows, key_columns_of, lookup, request_columns_of
@@ -68,6 +69,7 @@ class Reader:
         }
         one = list(self._key_types.items())
         self._number = one[0][0] if len(one) == 1 and one[0][1] == Int64 and not service.request else None
+        self._packed = packed_of(store, service, self._groups, self._plain)
         self._states: dict[str, Complete] = {}
         self._states_at = -STATE_SECONDS
 
@@ -239,6 +241,19 @@ class Reader:
         if self.watch is not None:
             self.watch.look(result)
         return result
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether `row` may give anything."""
+        return self._packed is not None and self._number is not None and self._served is None
+
+    def row(self, number: int) -> bytes | None:
+        """The tensor of the entity with this key now, as bytes of float32, each value present and the service's own.
+
+        None where it takes a whole `read` to say what its values are.
+        """
+        assert self._packed is not None
+        return self._packed.row(number, self._clock(), self._view_states())
 
     def _read(
         self,

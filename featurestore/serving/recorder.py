@@ -171,16 +171,16 @@ class Recorder:
 
     def take(self, kind: Kind, read: Served) -> bool:
         """What `Tap.offer` does with a read."""
-        rows = read.result.rows
+        rows = read.rows
         with self._lock:
-            if self._waiting + rows > self._limit:
+            waiting = self._waiting + rows
+            if waiting > self._limit:
                 self._shed += rows
                 return False
-            self._waiting += rows
+            self._waiting = waiting
             self._offered += rows
             self._queue.append((kind, read))
-            begin = self._thread is None
-            if begin:
+            if self._thread is None:
                 self._start()
         return True
 
@@ -260,7 +260,7 @@ class Recorder:
                     if table.num_rows:
                         self._unkept.append((kind.schema, table, table.num_rows))
             except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
-                lost = sum(r.result.rows for r in reads)
+                lost = sum(r.rows for r in reads)
                 _LOG.exception("%d rows of '%s' were not captured", lost, kind.schema.service, exc_info=error)
                 self._count(lost, failed=lost)
         while self._unkept:

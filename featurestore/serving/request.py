@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from featurestore.evaluate.partials import Array, Mask
 from featurestore.online.codec import NOBODY, entity_key_rows, entity_keys, number_keys, number_name
 from featurestore.online.values import Asked
 from featurestore.serving.group import Group
-from featurestore.types import DType, Int64, String
+from featurestore.types import Bool, DType, Float64, Int64, String
 
 Rows = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 """A dict of columns (scalars are the same in every row) or a list of row dicts."""
@@ -118,6 +118,10 @@ def request_columns_of(
         values = value if isinstance(value, list | tuple | np.ndarray) else [value] * rows
         if len(values) != rows:
             raise RequestError(f"request column '{name}' has {len(values)} values for {rows} rows of keys")
+        plain = _plain(values, dtype)
+        if plain is not None:
+            columns[name] = cleaned(*plain, dtype)
+            continue
         try:
             given_as = pa.array(values)
             # Text is never taken for a number, nor a number for text: a cast would try.
@@ -129,6 +133,25 @@ def request_columns_of(
                 f"request column '{name}' of service '{service}' is declared {dtype}: {str(error).splitlines()[0]}"
             ) from error
     return columns
+
+
+_PLAIN: Final[Mapping[DType, tuple[type, Any]]] = {
+    Float64: (float, np.float64),
+    Int64: (int, np.int64),
+    Bool: (bool, np.bool_),
+    String: (str, object),
+}
+
+
+def _plain(values: Any, dtype: DType) -> tuple[Array, Mask | None] | None:
+    """Values of just the type that is declared, as most are; None for others, which Arrow looks at. It takes a while to load."""
+    kind = _PLAIN.get(dtype)
+    if kind is None or isinstance(values, np.ndarray) or set(map(type, values)) != {kind[0]}:
+        return None
+    try:
+        return np.array(values, kind[1]), None
+    except OverflowError:
+        return None
 
 
 def _by_name(

@@ -56,6 +56,11 @@ class Breaker:
         """Whether reads are turned away just now."""
         return self._failed >= self._limit and self._clock() < self._until
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last read of the store did."""
+        return self._failed > 0
+
     def enter(self) -> None:
         """Raises StoreUnavailable while it is open. After the pause one caller gets through, and decides for all."""
         if self._failed < self._limit:
@@ -164,6 +169,20 @@ class SteadyReader:
             return result
         except StoreUnavailable:
             return self._or_raise(asked, at)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether `row` may give anything."""
+        return self._memory is None and self.reader.has_rows
+
+    def row(self, number: int) -> bytes | None:
+        """As `Reader.row`. A store in trouble gives None: `read` says what becomes of it."""
+        if self._breaker.has_failed:
+            return None
+        try:
+            return self.reader.row(number)
+        except StoreUnavailable:
+            return None
 
     def get(
         self,

@@ -22,6 +22,9 @@ _CACHED = 1 << 19
 _FAR = 16.0
 """Sums of powers about zero are exact enough while the square of the mean is at most so many variances."""
 
+_HELD = 64
+"""Stretches whose sums are added before they are made into moments."""
+
 _ONES = np.ones(STRETCH)
 KINDS = ("nulls", "nans", "positive", "negative", "unread")
 
@@ -75,31 +78,104 @@ def merge(a: Numbers, b: Numbers) -> Numbers:
 
 
 class Kernel:
-    """Makes `Numbers` of blocks of so many columns. It keeps its working space, so it is for one thread at a time."""
+    """Makes `Numbers` of blocks of so many columns. It keeps its working space, so it is for one thread at a time.
+
+    `take` counts blocks in, `total` gives what they are together. Sums of powers about zero add, so blocks for which these are
+    exact enough are made into moments only then; each of the others by itself, and merged.
+    """
 
     def __init__(self, columns: int, order: int) -> None:
         self._columns, self._order = columns, order
         self.stretch = STRETCH if order == 2 else min(STRETCH, max(256, _CACHED // max(columns, 1)))
-        self._work = np.empty((columns, self.stretch if order > 2 else 0))
+        self._squares: Array | None = None
         self._none = np.zeros((len(KINDS), columns), np.int64)
+        self._now = np.empty((2 + order, columns))
+        self._forget()
 
-    def measure(self, block: Array, nulls: Array | None = None) -> Numbers:
-        """The numbers of a block of at least one row. A NaN of it is a NULL, or, with `nulls`, so many of each column's are."""
+    def _forget(self) -> None:
+        """Begins anew: nothing was taken."""
+        self._rows = self._held = 0
+        self._least, self._greatest = np.full(self._columns, np.inf), np.full(self._columns, -np.inf)
+        self._sums = np.zeros((self._order, self._columns))
+        self._merged = Numbers.of_nothing(self._columns, self._order)
+        self._taken = False
+
+    def take(self, block: Array, nulls: Array | None = None) -> NDArray[np.bool_]:
+        """Counts in a block of at least one row. A NaN of it is a NULL, or, with `nulls`, so many of each column's are.
+
+        Says of each column whether all of the block is finite.
+        """
+        odd: Numbers | None = None
+        self._taken = True
         with np.errstate(over="ignore", invalid="ignore"):
-            total = self._measured(block[:, : self.stretch])
-            for start in range(self.stretch, block.shape[1], self.stretch):
-                total = merge(total, self._measured(block[:, start : start + self.stretch]))
-        if nulls is not None and total.counts is not self._none:
-            total.counts[1] = total.counts[0] - nulls
-            total.counts[0] = nulls
-        return total
+            for start in range(0, block.shape[1], self.stretch):
+                x = block[:, start : start + self.stretch]
+                self._pass_over(x)
+                if not self._add(x.shape[1]):
+                    found = self._measured(x)
+                    odd = found if odd is None else merge(odd, found)
+        if odd is None:
+            return np.ones(self._columns, np.bool_)
+        if nulls is not None and odd.counts is not self._none:
+            odd.counts[1] = odd.counts[0] - nulls
+            odd.counts[0] = nulls
+        self._merged = merge(self._merged, odd)
+        return np.logical_not(odd.counts.any(axis=0))
+
+    def total(self) -> Numbers | None:
+        """All that was taken since this was asked last; None when nothing was."""
+        if not self._taken:
+            return None
+        self._settle()
+        out = self._merged
+        self._forget()
+        return out
+
+    def release(self) -> None:
+        """Lets go of the working space; what was taken stays."""
+        self._squares = None
+
+    def _pass_over(self, x: Array) -> None:
+        """Writes extremes and sums of powers of one stretch to `_now`: least, greatest, then the sums, order 1 first."""
+        np.matmul(x, _ONES[: x.shape[1]], out=self._now[2])  # first: it reads several columns at once
+        np.minimum.reduce(x, axis=1, out=self._now[0])
+        np.maximum.reduce(x, axis=1, out=self._now[1])
+        self._powers(x, self._now[3:])
+
+    def _add(self, rows: int) -> bool:
+        """Adds `_now` to what is held, if it is of finite numbers all of which are near zero; says whether."""
+        first, second = self._now[2], self._now[3]
+        square = first * first
+        square *= (1 + _FAR) / (_FAR * rows)  # of _FAR variances, as it is below
+        square -= second
+        if not (square <= 0.0).all():  # false as well where a sum is no number
+            return False
+        np.minimum(self._least, self._now[0], out=self._least)
+        np.maximum(self._greatest, self._now[1], out=self._greatest)
+        self._sums += self._now[2:]
+        self._rows += rows
+        self._held += 1
+        if self._held == _HELD:
+            self._settle()
+        return True
+
+    def _settle(self) -> None:
+        """Makes moments of the sums that are held."""
+        if not self._held:
+            return
+        n, shift = np.full(self._columns, float(self._rows)), np.zeros(self._columns)
+        with np.errstate(over="ignore", invalid="ignore"):
+            moments = moments_of_sums(n, shift, list(self._sums))
+        held = Numbers(self._none, moments, self._least + 0.0, self._greatest + 0.0)
+        self._merged = merge(self._merged, held)
+        self._rows = self._held = 0
+        self._least[:], self._greatest[:], self._sums[:] = np.inf, -np.inf, 0.0
 
     def _measured(self, x: Array) -> Numbers:
-        """At most one stretch of rows. All that is no number is counted as NULL or as infinite."""
+        """One stretch that was passed over, by itself. All that is no number is counted as NULL or as infinite."""
         rows = x.shape[1]
         n, shift, counts = np.full(self._columns, float(rows)), np.zeros(self._columns), self._none
-        least, greatest = np.minimum.reduce(x, axis=1), np.maximum.reduce(x, axis=1)
-        sums = self._sums(x)
+        least, greatest, *sums = self._now
         finite: Array | None = None
         if not np.isfinite(sums[0]).all():
             strange = np.flatnonzero(~np.isfinite(sums[0]))
@@ -129,19 +205,27 @@ class Kernel:
         moments = moments_of_sums(n, shift, sums)
         return Numbers(counts, moments, least + 0.0, greatest + 0.0)
 
-    def _sums(self, x: Array) -> list[Array]:
-        """Sums of the powers of each row, order 1 first."""
-        ones = _ONES[: x.shape[1]]
-        first = np.vecdot(x, ones)
+    def _powers(self, x: Array, out: Array) -> None:
+        """Writes the sums of the powers of each row of `x`, from order 2 on."""
         if self._order == 2:
-            return [first, np.vecdot(x, x)]
-        square = np.multiply(x, x, out=self._work[: x.shape[0], : x.shape[1]])
-        return [first, np.vecdot(square, ones), np.vecdot(square, x), np.vecdot(square, square)]
+            np.vecdot(x, x, out=out[0])
+            return
+        rows, count = x.shape
+        if self._squares is None:
+            self._squares = np.empty(self._columns * self.stretch)
+        # Side by side: rows a power of two apart would fall on the same lines of a cache.
+        square = np.square(x, out=self._squares[: rows * count].reshape(rows, count))
+        np.matmul(square, _ONES[:count], out=out[0])  # a product with ones is the quickest sum
+        np.vecdot(square, x, out=out[1])
+        np.vecdot(square, square, out=out[2])
 
     def _again(self, sums: list[Array], columns: Array, values: Array) -> None:
         """Writes the sums of other values for some of the columns."""
-        for column, new in zip(sums, self._sums(values), strict=True):
-            column[columns] = new
+        new = np.empty((self._order, len(columns)))
+        np.matmul(values, _ONES[: values.shape[1]], out=new[0])
+        self._powers(values, new[1:])
+        for column, own in zip(sums, new, strict=True):
+            column[columns] = own
 
 
 def stored(numbers: Numbers) -> bytes:

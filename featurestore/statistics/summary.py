@@ -135,11 +135,19 @@ class Summary:
         """Takes in what is buffered, and lets go of the buffer. Reading does so by itself."""
         self.release()
         self._take_tables()
+        self._settle()
 
     def release(self) -> None:
         """Takes in what `add` buffered, and lets go of its buffer; tables that wait are left waiting."""
         self._take_matrix()
         self._matrix = None
+        self._kernel.release()
+
+    def _settle(self) -> None:
+        """Merges what the kernel took into the numbers."""
+        found = self._kernel.total()
+        if found is not None:
+            self._numbers = numeric.merge(self._numbers, found)
 
     def _new_buffer(self, width: int) -> Array:
         wrong = next((n for n, t in self.columns.items() if not is_tensor(t)), None)
@@ -185,6 +193,8 @@ class Summary:
         for j, count in lost:  # for the kernel they are NULLs; they are told apart afterwards
             nulls[j] += count
         self._take_block(block, nulls, texts)
+        if lost:
+            self._settle()
         for j, count in lost:
             self._numbers.counts[0, j] -= count
             self._numbers.counts[4, j] += count
@@ -194,11 +204,9 @@ class Summary:
     ) -> None:
         if not block.shape[1]:
             return
-        found = self._kernel.measure(block, nulls)
-        self._numbers = numeric.merge(self._numbers, found)
+        whole = self._kernel.take(block, nulls)
         if not self._sketching:
             return
-        whole = found.n == block.shape[1]
         sketches = zip(block, self._ranks, self._distinct, self._frequent, strict=True)
         for j, (column, ranks, distinct, frequent) in enumerate(sketches):
             values = column if whole[j] else column[np.isfinite(column)]
