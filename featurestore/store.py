@@ -1075,8 +1075,15 @@ class FeatureStore:
             found.name,
             Meaning(version.reference, found, views),
             meanings,
+            lambda number: self._kept_scaler(found.name, number),
         )
         return checked, version
+
+    def _kept_scaler(self, service: str, number: int) -> Scaler | None:
+        try:
+            return Scaler.from_json(kept_scaler(self.registry, service, number).scaler)
+        except ScalerError:
+            return None
 
     def training_batches(
         self,
