@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import io
 import json
+import re
 import socket
 import struct
 import time
@@ -223,6 +224,9 @@ def test_metadata_health_and_metrics(server: Server) -> None:
 
 def test_every_example_of_the_docs_works(server: Server) -> None:
     document = server.ask("GET", "/openapi.json").json()
+    said = server.ask("GET", "/nowhere").json()["error"].partition("there is ")[2]
+    mounted = {re.sub("{number}", "{version}", path) for path in said.split(", ")}
+    assert set(document["paths"]) == {p for p in mounted if not p.startswith(("/docs", "/openapi"))}
     tried = 0
     for path, verbs in document["paths"].items():
         for verb, route in verbs.items():
@@ -237,7 +241,7 @@ def test_every_example_of_the_docs_works(server: Server) -> None:
                 answer = server.ask(verb.upper(), filled, example)
                 assert answer.status == 200, (filled, answer.body)
                 tried += 1
-    assert tried >= 13
+    assert tried >= 15
 
 
 def test_a_request_id_comes_back(server: Server) -> None:
@@ -548,6 +552,7 @@ def test_what_is_under_way_is_finished_before_it_stops(folder: Path, tmp_path: P
             connection.sendall(body[5:])
             assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
         assert server.stop() == 0
+    assert [line for line in (tmp_path / "log").read_text().splitlines() if not line.startswith("{")] == []
 
 
 def test_a_unix_socket_several_workers_and_their_metrics_together(folder: Path, tmp_path: Path) -> None:
@@ -615,6 +620,13 @@ def test_events_come_in_and_are_served(tmp_path: Path) -> None:
             answer = server.post(f"/events/{source}", raw, {"content-type": kind})
             return answer.status, answer.json()
 
+        document = server.ask("GET", "/openapi.json").json()
+        (example,) = (
+            route["post"]["requestBody"]["content"]["application/json"]["example"]
+            for path, route in document["paths"].items()
+            if path.startswith("/events/")
+        )
+        assert set(example[0]) == {"k", "at", "x"}
         status, one = post([row, row])
         assert (status, one["rows"], one["last_offset"]) == (200, 2, 1)
         lines = b"\n".join(json.dumps(row).encode() for _ in range(3))

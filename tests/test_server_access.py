@@ -160,6 +160,9 @@ def test_refusals_are_audited_and_no_secret_is_kept_or_logged(
     wait_until(lambda: len([line for line in server.lines() if line.get("audit")]) >= 2)
     reasons = {line["reason"] for line in server.lines() if line.get("audit")}
     assert reasons == {"no key", "not allowed"}
+    callers = {(line["reason"], line["caller"]) for line in server.lines() if line.get("audit")}
+    assert ("no key", "127.0.0.1") in callers
+    assert ("not allowed", keys["plain"].split("_")[1]) in callers
     text = server.ask("GET", "/metrics", headers=bearer(keys["boss"])).body.decode()
     assert 'fs_refused_total{reason="no key"}' in text
     kept = b"".join(p.read_bytes() for p in (folder / ".fs").glob("registry.db*"))

@@ -404,6 +404,7 @@ class Front:
                 level=logging.WARNING,
                 audit=True,
                 reason=reason,
+                caller=getattr(error, "caller", ""),
                 request_id=request_id,
                 route=route,
             )

@@ -32,8 +32,20 @@ MESSAGE: Final = 2000
 """Characters of a message that go out; a wrong value quoted in it may be of any length."""
 
 
-class NoKey(AccessDenied):
+class Refused(AccessDenied):
+    """A refusal that is audited: `caller` is the id of a key, which is no secret, or an address."""
+
+    def __init__(self, message: str, caller: str) -> None:
+        super().__init__(message)
+        self.caller = caller
+
+
+class NoKey(Refused):
     """Nobody said who they are, or not in a way that is known here."""
+
+
+class NotAllowed(Refused):
+    """A key that is known, and does not cover what was asked for."""
 
 
 class SlowClient(ServingError):
@@ -72,6 +84,7 @@ STATUS: Final[tuple[tuple[type[FeatureStoreError], int], ...]] = (
 
 PUBLIC: Final = {
     NoKey: "AccessDenied",
+    NotAllowed: "AccessDenied",
     RateExceeded: "Overloaded",
     SlowClient: "DeadlineExceeded",
     WrongMethod: "RequestError",
