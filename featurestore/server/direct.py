@@ -130,16 +130,17 @@ class Direct:
         """The answer; None if a server of values was not quick this time. Raises what a read raises."""
         front, served = self._front, known.served
         started = time.perf_counter()
-        number = oip.one_number(head, data, at)
-        if number is not None and front.embedded and served.tap is None and served.reader.has_rows:
+        numbers = oip.numbers(head, data, at)
+        if numbers is not None and front.embedded and served.tap is None and served.reader.has_rows:
             decoded = time.perf_counter()
-            row = served.reader.row(number)
-            if row is not None:
+            floats = _floats(served, numbers)
+            if floats is not None:
                 read = time.perf_counter()
-                body, length = oip.encode_row(row, head)
+                body, length = oip.encode_rows(floats, head)
                 ended = time.perf_counter()
                 times = (decoded - started, read - decoded, ended - read, ended - began)
-                served.meters.note_present(known.route.label, 1, len(row) // 4, times)
+                values = head.numbers * len(served.tensor)
+                served.meters.note_present(known.route.label, head.numbers, values, times)
                 return 200, oip.fields(length), body
         ask = oip.again(head, data, at, served, front.settings.max_rows)
         decoded = time.perf_counter()
@@ -152,6 +153,14 @@ class Direct:
         if result is None:
             return None
         return front.reply(known.route, result, ask, request_id, {}, (began, started, decoded))
+
+
+def _floats(served: Served, numbers: Any) -> bytes | memoryview | None:
+    """The tensor of entities whose values are plain; None where it takes a whole read to say what they are."""
+    if isinstance(numbers, int):
+        return served.reader.row(numbers)
+    found = served.reader.rows(numbers)
+    return None if found is None else found.data
 
 
 def _written(status: int, fields: list[tuple[bytes, bytes]], body: bytes, request_id: str) -> bytes:

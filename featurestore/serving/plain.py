@@ -105,6 +105,32 @@ class Plain:
         floats = np.frombuffer(value[column.begin : column.end], "<f4")
         return settled(floats if column.chosen is None else floats[column.chosen]).tobytes()
 
+    def kept(self, values: Values) -> tuple[Array, Array, Array, Array]:
+        """Which values are plain once they count, and of those the floats as in `row` and two moments.
+
+        Each counts after the first moment, and where it grows old, until `ttl` after the second.
+        """
+        if values.width == self.width:
+            good, raw = np.ones(values.count, np.bool_), values.data.reshape(values.count, -1)
+        else:
+            good = values.lengths == self.width
+            raw = values.data[values.offsets[good][:, None] + np.arange(self.width)]
+        some = raw.view("<u8").take(self._words, 1)
+        moments = some[:, self._compared :].view("<i8")
+        alike = (some[:, : self._compared] & self._masks) == np.frombuffer(self._wanted, np.uint64)
+        plain = alike.all(1) & (True if self._static else (moments >= 0).all(1))
+        good[good] = plain
+        column = self._columns[0]
+        floats = raw[plain, column.begin : column.end].view("<f4")
+        floats = settled(floats if column.chosen is None else floats[:, column.chosen])
+        moments = np.zeros_like(moments[plain]) if self._static else moments[plain]
+        return good, floats, moments.max(1, initial=0), moments[:, -1]
+
+    @property
+    def ttl(self) -> int | None:
+        """How long ago a value may lie, in microseconds."""
+        return None if self._static else self._ttl
+
     def _one(self, data: Array, q: int) -> tuple[list[Block], Array] | None:
         """`blocks` of one entity."""
         if not self._is_plain(data.data, q):
