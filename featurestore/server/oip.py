@@ -432,14 +432,11 @@ def numbers(head: Head, body: bytes, at: int) -> np.ndarray[Any, Any] | int | No
     return np.frombuffer(body, "<i8", rows, at).copy()  # to an address that suits numbers
 
 
-def encode_rows(floats: bytes | memoryview, head: Head) -> tuple[bytes, int]:
-    """As `encode` of entities all of whose values are PRESENT: `floats` are those, row by row."""
-    reply = head.reply
-    assert reply is not None
+def encode_rows(floats: bytes | memoryview, head: Head) -> Chunks:
+    """As `encode` of entities all of whose values are PRESENT: `floats` are those, row by row. Its JSON, and what follows it."""
     size = len(floats) if isinstance(floats, bytes) else floats.nbytes
     present = b"\x01" * (size // 4)
-    parts = [floats if name == "features" else present for name, _ in head.outputs]
-    return b"".join([reply, *parts]), len(reply)
+    return [head.reply, *[floats if name == "features" else present for name, _ in head.outputs]]
 
 
 def _plain(values: Any) -> Any:

@@ -47,15 +47,17 @@ class Resident:
         first = self._hashed(numbers, 0)
         there = self._keys[0].take(first) == numbers
         rows = self._rows[0].take(first)
-        if there.all():
+        if np.count_nonzero(there) == len(there):
             return rows, None
-        others = np.flatnonzero(~there)
-        some = numbers[others]
+        others = np.logical_not(there).nonzero()[0]
+        some = numbers.take(others)
         second = self._hashed(some, 1)
         found = self._keys[1].take(second) == some
         rows[others] = self._rows[1].take(second)
+        if np.count_nonzero(found) == len(found):
+            return rows, None
         there[others] = found
-        return rows, None if found.all() else there
+        return rows, there
 
     def add(self, numbers: Array, floats: Array, since: Array, at: Array) -> None:
         """Keeps rows of distinct numbers that are not there."""
