@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.evaluate.partials import Array
+from featurestore.online.store import open_store
 from featurestore.serving.resident import Resident
+from tests.served import wait_until
 
 WIDTH = 3
 NUMBERS = st.lists(
@@ -116,3 +122,23 @@ def test_rows_count_from_one_moment_on_and_grow_old_after_another() -> None:
     assert not there([0, 1, 2], 61, 55)
     assert there([1, 2], 61, 55)
     assert not there([1], 76, 55)
+
+
+def test_the_moment_of_a_store_is_another_after_a_commit_of_any_process(tmp_path: Path) -> None:
+    with open_store(f"lmdb://{tmp_path}/kept", tmp_path) as store:
+        store.write([(b"a", b"1")])
+        before = store.moment()  # type: ignore[attr-defined]
+        assert store.read([b"a"]) == [b"1"]
+        assert store.moment() == before  # type: ignore[attr-defined]
+        code = (
+            "import sys; from pathlib import Path; from featurestore.online.store import open_store\n"
+            "with open_store(sys.argv[1], Path()) as store: store.write([(b'a', b'2')])"
+        )
+        subprocess.run([sys.executable, "-c", code, f"lmdb://{tmp_path}/kept"], check=True)
+        after = store.moment()  # type: ignore[attr-defined]
+        assert after != before
+        assert store.read([b"a"]) == [b"2"]
+        shutil.rmtree(tmp_path / "kept")  # a new one in its place may count the same commits
+        wait_until(lambda: store.read([b"a"]) == [None])
+        store.write([(b"a", b"3")])
+        assert store.moment() not in (before, after)  # type: ignore[attr-defined]

@@ -42,7 +42,8 @@ class Packed:
         self._store, self._plain, self._limit = store, plain, max_staleness
         self._moment_of = store.moment if isinstance(store, Momentary) else None
         self._view, self._leads = group.view.name, group.leads
-        self._kept = Resident(width)
+        self._width = width
+        self._kept: Resident | None = None
         self._moment: object = None
         self._using = threading.Lock()
 
@@ -62,20 +63,22 @@ class Packed:
         if moment_of is None or self._is_late(q, states) or not self._using.acquire(blocking=False):
             return None
         try:
-            moment = moment_of()
+            moment, kept = moment_of(), self._kept
+            if kept is None:
+                kept = self._kept = Resident(self._width)
             if moment != self._moment:
                 self._moment = moment
-                self._kept.clear()
-            rows, there = self._kept.find(numbers)
+                kept.clear()
+            rows, there = kept.find(numbers)
             if there is not None:
-                if not self._keep(numbers[~there]) or moment_of() != moment:
+                if not self._keep(kept, numbers[~there]) or moment_of() != moment:
                     return None
-                rows, there = self._kept.find(numbers)
-            return None if there is not None else self._kept.floats(rows, q, self._plain.ttl)
+                rows, there = kept.find(numbers)
+            return None if there is not None else kept.floats(rows, q, self._plain.ttl)
         finally:
             self._using.release()
 
-    def _keep(self, numbers: Array) -> bool:
+    def _keep(self, kept: Resident, numbers: Array) -> bool:
         """Reads entities and keeps those that are plain; whether all of them are."""
         distinct = np.unique(numbers)
         (values,) = self._store.fetch([Asked(number_keys([distinct], self._leads), len(self._leads))])
@@ -85,7 +88,7 @@ class Packed:
             mine = headless[good]
             floats, since, at = floats[mine], since[mine], at[mine]
             good &= headless
-        self._kept.add(distinct[good], floats, since, at)
+        kept.add(distinct[good], floats, since, at)
         return bool(good.all())
 
     def _is_late(self, q: int, states: Mapping[str, Complete]) -> bool:
