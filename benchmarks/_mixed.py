@@ -24,6 +24,8 @@ import pyarrow as pa
 KNOWN, FEATURES = 20_000, 20
 NOW = 1_700_000_000_000_000
 PATIENCE = 60.0
+IDLE = 30.0
+"""Seconds after which a connection is not used again: the server closes those that lie idle."""
 
 DEFINITIONS = """
 import featurestore as fs
@@ -84,6 +86,7 @@ class Line:
     def __init__(self, port: int, patience: float = PATIENCE) -> None:
         self._port, self._patience = port, patience
         self._socket: socket.socket | None = None
+        self._used = 0.0
 
     def ask(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -93,14 +96,20 @@ class Line:
         return self.send(head + body)
 
     def send(self, raw: bytes) -> Answer:
+        if time.monotonic() - self._used > IDLE:
+            self.close()
         if self._socket is None:
             self._socket = connect(self._port, self._patience)
         try:
             self._socket.sendall(raw)
-            return self._answer(self._socket)
+            answer = self._answer(self._socket)
         except OSError:
             self.close()
             raise
+        self._used = time.monotonic()
+        if answer.headers.get("connection") == "close":
+            self.close()
+        return answer
 
     def _answer(self, line: socket.socket) -> Answer:
         data = b""
@@ -112,8 +121,6 @@ class Line:
         while left > 0:
             parts.append(_more(line))
             left -= len(parts[-1])
-        if headers.get("connection") == "close":
-            self.close()
         return Answer(int(first.split(" ", 2)[1]), headers, b"".join(parts))
 
     def close(self) -> None:
@@ -394,8 +401,9 @@ def slow(load: Load, line: Line, rng: random.Random) -> str:
                 continue
             except OSError:
                 return "reset"
-            assert data.startswith(b"HTTP/1.1 408 "), data[:100]
-            return "408"
+            said = data[9:12].decode("latin-1")
+            assert said in ("408", "503"), data[:100]
+            return said.replace("503", "turned away")
     return "stopped"
 
 

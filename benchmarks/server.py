@@ -1,13 +1,13 @@
 """The server against a bare ASGI ping in the same run: requests a second and processor time of each request.
 
-    python benchmarks/server.py [--store lmdb|redis] [--seconds S] [--rounds N] [--connections 8] [--writes W]
+    python benchmarks/server.py [--store lmdb|redis] [--seconds S] [--rounds N] [--connections 8] [--writes W] [--no-feast]
 
 Makes a project of 20 float features and 20,000 entities in a temporary folder, serves it with one worker, and asks over
 prebuilt requests on kept connections, one closed loop each: as many different ones as ask for each entity three times. With
 `--writes` something is written to the store so many times a second, which makes the server forget what it read. The ping is
 an ASGI function behind the same uvicorn; `read` is the SDK's read of as many rows in process. Contenders take turns in each
-round; ratios are taken within a round. With FEAST_PYTHON (a Python that has Feast) `feast serve` joins, its online store in
-the same Redis.
+round; ratios are taken within a round. `feast serve` joins, its online store in a Redis of our own, unless `--no-feast` (see
+`_feast.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from _common import machine
+from _common import machine, verdict
+from _feast import environment, feast_python
+from _feast import prepare as prepare_feast
 
 from featurestore.store import FeatureStore
 
@@ -69,29 +71,6 @@ config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_
 uvicorn.Server(config).run([sock])
 """
 
-FEAST_REPO = """
-import sys
-from datetime import datetime, timedelta, timezone
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
-from feast.types import Float32
-root, port = sys.argv[1], sys.argv[2]
-open(f"{root}/feature_store.yaml", "w").write(f'''project: p
-provider: local
-registry: {root}/registry.db
-entity_key_serialization_version: 3
-online_store:
-  type: redis
-  connection_string: "127.0.0.1:{port}"
-''')
-store = FeatureStore(repo_path=root)
-thing = Entity(name="thing", join_keys=["id"], value_type=ValueType.INT64)
-view = FeatureView(name="numbers", entities=[thing], ttl=timedelta(days=99999),
-                   schema=[Field(name=f"f{i}", dtype=Float32) for i in range(20)],
-                   source=FileSource(path=sys.argv[3], timestamp_field="ts"))
-store.apply([thing, view])
-store.materialize(datetime(2023, 1, 1, tzinfo=timezone.utc), datetime(2023, 12, 31, tzinfo=timezone.utc))
-"""
-
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -100,11 +79,13 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--connections", type=int, default=8)
     arguments.add_argument("--writes", type=float, default=0.0)
+    arguments.add_argument("--no-feast", action="store_true")
     given = arguments.parse_args()
+    python = None if given.no_feast else feast_python()
     print(machine("uvicorn", "fastapi", "numpy"))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fs-server-")))
-        port = stack.enter_context(redis()) if given.store == "redis" or "FEAST_PYTHON" in os.environ else 0
+        port = stack.enter_context(redis()) if given.store == "redis" or python is not None else 0
         url = f"redis://127.0.0.1:{port}/0" if given.store == "redis" else "lmdb://.fs/online"
         prepare(folder, url)
         contenders: dict[str, Contender] = {}
@@ -119,8 +100,8 @@ def main() -> None:
         entities = {"id": rng.integers(0, KNOWN, 100).tolist()}
         body = json.dumps({"feature_service": "numbers", "entities": entities}).encode()
         contenders["JSON N=100"] = (ours, at, [post("/get-online-features", body, JSON)])
-        if "FEAST_PYTHON" in os.environ:
-            peer, at = stack.enter_context(feast(folder, port))
+        if python is not None:
+            peer, at = stack.enter_context(feast(python, folder, port))
             names = [f"numbers:f{i}" for i in range(FEATURES)]
             body = json.dumps({"features": names, "entities": entities}).encode()
             contenders["feast serve JSON N=100"] = (peer, at, [post("/get-online-features", body, JSON)])
@@ -162,9 +143,11 @@ def race(
         print(f"  read N={n:<5} in process    cpu {read * 1e6:9.1f} us")
     peer = "feast serve JSON N=100"
     if peer in rates:
-        for name in ("binary N=100", "JSON N=100"):
+        for name, must, reach in (("binary N=100", 40, 100), ("JSON N=100", 10, 30)):
             times = statistics.median(a / b for a, b in zip(rates[name], rates[peer], strict=True))
-            print(f"  {name}: {times:.1f}x the requests/s of {peer}")
+            work = statistics.median(b / a for a, b in zip(cpu[name], cpu[peer], strict=True))
+            what = f"{name}: requests/s over those of {peer}"
+            verdict(what, times, must, reach, cpu=work, more_is_better=True)
 
 
 def prepare(folder: Path, url: str) -> None:
@@ -317,13 +300,9 @@ def redis() -> Iterator[int]:
 
 
 @contextmanager
-def feast(folder: Path, redis_port: int) -> Iterator[tuple[int, int]]:
-    python = Path(os.environ["FEAST_PYTHON"])
+def feast(python: Path, folder: Path, redis_port: int) -> Iterator[tuple[int, int]]:
     repo = folder / "feast"
-    repo.mkdir()
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    argv = [str(python), "-c", FEAST_REPO, str(repo), str(redis_port), str(folder / "numbers.parquet")]
-    subprocess.run(argv, check=True, env=environment, capture_output=True)
+    prepare_feast(python, repo, redis_port, folder / "numbers.parquet")
     port = free_port()
     with (folder / "feast.log").open("w") as log:
         argv = [
@@ -335,7 +314,7 @@ def feast(folder: Path, redis_port: int) -> Iterator[tuple[int, int]]:
             str(port),
             "--no-access-log",
         ]
-        process = subprocess.Popen(argv, stdout=log, stderr=log, env=environment, start_new_session=True)
+        process = subprocess.Popen(argv, stdout=log, stderr=log, env=environment(), start_new_session=True)
     try:
         answering(port)
         yield process.pid, port

@@ -10,12 +10,14 @@ inside a round, and the median over the rounds is what counts. Values are compar
 - processor time of our side per key
 - 5 windows of 6 aggregates for 100 entities against a bare MGET of the same bytes by redis-py
 - 64 concurrent one-key reads of one event loop: coalesced, and one after another
+- `Reader.get` of the same values against Feast's `get_online_features` (see `_feast.py`), both from one Redis over TCP
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import shutil
 import statistics
 import subprocess
@@ -28,7 +30,9 @@ from typing import Any
 
 import numpy as np
 from _common import machine, verdict
+from _feast import feast_python, prepare, reads
 from online_read import END, a_redis, keys_of, make_data, make_project, race, redis_floor
+from server import redis as tcp_redis
 
 SIZES = {1: (3.0, 1.6), 100: (1.8, 1.25), 1000: (1.7, 1.15), 10_000: (2.8, 1.25)}
 """Entities of a read: how many times the time of the C client it must and may take."""
@@ -167,15 +171,63 @@ def concurrent(store: Any, data: dict[str, Any], rounds: int) -> None:
     )
 
 
+FEAST_SIZES = {1: (2, 5), 100: (12, 30), 1000: (25, 60)}
+"""Entities of a read: how many times the time of ours Feast's must and may take."""
+
+
+def against_feast(python: Path, folder: Path, rounds: int) -> None:
+    """Our read into a tensor and Feast's into its response, by turns; each in a process of its own, from the same Redis."""
+    place = folder / "feast-peer"
+    place.mkdir()
+    data = make_data(place)
+    with tcp_redis() as port:
+        store = make_project(place, f"redis://127.0.0.1:{port}/0")
+        reader, ids, matrix = store.reader("read_numbers"), data["ids"], data["matrix"]
+        prepare(python, place / "repo", port, place / "numbers.parquet")
+        with reads(python, place / "repo") as feast:
+            got = np.array(json.loads(feast(json.dumps({"values": ids[:50].tolist()}))), np.float32).T
+            np.testing.assert_array_equal(got, matrix[:50])
+            for batch, (must, reach) in FEAST_SIZES.items():
+                picks = [
+                    np.random.default_rng(i).choice(len(ids), batch, replace=False) for i in range(8)
+                ]  # fmt: skip
+                keys, out = [ids[p] for p in picks], np.empty((batch, matrix.shape[1]), np.float32)
+                reader.get(keys[0], out=out)
+                np.testing.assert_array_equal(out, matrix[picks[0]])
+                calls = max(5, 400 // batch)
+                asked = json.dumps({"calls": calls, "keys": [k.tolist() for k in keys]})
+                done = []
+                for number in range(rounds + 1):
+                    peer = json.loads(feast(asked))
+                    mine = timed(lambda i, k=keys, o=out: reader.get(k[i % 8], out=o), 20 * calls)
+                    if number:  # the first is for warming up
+                        done.append((peer, mine))
+                ours, theirs = (statistics.median(d[i][0] for d in done) for i in (1, 0))
+                print(
+                    f"  {batch:>6} x 20 float32: Feast p50 {theirs:10.1f} us   reader.get p50 {ours:8.1f} us"
+                )
+                ratio, cpu = (statistics.median(f[i] / o[i] for f, o in done) for i in (0, 1))
+                what = f"{batch} x 20, Feast's time over ours"
+                verdict(what, ratio, must, reach, cpu=cpu, more_is_better=True)
+        store.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--no-feast", action="store_true")
+    parser.add_argument("--only-feast", action="store_true")
     given = parser.parse_args()
+    python = None if given.no_feast else feast_python()
     print(machine("redis", "hiredis", "numpy"))
     with tempfile.TemporaryDirectory(prefix="fs-bench-") as name:
         folder = Path(name)
+        if python is not None:
+            against_feast(python, folder, given.rounds)
+        if given.only_feast:
+            return
         data = make_data(folder)
         with a_redis(folder) as socket:
             store = make_project(folder, f"unix://{socket}", WINDOWS)

@@ -22,7 +22,7 @@ import pyarrow as pa
 from featurestore.capture.log import CaptureLog, append, locked, read_folder
 from featurestore.capture.schema import CapturedSchema
 from featurestore.config import Config
-from featurestore.errors import BrokerUnavailable, CaptureConflict, CaptureError
+from featurestore.errors import BrokerUnavailable, CaptureError, RowTooLarge
 from featurestore.log.eventlog import replace_file
 from featurestore.stream import kafka
 from featurestore.stream.clock import bounds
@@ -55,16 +55,18 @@ class KafkaSink:
         self._me, self._numbers = secrets.token_hex(8), count()
         self._table: pa.Table | None = None
         self._left: dict[int, bytes] = {}
+        self._never: list[RowTooLarge] = []
 
-    def write(self, schema: CapturedSchema, table: pa.Table, at: int) -> None:
-        """Sends rows; every replica in sync has them when it returns.
+    def write(self, schema: CapturedSchema, table: pa.Table, at: int) -> Sequence[RowTooLarge]:
+        """Sends rows; every replica in sync has them when it returns, but for those that no record can hold.
 
-        Raises BrokerError otherwise: what was not acknowledged is sent again when the same table comes again. Raises
-        CaptureConflict for rows that no record can hold.
+        Raises BrokerError otherwise: what was not acknowledged is sent again when the same table comes again.
         """
         if table is not self._table:
             pieces = list(_pieces(table))
-            self._table, self._left = table, dict(zip(self._numbers, pieces, strict=False))
+            self._never = [p for p in pieces if isinstance(p, RowTooLarge)]
+            fitting = (p for p in pieces if isinstance(p, bytes))
+            self._table, self._left = table, {next(self._numbers): p for p in fitting}
         errors: list[Any] = []
         producer = self._connected()
         headers = [("schema", json.dumps(schema.to_json())), ("process", self._me)]
@@ -91,6 +93,7 @@ class KafkaSink:
             if errors:
                 raise kafka.error_of(errors[0], self._cluster, self._topic)
             raise BrokerUnavailable(f"Kafka at {self._cluster.bootstrap}: no acknowledgement in time")
+        return self._never
 
     def _connected(self) -> Producer:
         if self._producer is None:
@@ -104,18 +107,34 @@ class KafkaSink:
         self._producer = None
 
 
-def _pieces(table: pa.Table) -> Iterator[bytes]:
-    """A table as values of records."""
+def _pieces(table: pa.Table) -> Iterator[bytes | RowTooLarge]:
+    """A table as values of records, and an error in the place of each row that none holds."""
     rows = max(1, int(RECORD_BYTES / max(table.nbytes / table.num_rows, 1)))
     for low in range(0, table.num_rows, rows):
-        sink = pa.BufferOutputStream()
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
-        with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
-            writer.write_table(table.slice(low, rows).combine_chunks())
-        value = sink.getvalue().to_pybytes()
-        if len(value) > LARGEST:
-            raise CaptureConflict(f"a row of {len(value):,} bytes is more than a record of Kafka holds")
+        yield from _halved(table.slice(low, rows))
+
+
+def _halved(table: pa.Table) -> Iterator[bytes | RowTooLarge]:
+    """Rows as one value, or, where that is too large, as those of both halves."""
+    value = _value(table)
+    if len(value) <= LARGEST:
         yield value
+    elif table.num_rows == 1:
+        row_id = f"{table['request_id'][0].as_py()}-{table['row'][0].as_py()}"
+        yield RowTooLarge(row_id, len(value), LARGEST)
+    else:
+        half = table.num_rows // 2
+        yield from _halved(table.slice(0, half))
+        yield from _halved(table.slice(half))
+
+
+def _value(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+        writer.write_table(table.combine_chunks())
+    value: bytes = sink.getvalue().to_pybytes()
+    return value
 
 
 # ---------------------------------------------------------------------------------------------------------------- fetching

@@ -13,7 +13,7 @@ from featurestore.capture.returned import Returned, Taken, What
 from featurestore.capture.status import SchemaStatus, status_of
 from featurestore.capture_topic import Fetched, KafkaSink, cluster_of_captured, fetch
 from featurestore.config import Config
-from featurestore.errors import CaptureError, RequestError, nearest
+from featurestore.errors import BrokerUnavailable, CaptureError, RequestError, nearest
 from featurestore.serving.recorder import Counts, LogSink, Recorder, Sink, note, noted
 from featurestore.time import Moment, moment
 
@@ -158,6 +158,19 @@ class Capturing:
                 '  sink = "kafka" with bootstrap and topic in [capture] names one'
             )
         return fetch(self.log, cluster_of_captured(config), config.capture_topic, self._clock())
+
+    def follow(self, wait: Callable[[float], bool], seconds: float) -> Iterator[Fetched | BrokerUnavailable]:
+        """`fetch` again and again, `seconds` apart, until `wait` says that it is enough; what each brought, or who was away.
+
+        Raises what `fetch` raises, but for a broker that does not answer: it is asked again.
+        """
+        while True:
+            try:
+                yield self.fetch()
+            except BrokerUnavailable as error:
+                yield error
+            if wait(seconds):
+                return
 
     def status(self) -> list[SchemaStatus]:
         """What is kept, by service and fingerprint."""

@@ -126,6 +126,11 @@ class Config:
     def offline(self) -> Path:
         return self.root / self.offline_path
 
+    @property
+    def monitored(self) -> Path:
+        """What the newest pass of the monitors found, as Prometheus reads it: servers of this folder show it beside theirs."""
+        return self.offline / "monitoring" / "metrics.prom"
+
 
 def load_config(
     root: Path, environment: str | None = None, environ: Mapping[str, str] | None = None

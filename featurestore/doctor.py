@@ -31,6 +31,7 @@ from featurestore.online.state import ViewState, load_complete, load_states
 from featurestore.online.store import OnlineStore, open_store
 from featurestore.registry import Registry, open_registry
 from featurestore.repo import load_plan
+from featurestore.scaling import outdated
 from featurestore.serving.recorder import noted
 from featurestore.stream import kafka
 from featurestore.stream.feeds import in_topic
@@ -79,7 +80,7 @@ def examine(root: Path, environment: str | None, now: int, version: str) -> list
         applied = None if registry is None else registry.current().plan
         if registry is not None and desired is not None:
             checks.append(_in_step(registry, desired))
-        checks += [] if registry is None else _erasures(registry)
+        checks += [] if registry is None else [*_erasures(registry), *_scalers(registry)]
         plan = applied or desired
         checks += [] if plan is None else [_source(con, s, config.root) for s in plan.sources]
         checks += [] if plan is None else [_topic(s) for s in plan.sources if in_topic(config, s)]
@@ -169,6 +170,11 @@ def _erasures(registry: Registry) -> list[Check]:
         for receipt in receipts(registry)
         if not receipt.done
     ]
+
+
+def _scalers(registry: Registry) -> list[Check]:
+    """Scalers in use that count what was erased since."""
+    return [Check(f"scaling of {o.reference}", "wrong", o.said, (o.way_out,)) for o in outdated(registry)]
 
 
 def _in_step(registry: Registry, desired: ir.Plan) -> Check:

@@ -479,7 +479,7 @@ def _stays(
         what = "the memory of processes that serve last known values, until they read the key again or end"
         yield Stays("servers", what, yours=True)
     yield Stays("training sets", "written before: their rows, and the values in them", yours=True)
-    yield Stays("scalers", "fitted before: what was counted in them", yours=True)
+    yield Stays("scalers", "fitted before: what was counted in them, see `fs doctor`", yours=True)
 
 
 def _stale(config: Config, names: Sequence[str]) -> Iterator[Stays]:

@@ -32,7 +32,8 @@ FeatureStoreError
 │   ├── ConsumerBusy       another process trains for it
 │   └── CursorMoved        it was committed elsewhere since a batch was read
 ├── CaptureError           what was served, or came back of it, that could not be kept or read
-│   └── CaptureConflict    rows of another meaning lie where these would be kept
+│   ├── CaptureConflict    rows of another meaning lie where these would be kept
+│   └── RowTooLarge        a captured row that no record of a topic holds
 ├── StreamError            a stream that refused to start or to go on
 │   ├── StreamConflict     another one owns what it would write
 │   ├── OutageTooLong      events were removed from the log or topic before it read them
@@ -245,6 +246,17 @@ class CaptureError(FeatureStoreError):
 
 class CaptureConflict(CaptureError):
     """A folder of captured rows is of another schema than the rows: they are not kept under a wrong name."""
+
+
+class RowTooLarge(CaptureError):
+    """A captured row that no record of a topic holds: it is counted as failed, and the rows beside it are kept."""
+
+    def __init__(self, row_id: str, size: int, most: int) -> None:
+        self.row_id = row_id
+        super().__init__(
+            f"row {row_id} has {size:,} bytes, and a record of the topic holds {most:,}: it is not captured\n"
+            '  capture to the log (sink = "log"), or give less in context='
+        )
 
 
 class LogPruned(LogError):

@@ -59,14 +59,15 @@ class Mark:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What statistics were made of: spines, moments at which the online store was read (by partition), or the capture log.
+    """What statistics were made of: spines, moments at which the online store was read, or the capture log.
 
-    `cursor` is how far the log was read, `meaning` the fingerprint of the service then. `whole` is whether that is all.
-    `digest` is of the statistics' bytes.
+    `spans` are of time that a stream was followed for; they and moments are by partition. `cursor` is how far the log was read,
+    `meaning` the fingerprint of the service then. `whole` is whether that is all. `digest` is of the statistics' bytes.
     """
 
     spines: tuple[Spine, ...] = ()
     moments: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    spans: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     cursor: Mapping[str, int] | None = None
     meaning: str = ""
     whole: bool = False
@@ -78,13 +79,22 @@ class Recipe:
         moments = dict(self.moments)
         for start, more in other.moments.items():
             moments[start] = (*moments.get(start, ()), *more)
+        spans = dict(self.spans)
+        for start, some in other.spans.items():
+            spans[start] = (*spans.get(start, ()), *some)
         whole = self.whole and other.whole and self.cursor is None and other.cursor is None
-        return Recipe((*self.spines, *other.spines), moments, None, "", whole, self.stale)
+        return Recipe((*self.spines, *other.spines), moments, spans, None, "", whole, self.stale)
+
+    @property
+    def reached(self) -> int | None:
+        """Until when a stream was followed; None where it never was."""
+        return max((end for some in self.spans.values() for _, end in some), default=None)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "spines": [{n: getattr(s, n) for n in Spine.__slots__} for s in self.spines],
             "moments": {str(start): list(m) for start, m in self.moments.items()},
+            "spans": {str(start): [list(s) for s in some] for start, some in self.spans.items()},
             "cursor": self.cursor,
             "meaning": self.meaning,
             "whole": self.whole,
@@ -97,6 +107,7 @@ class Recipe:
         return cls(
             tuple(Spine(**s) for s in said["spines"]),
             {int(start): tuple(m) for start, m in said["moments"].items()},
+            {int(s): tuple((a, b) for a, b in some) for s, some in said.get("spans", {}).items()},
             said["cursor"],
             said["meaning"],
             said["whole"],

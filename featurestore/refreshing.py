@@ -23,7 +23,7 @@ from featurestore.recipes import Mark, Recipe, Spine
 from featurestore.spine import spine_batches, times_of
 from featurestore.statistics import Statistics, Summary
 from featurestore.statistics.partitions import UNDATED
-from featurestore.time import Duration, days, moment_text
+from featurestore.time import DAY, HOUR, Duration, days, floor, moment_text
 
 BATCH_ROWS = 1 << 18
 """Rows of a spine that are looked at together."""
@@ -34,12 +34,16 @@ class Data:
     """How the data behind statistics is read.
 
     `training(asked, rows, timestamp)` gives a training set, `logged(service, start, end)` captured rows without labels,
-    `materialized(view, at)` statistics of the values of all entities of a view at a moment.
+    `materialized(view, at)` statistics of the values of all entities of a view at a moment. `streamed(view, start, end)` are
+    those that a stream wrote between two moments, `replayed` the same out of what lies at rest. `now` is the moment of all.
     """
 
     training: Callable[[str, Any, str], Any]
     logged: Callable[[str, int | None, int | None], Logged]
     materialized: Callable[[str, int], Statistics]
+    streamed: Callable[[str, int, int], Statistics]
+    replayed: Callable[[str, int, int], Statistics]
+    now: int
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,31 @@ def refresh(config: Config, name: str, origin: str, data: Data) -> Refreshed:
         made, waits = _made(name, origin, found, recipe, data)
         _put(path, made, recipe, waits)
     return Refreshed(name, origin, 0, tuple(made), waits)
+
+
+def follow_stream(config: Config, view: str, data: Data, *, at_least: int = 0) -> Refreshed:
+    """Adds the values of the entities that a stream wrote since the last time, as they are now, to what is kept of a view.
+
+    The first time it is since midnight, UTC. Nothing is read within `at_least` microseconds of the last time. What means
+    something else now begins anew.
+    """
+    path, now = profiles.path_of(config, view, "stream"), data.now
+    with _alone(config, view, "stream"):
+        recipe = recipes.read(path) if path.exists() else Recipe()
+        known = profiles.load(config, view, "stream") if path.exists() else None
+        first = now if known is not None else floor(now, DAY)
+        start = first if recipe.reached is None else recipe.reached
+        if known is not None and now - start < max(at_least, 1) and recipe.reached is not None:
+            return Refreshed(view, "stream")
+        new = data.streamed(view, start, now)
+        if known is None or known.columns != new.columns:
+            known, recipe = Statistics(new.columns, every=new.every, keep=new.keep), Recipe(whole=True)
+        partition = floor(now, known.every.microseconds)
+        spans = {**recipe.spans, partition: (*recipe.spans.get(partition, ()), (start, now))}
+        with recipes.changing(path):
+            marked = recipes.read(path).stale if path.exists() and recipe.spans else {}
+            recipes.write(path, known.merge(new), replace(recipe, spans=spans, stale=marked))
+    return Refreshed(view, "stream", new.total().rows)
 
 
 def follow(config: Config, service: str, data: Data, *, every: Duration | None = None) -> Refreshed:
@@ -157,6 +186,8 @@ def keep_up(config: Config, data: Data, served: Mapping[str, Duration | None]) -
             said.append(f"served statistics of '{service}' are not up to date: {_in_a_line(error)}")
     for name, origin in profiles.everything(config):
         try:
+            if origin == "stream":
+                follow_stream(config, name, data, at_least=HOUR)
             if not profiles.stale(config, name).get(origin):
                 continue
             done = refresh(config, name, origin, data)
@@ -186,6 +217,8 @@ def _made(
             raise StatisticsError("how they were made is not known: make them again")
         if origin == "materialized":
             new = _of_moments(name, found, recipe, marked, data)
+        elif origin == "stream":
+            new = _of_spans(name, found, recipe, marked, data)
         else:
             new = _of_spines(found, recipe.spines, marked, data)
         if new.columns != found.columns:
@@ -233,6 +266,17 @@ def _of_moments(
     return out
 
 
+def _of_spans(
+    view: str, found: Statistics, recipe: Recipe, marked: Collection[int], data: Data
+) -> Statistics:
+    """What the entities of a view had that a stream wrote, out of what lies at rest by now."""
+    out = Statistics(found.columns, every=found.every, keep=found.keep)
+    for start in marked:
+        for since, until in recipe.spans[start]:
+            out = out.merge(data.replayed(view, since, until))
+    return out
+
+
 def _put(path: Path, made: Mapping[int, Summary | None], before: Recipe, waits: Mapping[int, str]) -> None:
     """Puts partitions into what is kept now, and takes their marks away."""
     with recipes.changing(path):
@@ -264,4 +308,4 @@ def _alone(config: Config, name: str, origin: str) -> Iterator[None]:
         yield
 
 
-__all__ = ["Data", "Refreshed", "follow", "keep_up", "refresh"]
+__all__ = ["Data", "Refreshed", "follow", "follow_stream", "keep_up", "refresh"]

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.datasets.manifest import load
+from featurestore.erasures import erasures
 from featurestore.errors import ScalerError, ServiceImmutable
 from featurestore.evaluate.arrow import to_physical
 from featurestore.registry import Registry, ServiceVersion
@@ -61,6 +62,55 @@ class Refit:
     rows: int
     known: int
     moves: tuple[Move, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outdated:
+    """A scaler in use that counts entities which were erased since it was fitted; a refit would count them on."""
+
+    reference: str
+    scaler: int
+    fitted_at: int
+    erased: int
+
+    @property
+    def said(self) -> str:
+        some = "an entity was" if self.erased == 1 else f"{self.erased:,} entities were"
+        return f"scaler {self.scaler} is of rows from before {some} erased, which it may count"
+
+    @property
+    def way_out(self) -> str:
+        return (
+            f"`fs scaler fit {self.reference} --spine FILE` on rows of now, then `fs scaler pin {self.reference} N`; "
+            "a refit goes on from the old rows"
+        )
+
+
+def outdated(registry: Registry, service: str | None = None) -> list[Outdated]:
+    """The scalers that versions of services (one service's, or all) are pinned to and that rest on data erased since.
+
+    A refitted scaler is as old as the one that it began with.
+    """
+    found = erasures(registry)
+    out: list[Outdated] = []
+    if not found.number:
+        return out
+    for version in registry.services():
+        if version.retired or service not in (None, version.name):
+            continue
+        number = pins(registry, version.name).get(version.version)
+        if number is None:
+            continue
+        kept = {entry.version: entry for entry in scalers(registry, version.name)}
+        first = number
+        while (basis := kept[first].scaler["basis"]) is not None and basis in kept:
+            first = basis
+        fitted_at = kept[first].made_at
+        entities = {view.entity for view in version.views} & found.by_entity.keys()
+        erased = sum(at > fitted_at for entity in entities for _, at in found.by_entity[entity].keys)
+        if erased:
+            out.append(Outdated(version.reference, number, fitted_at, erased))
+    return out
 
 
 def rows_of(source: TrainingSet | str | Path, version: ServiceVersion) -> Rows:
@@ -267,9 +317,11 @@ def renamed(found: Scaler, names: Sequence[tuple[str, str]]) -> Scaler:
 
 __all__ = [
     "Move",
+    "Outdated",
     "Refit",
     "Rows",
     "fit_scaler",
+    "outdated",
     "pin",
     "pinned",
     "refit_scaler",

@@ -93,6 +93,8 @@ from featurestore.stream import background
 from featurestore.stream.inbox import Inbox, Pushed, open_inbox
 from featurestore.stream.writers import Writer
 from featurestore.stream.written import WriterStatus, written
+from featurestore.streamed import happened
+from featurestore.streamed import written as written_entities
 from featurestore.time import HOUR, Duration, Moment, floor, moment
 from featurestore.training import TrainingSet
 from featurestore.types import DType
@@ -421,7 +423,7 @@ class FeatureStore:
             profiles.mark(
                 self.config,
                 [view.name, *readers],
-                ("training", "materialized"),
+                ("training", "materialized", "stream"),
                 why,
                 start=asked.start,
                 end=end,
@@ -1073,8 +1075,15 @@ class FeatureStore:
             found.name,
             Meaning(version.reference, found, views),
             meanings,
+            lambda number: self._kept_scaler(found.name, number),
         )
         return checked, version
+
+    def _kept_scaler(self, service: str, number: int) -> Scaler | None:
+        try:
+            return Scaler.from_json(kept_scaler(self.registry, service, number).scaler)
+        except ScalerError:
+            return None
 
     def training_batches(
         self,
@@ -1214,24 +1223,44 @@ class FeatureStore:
         refreshing.follow(self.config, service, self._data(), every=Duration(HOUR) if hourly else None)
         return profiles.load(self.config, service, "served")
 
+    def streamed_statistics(self, view: str, *, at: Moment | None = None) -> Statistics:
+        """What a stream wrote of a view, by day; kept as origin `stream`: a row for each entity that had an event.
+
+        Each time the entities whose newest event came since the last time (the first: since midnight, UTC) are read, as they
+        are at that moment, now by default. Raises Unsupported for a view that no stream feeds.
+        """
+        found = self._applied_view(view)
+        if found.source.stream is None:
+            raise Unsupported(
+                f"view '{view}'",
+                "be followed: its source has no stream",
+                "materialized_statistics (--materialized)",
+            )
+        refreshing.follow_stream(self.config, view, self._data(at))
+        return profiles.load(self.config, view, "stream")
+
     def refresh_statistics(self, name: str) -> list[refreshing.Refreshed]:
         """Brings what is kept of a service or view up to its data, each origin that is kept.
 
-        Served rows that came since are added. Partitions whose data changed (an erasure, a repair by `materialize(replace=True)`)
-        are made again, exactly, and the others stay as they are. What cannot be made again says why. Raises StatisticsError
-        when nothing is kept.
+        What was served, or written by a stream, since is added. Partitions whose data changed (an erasure, a repair by
+        `materialize(replace=True)`) are made again, exactly, and the others stay as they are. What cannot be made again says
+        why. Raises StatisticsError when nothing is kept.
         """
         origins = profiles.kept(self.config, name)
         if not origins:
             profiles.load(self.config, name)
         self.capture.flush()
-        return [refreshing.refresh(self.config, name, origin, self._data()) for origin in origins]
+        data, added = self._data(), 0
+        if "stream" in origins:
+            added = refreshing.follow_stream(self.config, name, data).rows
+        done = [refreshing.refresh(self.config, name, origin, data) for origin in origins]
+        return [replace(one, rows=added) if one.origin == "stream" else one for one in done]
 
     def stale_statistics(self, name: str) -> dict[str, dict[int, str]]:
         """The partitions of what is kept that have to be made again: by origin, where each begins (µs), and why."""
         return profiles.stale(self.config, name)
 
-    def _data(self) -> refreshing.Data:
+    def _data(self, now: Moment | None = None) -> refreshing.Data:
         def logged(service: str, start: int | None, end: int | None) -> Logged:
             return self.get_logged_features(service, labelled=False, start=start, end=end)
 
@@ -1245,7 +1274,20 @@ class FeatureStore:
             rows = self.spine(self._applied_view(view).entity, at=at, timestamp="asked_at")
             return self.get_historical_features(rows, [view], timestamp="asked_at").statistics()
 
-        return refreshing.Data(training, logged, materialized)
+        def streamed(view: str, start: int, end: int) -> Statistics:
+            found = self._applied_view(view)
+            keys = written_entities(self._store(), found, start, end)
+            return self._read_all(found, keys, end)[0]
+
+        def replayed(view: str, start: int, end: int) -> Statistics:
+            found = self._applied_view(view)
+            honoured = erasures(self.registry).honoured(found)
+            with engine_errors(), self._duckdb() as con:
+                rows = happened(con, honoured, self.config.root, start, end, timestamp="asked_at")
+            return self.get_historical_features(rows, [view], timestamp="asked_at").statistics()
+
+        q = _now() if now is None else moment(now)
+        return refreshing.Data(training, logged, materialized, streamed, replayed, q)
 
     def materialized_statistics(self, view: str, *, at: Moment | None = None) -> Statistics:
         """What the online store gives at a moment (now by default) for every known entity of an applied view."""
@@ -1254,9 +1296,13 @@ class FeatureStore:
     def _materialized(self, view: str, q: int) -> tuple[Statistics, bool]:
         """And whether the store still holds what it held at that moment."""
         found = self._applied_view(view)
-        keys = self.spine(found.entity, at=q).select([k.name for k in found.keys])
-        columns = {f.name: f.dtype for f in found.features}
-        return profiles.of_materialized(columns, keys, lambda k: self.get_online_features([view], k, at=q), q)
+        return self._read_all(found, self.spine(found.entity, at=q).select([k.name for k in found.keys]), q)
+
+    def _read_all(self, view: ir.View, keys: Any, q: int) -> tuple[Statistics, bool]:
+        columns = {f.name: f.dtype for f in view.features}
+        return profiles.of_materialized(
+            columns, keys, lambda k: self.get_online_features([view.name], k, at=q), q
+        )
 
     def _applied_view(self, view: str) -> ir.View:
         plan = self.registry.current().plan
@@ -1331,7 +1377,7 @@ class FeatureStore:
                 validate=lambda name, start, end: self.validate(
                     name, start=start, end=end, applied=True, who="monitor", at=now
                 ),
-                data=self._data(),
+                data=self._data(now),
                 say=say,
             )
 

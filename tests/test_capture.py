@@ -342,9 +342,9 @@ def test_under_overload_rows_are_shed_and_counted(made: Path, tmp_path: Path) ->
     let_go = threading.Event()
 
     class Slow(LogSink):
-        def write(self, *given: Any) -> None:
+        def write(self, *given: Any) -> Any:
             let_go.wait(60)
-            super().write(*given)
+            return super().write(*given)
 
     recorder = Recorder(lambda: Slow(CaptureLog(tmp_path)), buffer_rows=10, linger=0.001)
     with FeatureStore(made) as store:

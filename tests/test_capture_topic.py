@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from confluent_kafka.cimpl import NewTopic
 
 from featurestore import FeatureStore, capture_topic
-from featurestore.errors import BrokerError, CaptureError
+from featurestore.errors import BrokerError, CaptureError, RowTooLarge
 from featurestore.stream import kafka
 from tests.flink_broker import Broker, brokers, built, guarded
 from tests.test_capture import ask, by_id, captured, differing, project
@@ -66,13 +67,14 @@ def test_a_record_that_was_sent_again_is_taken_once(
         deaf = [True, True]
         write = capture_topic.KafkaSink.write
 
-        def forgets(self: Any, schema: Any, table: Any, at: int) -> None:
+        def forgets(self: Any, schema: Any, table: Any, at: int) -> Any:
             left = dict(self._left) if self._table is table else None
-            write(self, schema, table, at)
+            done = write(self, schema, table, at)
             if deaf:
                 deaf.pop()
                 self._left = left or dict(zip(range(1), capture_topic._pieces(table), strict=True))
                 raise BrokerError("no acknowledgement in time")
+            return done
 
         monkeypatch.setattr(capture_topic.KafkaSink, "write", forgets)
         ask(store, 1, 2)
@@ -162,14 +164,22 @@ def test_what_is_not_of_captured_rows_is_refused(made: Path, topic: str, kafka_a
         store.capture.fetch()
 
 
-def test_a_row_that_no_record_holds_is_counted(made: Path, topic: str) -> None:
-    import secrets
-
+def test_a_row_that_no_record_holds_is_counted_and_those_beside_it_are_sent(
+    made: Path, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with FeatureStore(made) as store:
-        ask(store, 1, context={"note": secrets.token_hex(3_000_000)})
-        assert store.capture.flush(60).failed == 1
-        ask(store, 2)
-        assert store.capture.flush(60).kept == 1
+        notes = ["a"] * 9
+        notes[4] = secrets.token_hex(3_000_000)
+        large = ask(store, *range(9), context={"note": notes})
+        other = ask(store, 1, context={"note": secrets.token_hex(300_000)})  # it fits
+        counts = store.capture.flush(60)
+        assert (counts.kept, counts.failed, counts.shed) == (9, 1, 0)
+        (said,) = (r.args[1] for r in caplog.records if "was not captured" in r.msg)  # type: ignore[index]
+        assert isinstance(said, RowTooLarge)
+        assert said.row_id == large.row_ids[4]
+        assert store.capture.fetch().rows == 9
+        rows = captured(store, "pay")["row_id"].to_pylist()
+        assert sorted(rows) == sorted(set(large.row_ids + other.row_ids) - {said.row_id})
 
 
 def test_a_topic_that_is_not_there_is_said(
@@ -186,6 +196,35 @@ def test_the_command_line_fetches(made: Path, topic: str) -> None:
         store.capture.flush()
     command = [sys.executable, "-m", "featurestore.cli", "-C", str(made), "log", "fetch", "--json"]
     assert json.loads(subprocess.check_output(command)) == {"rows": 2, "records": 1, "again": 0}
+
+
+def test_the_command_line_follows_until_it_is_told_to_stop(made: Path, topic: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "featurestore.cli",
+        "-C",
+        str(made),
+        "log",
+        "fetch",
+        "--follow",
+        "--every",
+        "0.2",
+    ]
+    with FeatureStore(made) as store:
+        ask(store, 1, 2)
+        store.capture.flush()
+        with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True) as following:
+            assert following.stdout is not None
+            try:
+                assert json.loads(following.stdout.readline())["rows"] == 2
+                ask(store, 3)
+                store.capture.flush()
+                assert json.loads(following.stdout.readline())["rows"] == 1
+            finally:
+                following.send_signal(signal.SIGTERM)
+            assert following.wait(60) == 0
+        assert captured(store, "pay").num_rows == 3
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from featurestore.consistency.edits import edits
 from featurestore.datasets.manifest import load
 from featurestore.errors import NotFound, RequestError, StoreUnavailable
 from featurestore.serving.trouble import SteadyReader
+from featurestore.status import Status
 
 DEFINITIONS = """
 import featurestore as fs
@@ -231,6 +232,20 @@ def test_a_source_that_was_changed_is_external(project: Project) -> None:
     project.visits("first", [(1, NOON - minutes(40))])
     changed = {n: {"external": 1} for n in SPEND if n != "count_6h"}
     assert project.causes() == {**changed, "visits_6h": {"external": 2}, "limit": {"external": 1}}
+
+
+def test_a_file_that_was_written_again_explains_what_it_may_have_held_and_no_more(project: Project) -> None:
+    project.visits("old", [(1, NOON - timedelta(days=10))])
+    project.store.materialize(select="traffic", end=NOON, replace=True, reason="another file")
+    project.serve(NOON)
+    tampered(project, "feature:visits_6h", pa.array([9, 9], pa.int64()))
+    project.visits("old", [(1, NOON - timedelta(days=10)), (1, NOON - timedelta(days=9))])
+    assert project.causes() == {"visits_6h": {"unexplained": 2}}  # no event of the last six hours was in it
+    project.visits("first", [(1, NOON - minutes(40)), (1, NOON - minutes(200))])
+    report = project.store.verify_logged("credit")
+    assert report.causes == {"external": 2}
+    (visits,) = (f for f in report.features if f.differing)
+    assert visits.examples[0].note.startswith("visits/first.parquet was written again at ")
 
 
 def test_a_definition_that_changed_is_told_apart_from_events(project: Project) -> None:
@@ -584,3 +599,45 @@ def test_a_function_that_takes_from_outside_is_external_and_one_that_is_gone_is_
     (found,) = (f for f in project.store.verify_logged("clocks").features if f.feature == "clock")
     assert (found.causes, found.examples[0].now) == ({"definition": 1}, 2.0)
     assert found.examples[0].note == "served by clocks@1"
+
+
+PAST = """
+import featurestore as fs
+from definitions import card, purchases
+from featurestore import Capture, count, hours, latest
+
+newest = fs.FeatureView("newest", card, purchases, [latest("amount").named("newest"), count().over(hours(1)).named("bought")])
+past = fs.FeatureService("past", [newest], capture=Capture())
+"""
+
+
+def test_a_read_of_the_past_that_the_store_could_not_tell_is_inexact(tmp_path: Path) -> None:
+    """Of the newest values it keeps one: what stood there before is not to be had from it. Of a window it says INEXACT."""
+    made = Project(tmp_path)
+    (tmp_path / "more.py").write_text(PAST, encoding="utf-8")
+    made.store.apply()
+    for number, minute in enumerate((90, 30)):
+        at = NOON - minutes(minute)
+        made.happen(number, 7, at, 1.0 + number, pushed=at + minutes(1))
+    made.store.materialize(end=NOON - minutes(120))
+    made.store.run_stream(once=True)
+    for minute, newest, status in ((60, None, Status.NULL), (0, 2.0, Status.PRESENT)):
+        online = made.store.get_online_features("past", {"card_id": [7]}, at=NOON - minutes(minute))
+        assert (online.to_dict()["newest"], online.statuses[0, 0]) == ([newest], status)
+    made.store.capture.flush()
+    report = made.store.verify_logged("past")
+    assert {f.feature: {str(c): n for c, n in f.causes.items()} for f in report.features} == {
+        "newest": {"inexact": 1},
+        "bought": {},
+    }
+    assert report.features[0].examples[0].note == "a newer event had taken its place"
+    (rows,) = list(made.store.capture.rows("past"))
+    table = rows.table.drop_columns(["row_id", "__offset", "__appended_at"]).slice(0, 1)
+    for name, value in (("statuses", f"0{Status.INEXACT:d}"), ("feature:bought", 7), ("request_id", "other")):
+        new = pa.array([value], table.schema.field(name).type)
+        table = table.set_column(table.column_names.index(name), name, new)
+    (folder,) = made.store.capture.log.folders("past")
+    with folder.open() as log:
+        log.append(table, 1)
+    assert made.store.verify_logged("past").causes == {"inexact": 3}
+    made.store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore import FeatureStore, scale
+from featurestore.cli import main
 from featurestore.errors import DefinitionError, NotFound, ScalerError, ServiceImmutable
 from featurestore.registry import open_registry
 from featurestore.registry.scalers import scaler as kept_scaler
@@ -261,6 +263,40 @@ def test_training_and_serving_scale_to_the_same_bits(store: FeatureStore) -> Non
     assert (kinds["big"], kinds["shop"]) == ("bool", "string")
     full = store.get_historical_features(rows, "fraud", scaled=True, full_names=True).to_arrow()
     assert full["spend__avg"].combine_chunks().equals(training["avg"].combine_chunks())
+
+
+def test_a_scaler_in_use_that_counts_what_was_erased_since_is_said(
+    store: FeatureStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["-C", str(store.config.root)]
+
+    def said() -> tuple[list[Any], list[str]]:
+        capsys.readouterr()
+        assert main([*place, "scaler", "show", "fraud", "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)["outdated"]
+        main([*place, "doctor", "--json"])
+        checks = json.loads(capsys.readouterr().out)["checks"]
+        return shown, [c["text"] for c in checks if c["subject"] == "scaling of fraud@1"]
+
+    def fitted() -> int:
+        return store.fit_scaler("fraud", store.get_historical_features(spine(), "fraud")).version
+
+    store.erase("card", {"card_id": 1})
+    store.pin_scaler("fraud@1", fitted())
+    assert said() == ([], []), "fitted after it"
+    store.erase("card", {"card_id": 2})
+    store.erase("card", {"card_id": 3})
+    text = "scaler 1 is of rows from before 2 entities were erased, which it may count"
+    assert said() == ([{"pinned_to": "fraud@1", "scaler": 1, "erased": 2}], [text])
+    assert main([*place, "scaler", "show", "fraud"]) == 0
+    assert f"fraud@1: {text}: `fs scaler fit fraud@1 --spine FILE` on rows of now" in capsys.readouterr().out
+    later = store.get_historical_features(spine(3000, 3900), "fraud")
+    store.pin_scaler("fraud@1", store.refit_scaler("fraud", later).scaler.version, replace=True)
+    assert said()[0] == [{"pinned_to": "fraud@1", "scaler": 2, "erased": 2}], (
+        "a refit goes on from the old rows"
+    )
+    store.pin_scaler("fraud@1", fitted(), replace=True)
+    assert said() == ([], [])
 
 
 def _status(code: int) -> Any:

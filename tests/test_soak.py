@@ -16,11 +16,11 @@ import soak
 
 LEAKING = '''
 from featurestore.server.front import Front
-kept, call = [], Front.__call__
-async def leaking(self, *given):
-    kept.append(bytearray(b"x" * 100_000))
-    await call(self, *given)
-Front.__call__ = leaking
+kept, put = [], Front.put
+def leaking(self):
+    kept.append(bytearray(b"x" * 5_000_000))
+    put(self)
+Front.put = leaking  # with each tick of the worker, ten a second
 from featurestore.cli import main
 main()
 '''
@@ -46,7 +46,7 @@ def test_a_short_soak_ends_well() -> None:
 
 @pytest.mark.slow
 def test_a_server_that_leaks_is_found() -> None:
-    options = ["--minutes", "0.15", "--store", "lmdb", "--reload", "0", "--most", "20"]
+    options = ["--minutes", "0.15", "--store", "lmdb", "--reload", "0", "--most", "10"]
     done = run("-c", LEAKS, *options)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "WRONG: memory grew by" in done.stderr, done.stdout + done.stderr

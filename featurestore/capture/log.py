@@ -29,7 +29,7 @@ from featurestore.capture.schema import CapturedSchema
 from featurestore.errors import CaptureConflict, CaptureError, LogCorrupt, LogError, LogPruned, NotFound
 from featurestore.log.eventlog import APPENDED_AT, OFFSET, Appended, EventLog, LogStats, replace_file
 from featurestore.log.events import arrow_schema
-from featurestore.types import Int64, Timestamp
+from featurestore.types import DType, Int64, Timestamp
 
 MANIFEST: Final = "manifest.json"
 SCHEMA: Final = "schema.json"
@@ -87,6 +87,10 @@ class Folder:
 
     def open(self) -> EventLog:
         return EventLog.open(self.path / "log", self.schema.columns, quick=True)
+
+    def opened(self) -> EventLog:
+        """The log to read from, the same each time: see `opened`."""
+        return opened(self.path / "log", self.schema.columns)
 
     def manifest(self) -> Manifest:
         """What is in Parquet by now. Raises CaptureError where that is not known any more."""
@@ -184,7 +188,7 @@ class CaptureLog:
 
 def read_folder(folder: Folder, position: int, size: int = 65_536) -> Iterator[tuple[pa.Table, int]]:
     """The rows of one folder as they are stored, from an offset on, each table with the offset to go on from."""
-    log = folder.open()
+    log = folder.opened()
     try:
         while True:
             manifest = folder.manifest()
@@ -213,6 +217,26 @@ def read_folder(folder: Folder, position: int, size: int = 65_536) -> Iterator[t
             yield batch.table, position
     finally:
         log.close()
+
+
+_OPENED: dict[Path, EventLog] = {}
+"""By directory; those that a process has to do with, a few hundred at most."""
+
+
+def opened(directory: Path, columns: Mapping[str, DType]) -> EventLog:
+    """The log in a directory, one for this process: what it knows of its files need not be found anew with each use.
+
+    Safe to share between threads. Each user closes it, which leaves it to the others.
+    """
+    log = _OPENED.get(directory)
+    if log is None or log.schema != columns or not directory.is_dir():
+        if len(_OPENED) >= 256:
+            _OPENED.pop(next(iter(_OPENED)), None)
+        log = _OPENED[directory] = EventLog.open(directory, columns)
+    return log
+
+
+os.register_at_fork(after_in_child=_OPENED.clear)  # locks of the parent's threads would stay locked
 
 
 def part_rows(folder: Folder, part: Part, position: int) -> pa.Table:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.capture.known import Index, digest_of
-from featurestore.capture.log import CaptureLog, append, read_on, stats_of
+from featurestore.capture.log import CaptureLog, append, opened, read_on, stats_of
 from featurestore.errors import RequestError
 from featurestore.evaluate.partials import Mask
 from featurestore.log.eventlog import APPENDED_AT, OFFSET, EventLog
@@ -89,7 +89,7 @@ class Returned:
         self._directory = log.path / what
 
     def _open(self) -> EventLog:
-        return EventLog.open(self._directory, COLUMNS)
+        return opened(self._directory, COLUMNS)
 
     def take(self, row_ids: Any, values: Any, name: str, version: str, at: Any, now: int) -> Taken:
         """Keeps values of rows, on disk when it returns; `at` is a moment (µs) for all, one for each, or None: `now`.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import threading
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +16,7 @@ from featurestore.cli.project import Settings, command, shared_options
 
 if TYPE_CHECKING:
     from featurestore.capture.returned import What
+    from featurestore.capture_topic import Fetched
 
 RETURNED: Final[tuple[What, ...]] = ("predictions", "labels")
 
@@ -130,13 +134,44 @@ def lag_command(
 
 
 @command("fetch")
-def fetch_command(settings: Settings) -> None:
+@click.option("--follow", is_flag=True, help="Go on until interrupted.")
+@click.option(
+    "--every",
+    type=click.FloatRange(min=0.01),
+    metavar="SECONDS",
+    help="With --follow, between two looks (1).",
+)
+def fetch_command(settings: Settings, follow: bool, every: float | None) -> None:
     """Bring what was captured to a Kafka topic into the capture log, from where the last fetch ended, and end.
 
     With `sink = "kafka"` in `[capture]`, those who serve write to the topic alone. Killed at any moment, each row is there once.
     """
+    if follow:
+        _follow(settings, every or 1.0)
+        return
+    if every is not None:
+        raise click.UsageError("--every is of --follow: give that too")
     with settings.store() as store, settings.progress("fetching"):
         done = store.capture.fetch()
+    _show_fetched(settings, done)
+
+
+def _follow(settings: Settings, seconds: float) -> None:
+    """Fetches until interrupted; a line for each time that rows came, and for each time that no broker answered."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with settings.store() as store:
+        for done in store.capture.follow(stop.wait, seconds):
+            if isinstance(done, Exception):
+                click.echo(f"{click.style('no answer:', fg='red')} {done}", err=True)
+            elif settings.json and (done.records or done.again):
+                click.echo(json.dumps(asdict(done)))  # a line each
+            elif done.records or done.again:
+                _show_fetched(settings, done)
+
+
+def _show_fetched(settings: Settings, done: Fetched) -> None:
     if settings.json:
         print_json(asdict(done))
         return

@@ -75,11 +75,9 @@ def watch_command(settings: Settings, every: str, textfile: str | None) -> None:
 
 
 def _write_metrics(ran: Ran, path: Path) -> None:
-    from featurestore.monitor.exported import textfile
+    from featurestore.monitor.exported import write
 
-    partial = path.with_name(f"{path.name}.tmp")
-    partial.write_text(textfile(ran), encoding="utf-8")
-    partial.replace(path)
+    write(ran, path)
 
 
 def _show(settings: Settings, ran: Ran) -> None:

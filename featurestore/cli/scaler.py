@@ -133,6 +133,7 @@ def pin_command(settings: Settings, service: str, version: int, replace: bool) -
 def show_command(settings: Settings, service: str, version: int | None, sql: bool) -> None:
     """The scalers of a service, which of its versions are pinned to them, and the numbers of one."""
     from featurestore.registry.scalers import pins, scalers
+    from featurestore.scaling import outdated
 
     with settings.store() as store:
         found = store.registry.service(service)
@@ -140,6 +141,7 @@ def show_command(settings: Settings, service: str, version: int | None, sql: boo
         pinned = pins(store.registry, found.name)
         number = pinned.get(found.version) if version is None else version
         one = None if number is None else store.scaler(service, number)
+        old = outdated(store.registry, found.name)
     if sql:
         click.echo((one or store.scaler(service)).to_sql())
         return
@@ -158,7 +160,8 @@ def show_command(settings: Settings, service: str, version: int | None, sql: boo
         for e in kept
     ]
     if settings.json:
-        print_json({"scalers": rows, "shown": None if one is None else one.to_json()})
+        before = [{"pinned_to": o.reference, "scaler": o.scaler, "erased": o.erased} for o in old]
+        print_json({"scalers": rows, "shown": None if one is None else one.to_json(), "outdated": before})
         return
     if not rows:
         click.echo(f"none yet: `fs scaler fit {service} --spine FILE`")
@@ -168,6 +171,7 @@ def show_command(settings: Settings, service: str, version: int | None, sql: boo
     if one is not None:
         click.echo()
         _show(one)
+    _warn(f"{o.reference}: {o.said}: {o.way_out}" for o in old)
 
 
 def _show(scaler: Scaler) -> None:

@@ -40,12 +40,15 @@ _WIDTH = 40
 @click.option(
     "--materialized", is_flag=True, help="Make them of what the online store holds of a view, and keep them."
 )
+@click.option("--stream", is_flag=True, help="Add what a stream wrote of a view since the last time.")
 @click.option("--served", is_flag=True, help="Add what a service served since the last time, out of its log.")
 @click.option("--hourly", is_flag=True, help="Of --served: by hour, not by day.")
 @click.option(
     "--refresh", is_flag=True, help="Add what was served since, and make partitions again whose data changed."
 )
-@click.option("--at", metavar="TIME", help="Of --materialized: the moment to read at. Default: now.")
+@click.option(
+    "--at", metavar="TIME", help="Of --materialized and --stream: the moment to read at. Default: now."
+)
 @click.option("--add", is_flag=True, help="Merge with what is kept, instead of taking its place.")
 @click.option("--origin", metavar="ORIGIN", help="Which are shown: training, materialized, served or stream.")
 @click.option("--start", metavar="TIME", help="Only partitions (days) from here on.")
@@ -63,6 +66,7 @@ def stats_command(
     spine: str | None,
     timestamp: str,
     materialized: bool,
+    stream: bool,
     served: bool,
     hourly: bool,
     refresh: bool,
@@ -104,6 +108,9 @@ def stats_command(
             made = store.materialized_statistics(name, at=read_at)
             store.keep_statistics(name, made, origin="materialized", add=add, at=read_at)
             origin = origin or "materialized"
+        if stream:
+            store.streamed_statistics(name, at=at)
+            origin = origin or "stream"
         if served:
             store.served_statistics(own, hourly=hourly)
             origin = origin or "served"

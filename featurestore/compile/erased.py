@@ -76,7 +76,8 @@ def of_key(con: Connection, view: View, table: pa.Table, parts: Sequence[int | s
 def _table(con: Connection, erased: Erased) -> str:
     """The tombstones as a table, which every cursor of the connection sees."""
     name = f"erased_{hashlib.sha256(repr(erased).encode()).hexdigest()[:32]}"
-    if con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [name]).fetchone() is None:
+    # All of it is fetched: what is left of a result keeps relations of the connection from being read.
+    if not con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [name]).fetchall():
         rows = {"__digest": [d for d, _ in erased.keys], "__before": [at for _, at in erased.keys]}
         con.register(
             f"{name}_rows", pa.table(rows, pa.schema([("__digest", pa.string()), ("__before", pa.int64())]))

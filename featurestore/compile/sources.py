@@ -266,7 +266,7 @@ def _query(con: Connection, location: Location) -> str:
 
     dsn, query = expand(dict(location.options)["dsn"]), expand(location.path)
     name = f"query_{abs(hash((dsn, query)))}"
-    if con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [name]).fetchone() is not None:
+    if con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [name]).fetchall():
         return name
     if dsn.startswith("sqlite:///"):
         import sqlite3

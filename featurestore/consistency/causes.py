@@ -86,6 +86,11 @@ PUSHED = (
     ),
 )
 OWN = "e.__rest OR (NOT e.__there AND e.__t >= s.q)"
+NEWER = Guess(
+    "a newer event had taken its place",
+    "(e.__rest OR NOT e.__there) AND e.__t >= s.q AND e.__t < s.mark AND e.__arrived <= s.served",
+    "s.q - 1",
+)
 SAME = Guess("the same events", f"e.__rest AND {BEFORE}")
 
 
@@ -134,6 +139,7 @@ class _Search:
         self._degraded()
         for cause, guess in self._guesses():
             self._try(cause, guess)
+        self._inexact()  # before anything is supposed that the store did not say of itself
         self._try_arrivals()
         self._told()
         return self.done
@@ -258,6 +264,29 @@ class _Search:
                         name, place, self._stale(name), f"what had arrived before {moment_text(moment)}"
                     )
 
+    def _inexact(self) -> None:
+        """Reads of the past that the store could not tell: it said so, or newer events had taken the place of the value."""
+        rows = self.scene.rows
+        for name, left in self.left.items():
+            mine = left & (rows.statuses(name) == Status.INEXACT)
+            self._settle(name, mine, "inexact", "served as INEXACT")
+        gone = {n: left & ~self.served[n].valid & self._ahead(n) for n, left in self.left.items()}
+        for places in self._portions(np.flatnonzero(np.logical_or.reduce(list(gone.values())))):
+            found = self.scene.take(places).under(NEWER, _taken(self.now, places))
+            for name, mask in gone.items():
+                newer = np.zeros(self.done.rows, np.bool_)
+                newer[places[found[name].valid]] = True
+                self._settle(name, mask & newer, "inexact", NEWER.words)
+
+    def _ahead(self, name: str) -> Mask:
+        """In which rows a view of a column was complete up to after the moment asked for."""
+        ahead = np.zeros(self.done.rows, np.bool_)
+        views = self.scene.views_of(name)
+        if all(self.scene.views[v].source.event_time is not None for v in views):
+            for view in views:
+                ahead |= self.scene.marks[view] > self.scene.rows.asked
+        return ahead
+
     def _told(self) -> None:
         """What rows and sources say of themselves."""
         for name in self.left:
@@ -270,12 +299,11 @@ class _Search:
                 self._settle(name, left, "external", "a Python function gives another value now")
             for view in views:
                 for unit in {u.number: u for u in self.scene.in_force(view.name) if u is not None}.values():
-                    what = self.scene.known.changed(view, unit)
-                    if what:
-                        mine = np.array([u == unit for u in self.scene.in_force(view.name)], np.bool_)
-                        self._settle(name, left & mine, "external", what)
+                    mine = np.array([u == unit for u in self.scene.in_force(view.name)], np.bool_)
+                    for change in self.scene.known.changes(view, unit):
+                        touched = change.touches(self.scene.rows.asked, self.scene.reach(name, view.name))
+                        self._settle(name, left & mine & touched, "external", change.words)
             status = self.scene.rows.statuses(name)
-            self._settle(name, left & (status == Status.INEXACT), "inexact", "served as INEXACT")
             self._settle(name, left & (status == Status.STALE), self._stale(name), "served as STALE")
             self._settle(name, left & self._within_bound(name), "sketch", "within twice the stated error")
             self._settle(name, left & (status == Status.DEFAULT), "default", "served as DEFAULT")

@@ -30,7 +30,7 @@ CAUSES: Final[Mapping[Cause, str]] = {
     "stale_stream": "events had arrived that the stream had not applied yet",
     "stale_batch": "events were there that had not been materialised, or that the batch source still lacks",
     "own_event": "an event of the row's own moment, or of after it, was counted",
-    "inexact": "a read of the past, of a store that said it could not tell exactly",
+    "inexact": "a read of the past, of a store that could not tell: it keeps what is newer",
     "default": "the default was served in the place of a value",
     "definition": "the feature means something else now",
     "external": "the source, or what a Python function takes from outside, is not what it was",

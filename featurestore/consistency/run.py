@@ -12,12 +12,14 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from featurestore.capture.log import CaptureLog
+from featurestore.capture.schema import SCALED
 from featurestore.compile.sources import connect, engine_errors
 from featurestore.config import Config
 from featurestore.consistency.captured import Column, Drawn, Meaning, drawn
 from featurestore.consistency.causes import Explained, differing, explained
 from featurestore.consistency.edits import edits
 from featurestore.consistency.records import CAUSES, Cause, Example, FeatureConsistency, LoggedReport
+from featurestore.consistency.rescaled import Found, Scalers, rescaled
 from featurestore.consistency.scene import Known, Scene
 from featurestore.erasures import Erasures
 from featurestore.errors import NotFound
@@ -25,7 +27,7 @@ from featurestore.evaluate.arrow import from_physical
 from featurestore.evaluate.finish import Cells
 from featurestore.evaluate.partials import Array, Mask
 from featurestore.ledger import Ledger
-from featurestore.types import DType, is_tensor
+from featurestore.types import DType, Float64, is_tensor
 
 EXAMPLES: Final = 3
 
@@ -37,7 +39,8 @@ SLICE: Final = 20_000
 class Checked:
     """What of a project is asked: its log, its versions of a service, and what was materialised when.
 
-    `meanings` are all versions by fingerprint, `wanted` is the one that values are to be of today.
+    `meanings` are all versions by fingerprint, `wanted` is the one that values are to be of today; `scalers` finds a scaler of
+    the service by its version.
     """
 
     config: Config
@@ -47,6 +50,7 @@ class Checked:
     service: str
     wanted: Meaning
     meanings: Mapping[str, Meaning]
+    scalers: Scalers
 
     def unknown(self, fingerprint: str) -> NoReturn:
         """Raises NotFound: what served those rows cannot be computed any more."""
@@ -94,6 +98,14 @@ class _Tally:
     causes: Counter[Cause] = field(default_factory=Counter)
     examples: list[Example] = field(default_factory=list)
 
+    def measure(self, served: Array, now: Array) -> None:
+        """How far numbers are apart that are there on both sides."""
+        a, b = (x.astype(np.float64) for x in (served, now))
+        size = np.abs(a) + np.abs(b)
+        apart = np.divide(2 * np.abs(a - b), size, out=np.zeros_like(size), where=size > 0)
+        self.pairs += len(apart)
+        self.smape += float(apart.sum())
+
 
 def verify_logged(
     checked: Checked,
@@ -124,6 +136,12 @@ def verify_logged(
                 if progress is not None:
                     progress(f"rows {rows:,} to {rows + some.rows:,}")
                 _add(tallies, judged(known, checked, some))
+                scaled = rescaled(some, checked.scalers)
+                _add_scaled(tallies, some.row_ids, scaled)
+                if scaled.unknown:
+                    left_out[
+                        "scaled by a scaler that the registry does not know: their raw values alone are compared"
+                    ] += scaled.unknown
                 rows += some.rows
                 moments += [int(some.asked.min()), int(some.asked.max())]
     return LoggedReport(
@@ -231,15 +249,29 @@ def _add(tallies: dict[str, _Tally], some: Judged) -> None:
             tally.listed += len(listed)
             tally.edits += sum(listed)
         elif is_tensor(dtype):
-            a, b = (x.values[both].astype(np.float64) for x in (served, now))
-            size = np.abs(a) + np.abs(b)
-            apart = np.divide(2 * np.abs(a - b), size, out=np.zeros_like(size), where=size > 0)
-            tally.pairs += len(apart)
-            tally.smape += float(apart.sum())
+            tally.measure(served.values[both], now.values[both])
         for place in _worst(causes)[: EXAMPLES - len(tally.examples)]:
             was, is_now = (plain(x, dtype, place) for x in (served, now))
             note = some.notes.get((name, place), "")
             tally.examples.append(Example(ids[place], was, is_now, causes[place], note))
+
+
+def _add_scaled(tallies: dict[str, _Tally], ids: list[str], found: Found) -> None:
+    """What went out scaled, beside the raw values that are compared already: it follows from those, or nothing explains it."""
+    for name, parts in found.features.items():
+        tally = tallies.setdefault(SCALED + name, _Tally())
+        for part in parts:
+            served, again, off = part.served, part.again, part.differs
+            tally.cells += len(off)
+            tally.differing += int(off.sum())
+            tally.nulls += int((served.valid != again.valid).sum())
+            tally.causes.update(["unexplained"] * int(off.sum()))
+            both = served.valid & again.valid
+            tally.measure(served.values[both], again.values[both])
+            for place in np.flatnonzero(off)[: EXAMPLES - len(tally.examples)].tolist():
+                was, is_now = (plain(x, Float64, place) for x in (served, again))
+                note = "the scaler makes another value of what was served raw"
+                tally.examples.append(Example(ids[int(part.places[place])], was, is_now, "unexplained", note))
 
 
 def _worst(causes: Array) -> list[int]:

@@ -18,7 +18,7 @@ from featurestore.consistency.events import NEVER, Events, Seen
 from featurestore.erasures import Erasures
 from featurestore.evaluate.finish import Cells
 from featurestore.evaluate.on_demand import compiled, compute
-from featurestore.evaluate.partials import Array
+from featurestore.evaluate.partials import Array, Mask
 from featurestore.expr.nodes import Call
 from featurestore.inputs import Inputs, look
 from featurestore.ir import Feature, Read, View, view_fingerprint
@@ -64,6 +64,22 @@ class Lookup:
         return list(dict.fromkeys(self.view.feature(r.feature) for r in self.reads))
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A file that is not what it was, in words. Its events, before and now, are of `first` to `last` (µs); None where unknown."""
+
+    words: str
+    first: int | None = None
+    last: int | None = None
+
+    def touches(self, asked: Array, reach: int | None) -> Mask:
+        """Whether it may hold events of the time that counts at each moment: `reach` before it, or all before it."""
+        if self.first is None or self.last is None:
+            return np.ones(len(asked), np.bool_)
+        found: Mask = asked > self.first
+        return found if reach is None else found & (asked - reach <= self.last)
+
+
 @dataclass
 class Known:
     """What is the same for all rows: the connection, what was materialised of each view and when, and its files now."""
@@ -91,18 +107,24 @@ class Known:
             self._files[key] = look(self.con, view.source, self.config.root)
         return self._files[key]
 
-    def changed(self, view: View, unit: Unit | None) -> str:
-        """What of the files of a view's source is not as it was when a unit was written, in words; "" of nothing."""
+    def changes(self, view: View, unit: Unit | None) -> Iterator[Change]:
+        """Files of a view's source that are not as they were when a unit was written."""
         now, then = self.files(view), files_then(unit)
         if now is None or then is None:
-            return ""
-        for path, file in then.by_path.items():
-            if path not in now.by_path:
-                return f"{path} is gone"
-            if not file.same(now.by_path[path]):
-                return f"{path} was written again at {moment_text(now.by_path[path].mtime_ns // 1000)}"
-        new = [path for path in now.by_path if path not in then.by_path]
-        return f"{new[0]} came" if new else ""
+            return
+        for path in sorted(then.by_path.keys() | now.by_path.keys()):
+            old, new = then.by_path.get(path), now.by_path.get(path)
+            if old is not None and new is not None:
+                if old.same(new):
+                    continue
+                words = f"{path} was written again at {moment_text(new.mtime_ns // 1000)}"
+            else:
+                words = f"{path} came" if old is None else f"{path} is gone"
+            there = [f for f in (old, new) if f is not None]
+            if any(f.first is None or f.last is None for f in there):
+                yield Change(words)
+            else:
+                yield Change(words, min(f.first or 0 for f in there), max(f.last or 0 for f in there))
 
 
 def files_then(unit: Unit | None) -> Inputs | None:
@@ -259,6 +281,21 @@ class Scene:
             request = {n: request_of(spine, n, t, service.name) for n, t in service.request}
             done |= compute(compiled(service), done, request, self.rows.rows, self.rows.asked)
         return done
+
+    def reach(self, column: str, view: str) -> int | None:
+        """How far before the moment asked for events of a view count in a column, in microseconds; None is for ever."""
+        service = self.meaning.service
+        one = next((o for o in service.on_demand if o.name == column), None)
+        names = {column} if one is None else one.columns
+        mine = [
+            self.views[view].feature(r.feature) for r in service.reads if r.output in names and r.view == view
+        ]
+        sizes = [
+            self.views[view].ttl if f.window is None else f.window.size and f.window.size + f.window.hop
+            for f in mine
+        ]
+        known = [s for s in sizes if s is not None]
+        return max(known) if known and len(known) == len(sizes) else None
 
     def views_of(self, column: str) -> list[str]:
         """The views that a column of the service is made of."""

@@ -152,6 +152,7 @@ class _Tail:
         self.segment: Segment | None = None
         self.position = self.offset = self.synced = 0
         self.appended_at: int | None = None
+        self._known: tuple[int, Frame] | None = None
 
     def close(self) -> None:
         if self.segment is not None:
@@ -169,6 +170,7 @@ class _Tail:
             if self._write:
                 raise
             self.close()
+            self._known = None
             time.sleep(_RETRY_SECONDS)
             self._advance()
 
@@ -208,8 +210,16 @@ class _Tail:
         self.segment = segment
         self.position, self.offset, self.synced = segment.start, segment.first_offset, 0
         self.appended_at = segment.floor if segment.floor != NEVER else None
+        if self._known is not None and self._known[0] == segment.inode:
+            self._resume(segment, self._known[1])
+
+    def _resume(self, segment: Segment, frame: Frame) -> None:
+        """Goes on behind a frame that was followed before the file was closed: a log of many small appends is long."""
+        if segment.holds(frame):
+            self.position, self.offset, self.appended_at = frame.end, frame.next_offset, frame.appended_at
 
     def _follow(self, segment: Segment, size: int) -> None:
+        inode = segment.inode
         for found in segment.frames(self.position, self.offset, end=size):
             match found:
                 case Bad():
@@ -222,6 +232,7 @@ class _Tail:
                         frame.next_offset,
                         frame.appended_at,
                     )
+                    self._known = (inode, frame)
 
     def wrote(self, length: int, offset: int, appended_at: int | None) -> None:
         self.position += length
@@ -314,7 +325,7 @@ class EventLog:
         return f"EventLog({str(self.directory)!r})"
 
     def close(self) -> None:
-        """Closes files. The log may be used again, and opens them anew."""
+        """Closes files. The log may be used again, and opens them anew; what it knows of them it does not look for again."""
         with self._writing, self._reading:
             self._writer.close()
             self._reader.close()

@@ -205,6 +205,12 @@ class Segment:
         """Whether the name leads elsewhere by now: the file was pruned or replaced."""
         return os.fstat(self.fd).st_nlink == 0
 
+    def holds(self, frame: Frame) -> bool:
+        """Whether a frame still lies where it did, and is whole."""
+        if frame.end > self.size():
+            return False
+        return parse_frame(os.pread(self.fd, _FRAME.size, frame.position), 0, frame.position) == frame
+
     def frames(
         self, position: int, offset: int, *, end: int | None = None, payloads: bool = False
     ) -> Iterator[tuple[Frame, pa.Buffer | None] | Bad | Torn]:

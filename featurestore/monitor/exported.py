@@ -6,7 +6,9 @@ Every metric that a rule or panel names is one that the server or `textfile` exp
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore.check import Objective
@@ -38,7 +40,7 @@ def textfile(ran: Ran) -> str:
     samples: dict[str, list[tuple[dict[str, str], float]]] = {name: [] for name in METRICS}
     samples["fs_monitor_last_run_seconds"].append(({}, ran.at / SECOND))
     samples["fs_undelivered"].append(({}, float(len(ran.delivered.failed))))
-    for f in ran.findings:
+    for f in (*ran.findings, *ran.standing):
         labels = {"monitor": f.monitor, "on": f.on, "condition": f.condition, "subject": f.subject}
         samples["fs_monitor_finding"].append((labels, _STATE[f.state]))
         if "effect" in f.figures:
@@ -56,6 +58,14 @@ def textfile(ran: Ran) -> str:
     for h in ran.health:
         samples["fs_service_health"].append(({"service": h.service}, _HEALTH[h.word]))
     return "".join(_exposed(name, samples[name]) for name in METRICS)
+
+
+def write(ran: Ran, path: Path) -> Path:
+    """Puts the figures of a run into a file, in the place of those that are there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    partial.write_text(textfile(ran), encoding="utf-8")
+    return partial.replace(path)
 
 
 def _exposed(name: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore import retrain
 from featurestore.baselines import parse_length
@@ -15,7 +18,7 @@ from featurestore.compile.sources import connect
 from featurestore.config import Config
 from featurestore.errors import ConfigError, FeatureStoreError, NotFound
 from featurestore.ir import Plan
-from featurestore.monitor import outbox, results
+from featurestore.monitor import exported, outbox, results
 from featurestore.monitor.alerts import COOLDOWN, AlertState, advance, forgotten
 from featurestore.monitor.findings import Finding, State
 from featurestore.monitor.health import Health, health
@@ -45,7 +48,10 @@ PRODUCT = Monitor(
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a pass did. `skipped` are monitors whose time had not come; `remarks` what is wrong with the settings."""
+    """What a pass did. `skipped` are monitors whose time had not come; `remarks` what is wrong with the settings.
+
+    `standing` is what monitors that were not looked at in this pass found when they last were.
+    """
 
     at: int
     findings: tuple[Finding, ...]
@@ -56,6 +62,7 @@ class Ran:
     triggered: tuple[Triggered, ...]
     skipped: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    standing: tuple[Finding, ...] = ()
 
     @property
     def firing(self) -> list[AlertState]:
@@ -122,17 +129,21 @@ def run(
     firing = [s for s in states if s.state == "firing"]
     facts = Facts(findings, firing, _labelled(loop, policies))
     evaluations, triggered = set_off(registry, config, policies.triggers, facts, now)
-    return Ran(
+    standing = _standing(past, {m.name for m in policies.monitors} - found.keys())
+    ran = Ran(
         now,
         tuple(findings),
         tuple(states),
-        tuple(health(plan.services, findings, states)),
+        tuple(health(plan.services, [*findings, *standing], states)),
         delivered,
         tuple(evaluations),
         tuple(triggered),
         tuple(skipped),
         (*behind, *remarks),
+        tuple(standing),
     )
+    exported.write(ran, config.monitored)
+    return ran
 
 
 def _captured(plan: Plan, monitors: Sequence[Monitor]) -> dict[str, Duration | None]:
@@ -267,6 +278,16 @@ def _newest(config: Config, now: int) -> list[Finding]:
     rows = results.read(config, since=now - 31 * DAY).to_pylist()
     last = {row["monitor"]: row["run_at"] for row in rows}
     return [results.finding_of(row) for row in rows if row["run_at"] == last[row["monitor"]]]
+
+
+def _standing(past: pa.Table, monitors: Collection[str]) -> list[Finding]:
+    """What each of some monitors found in its newest run."""
+    out: list[Finding] = []
+    for name in sorted(monitors):
+        own = past.filter(pc.equal(past["monitor"], name))
+        newest = own.filter(pc.equal(own["run_at"], pc.max(own["run_at"])))
+        out += map(results.finding_of, newest.to_pylist())
+    return out
 
 
 def change_alerts(

@@ -213,6 +213,25 @@ def key_bytes(view: View, parts: Sequence[Any]) -> bytes:
     return b"".join(out)
 
 
+def key_parts(view: View, raw: bytes) -> tuple[int | str, ...]:
+    """The values of the join keys that `key_bytes` made these bytes of. StoreCorrupt when it made them of none."""
+    try:
+        if all(key.dtype == Int64 for key in view.keys):
+            return tuple(int(n) - (1 << 63) for n in np.frombuffer(raw, ">u8", len(view.keys)))
+        if len(view.keys) == 1:
+            return (raw.decode("utf-8", "surrogatepass"),)
+        out: list[int | str] = []
+        for key in view.keys:
+            size = int.from_bytes(raw[:4], "little")
+            part, raw = raw[4 : 4 + size], raw[4 + size :]
+            _at_least(len(part), size)
+            whole = int.from_bytes(part, "little", signed=True) if key.dtype == Int64 else None
+            out.append(part.decode("utf-8", "surrogatepass") if whole is None else whole)
+    except ValueError as error:
+        raise StoreCorrupt(f"a key of view '{view.name}' does not decode: {error}") from error
+    return tuple(out)
+
+
 def number_name(number: int) -> bytes:
     """The bytes that stand for a whole number of 64 bits; they sort as the numbers do."""
     return (number + (1 << 63)).to_bytes(8, "big")

@@ -67,6 +67,7 @@ class Worker:
     def __init__(self, made_of: Application) -> None:
         self.settings = made_of.settings
         config = load_config(Path(made_of.folder), made_of.environment)
+        self.monitored = config.monitored
         registry = open_registry(config.registry_url, config.root)
         self.store = open_store(config.online_url, config.root)
         self.recorder = recorder_of(config, _now)
@@ -204,7 +205,7 @@ def _probes(api: FastAPI, worker: Worker) -> None:
     @api.get("/metrics")
     async def figures() -> Response:
         worker.front.put()
-        text, kind = await asyncio.to_thread(metrics.exposition)
+        text, kind = await asyncio.to_thread(metrics.exposition, worker.monitored)
         return Response(text, media_type=kind)
 
 

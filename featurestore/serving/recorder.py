@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -42,8 +42,11 @@ _LOG = logging.getLogger("featurestore.capture")
 class Sink(Protocol):
     """Where captured rows go."""
 
-    def write(self, schema: CapturedSchema, table: pa.Table, at: int) -> None:
-        """Keeps the rows, for good when it returns. Raises FeatureStoreError when they are not kept."""
+    def write(self, schema: CapturedSchema, table: pa.Table, at: int) -> Sequence[FeatureStoreError]:
+        """Keeps the rows, for good when it returns; an error for each row that it can never keep.
+
+        Raises FeatureStoreError when they are not kept.
+        """
 
     def close(self) -> None:
         """Lets go of files and connections."""
@@ -56,12 +59,13 @@ class LogSink:
         self._log = log
         self._open: dict[CapturedSchema, tuple[Folder, EventLog]] = {}
 
-    def write(self, schema: CapturedSchema, table: pa.Table, at: int) -> None:
+    def write(self, schema: CapturedSchema, table: pa.Table, at: int) -> Sequence[FeatureStoreError]:
         """Appends; on disk when it returns."""
         if schema not in self._open:
             folder = self._log.folder(schema)
             self._open[schema] = (folder, folder.open())
         append(self._open[schema][1], table, at)
+        return ()
 
     def close(self) -> None:
         """Closes the files."""
@@ -74,8 +78,8 @@ class LogSink:
 class Counts:
     """What became of the rows that were served by this process.
 
-    `kept` are on disk; `sampled_out` were not chosen; `shed` did not fit the buffer; `failed` could not be made into rows, or
-    lie under a schema that is another one's; `waiting` are in the buffer.
+    `kept` are on disk; `sampled_out` were not chosen; `shed` did not fit the buffer; `failed` could not be made into rows, are
+    larger than what the sink holds, or lie under a schema that is another one's; `waiting` are in the buffer.
     """
 
     offered: int = 0
@@ -268,7 +272,7 @@ class Recorder:
             try:
                 if self._sink is None:
                     self._sink = self._make()
-                self._sink.write(schema, table, self.clock())
+                never = self._sink.write(schema, table, self.clock())
             except CaptureConflict as error:  # for good: they would be refused again
                 _LOG.error("%d rows of '%s' were not captured: %s", rows, schema.service, error)
                 self._unkept.pop(0)
@@ -278,7 +282,9 @@ class Recorder:
                 self._refuse(error)
                 return False
             self._unkept.pop(0)
-            self._count(rows, kept=rows)
+            for one in never:
+                _LOG.error("a row of '%s' was not captured: %s", schema.service, one)
+            self._count(rows, kept=rows - len(never), failed=len(never))
         return True
 
     def _say_counts(self, *, always: bool) -> None:
