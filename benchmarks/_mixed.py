@@ -307,7 +307,10 @@ def probes(load: Load, line: Line, rng: random.Random) -> str:
     path = rng.choice(
         ("/health", "/ready", "/metrics", "/openapi.json", "/v2/models/numbers", "/v2/models/kept/ready")
     )
-    return fine(line.ask("GET", path))
+    answer = line.ask("GET", path)
+    if answer.status == 503 and "ready" in path and not answer.json().get("ready", True):
+        return "not ready"  # its store did not answer in time: for who is starved that is so
+    return fine(answer)
 
 
 # -------------------------------------------------------------------------------------------------------- who asks badly

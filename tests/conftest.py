@@ -37,11 +37,31 @@ __all__ = [
     "redis_url",
 ]
 
+# No JVM here lives long enough to earn back what its better compiler costs: with the quick one alone the tests of Flink take
+# three quarters of the processor time.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
+
 # No deadline: a shared machine may stop for a second. In CI the same examples every time.
 settings.register_profile(
     "shared", deadline=None, print_blob=True, derandomize=os.environ.get("CI") == "true"
 )
 settings.load_profile("shared")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills",
+        type=int,
+        metavar="N",
+        help="how often each test that kills at random does so (few by default)",
+    )
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """How often to kill at random: enough to hit, unless more was asked for."""
+    asked: int | None = request.config.getoption("--kills")
+    return asked or 12
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +17,7 @@ import pytest
 from featurestore import ir
 from featurestore.registry import open_registry
 from featurestore.store import FeatureStore
+from tests.forks import Forks, forks
 
 DEFINITIONS = """
 import featurestore as fs
@@ -34,9 +32,10 @@ changing = fs.FeatureService("s{number}", [v])
 """
 
 APPLIER = """
-# Applies projects, on request: each line is a folder and what is to kill it: after so many statements of the commit and its
-# end, or, below 0, after so many microseconds from its begin on (0: nothing does). It answers `ended STATUS`.
-import json, os, signal, sys
+# Applies a project: its folder, and what is to kill it: after so many statements of the commit and its end, or, below 0, after
+# so many microseconds from its begin on (0: nothing does).
+import os, signal
+import psycopg  # here, and not in each child
 from featurestore.registry import Registry, connection
 from featurestore.store import FeatureStore
 
@@ -72,17 +71,6 @@ def work(root, kill):
     Registry.commit = committed
     with FeatureStore(root) as store:
         store.apply()
-
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        try:
-            work(*json.loads(line))
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
-            os._exit(1)
-        os._exit(0)
-    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -92,7 +80,7 @@ class Applied:
 
     root: Path
     url: str
-    applier: subprocess.Popen[str]
+    applier: Forks
     plans: list[ir.Plan]
     number: int = 0
 
@@ -103,11 +91,7 @@ class Applied:
 
     def apply(self, kill: int) -> int:
         """Applies in a process that is killed; its exit status."""
-        assert self.applier.stdin is not None
-        assert self.applier.stdout is not None
-        self.applier.stdin.write(json.dumps([str(self.root), kill]) + "\n")
-        self.applier.stdin.flush()
-        return int(self.applier.stdout.readline().split()[1])
+        return self.applier.run(str(self.root), kill)
 
     def check(self) -> bool:
         """The registry is whole, at the old or the new revision; whether it is at the new one."""
@@ -147,13 +131,8 @@ def applied(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Applied]
     pq.write_table(
         pa.table({"k": [1], "at": [datetime(2024, 5, 1, tzinfo=UTC)], "x": [1]}), tmp_path / "events.parquet"
     )
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", APPLIER], stdin=pipe, stdout=pipe, text=True) as applier:
-        try:
-            yield Applied(tmp_path, url, applier, [ir.Plan()])
-        finally:
-            assert applier.stdin is not None
-            applier.stdin.close()
+    with forks(APPLIER) as applier:
+        yield Applied(tmp_path, url, applier, [ir.Plan()])
 
 
 def test_killed_at_every_step(applied: Applied) -> None:
@@ -179,7 +158,6 @@ def test_killed_at_every_step(applied: Applied) -> None:
     assert 5 < step < first, "the tables are made once"
 
 
-@pytest.mark.parametrize("kills", [15, pytest.param(40, marks=pytest.mark.slow)])
 def test_killed_at_random(applied: Applied, kills: int) -> None:
     draw = random.Random(3)
     ended: list[tuple[int, bool]] = []

@@ -418,6 +418,20 @@ def test_a_source_is_read_and_its_last_day_judged(project: Path, capsys: pytest.
     assert "drifted: 1 of 3 judged drifted" in shown
 
 
+def test_numbers_of_a_source_that_are_none_are_told_from_nulls(project: Path) -> None:
+    table = pq.read_table(project / "purchases.parquet")
+    amount = table["amount"].to_numpy().copy()
+    last = np.flatnonzero(table["at"].cast(pa.int64()).to_numpy() // DAY == 19)
+    amount[last] -= 5
+    amount[last[:40]] = [math.nan, math.inf, -math.inf, math.nan] * 10
+    index = table.schema.get_field_index("amount")
+    pq.write_table(table.set_column(index, "amount", pa.array(amount)), project / "purchases.parquet")
+    found = FeatureStore(project).drift("purchases")["amount"]
+    assert found.verdict == "drifted"
+    assert "NaN or infinite 0.0% → 10.0%" in found.said
+    assert not any(t.fails for t in found.tests if t.name == "missing")
+
+
 def test_a_source_that_lost_a_column_is_judged_by_the_others(project: Path) -> None:
     table = pq.read_table(project / "purchases.parquet")
     changed = table.drop_columns(["shop"]).append_column("note", pa.array(["x"] * len(table)))

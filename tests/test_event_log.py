@@ -14,8 +14,6 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -53,6 +51,7 @@ from featurestore.types import (
     Timestamp,
     Vector,
 )
+from tests.forks import forks
 
 SCHEMA: dict[str, DType] = {"card": String, "amount": Float64}
 ALL: dict[str, DType] = {
@@ -605,19 +604,18 @@ def test_processes_append_at_once_while_another_reads(tmp_path: Path) -> None:
 
 
 _VICTIM = """
-import sys
 from pathlib import Path
 from featurestore.log import EventLog
 from featurestore.types import Float64, String
-name, directory = sys.argv[1:]
-log = EventLog.open(Path(directory), {"card": String, "amount": Float64}, segment_bytes=30_000)
-i = 0
-while True:
-    # Long texts, so that a write takes long enough to be killed in.
-    log.append([{"card": f"{name}:{i}:{k}:" + "x" * 4000, "amount": 0.0} for k in range(1 + i % 40)], at=i)
-    sys.stdout.write(f"{i}\\n")
-    sys.stdout.flush()
-    i += 1
+
+def work(name, directory):
+    log = EventLog.open(Path(directory), {"card": String, "amount": Float64}, segment_bytes=30_000)
+    i = 0
+    while True:
+        # Long texts, so that a write takes long enough to be killed in.
+        log.append([{"card": f"{name}:{i}:{k}:" + "x" * 4000, "amount": 0.0} for k in range(1 + i % 40)], at=i)
+        print(i, flush=True)
+        i += 1
 """
 
 
@@ -625,35 +623,33 @@ while True:
 def test_kills_lose_nothing_that_was_acknowledged_and_leave_nothing_torn(tmp_path: Path) -> None:
     draw = random.Random(7)
     acknowledged: dict[int, int] = {}
-    for name in range(20):
-        with subprocess.Popen(
-            [sys.executable, "-c", _VICTIM, str(name), str(tmp_path)], stdout=subprocess.PIPE, text=True
-        ) as victim:
-            assert victim.stdout is not None
-            assert victim.stdout.readline() == "0\n"
+    with forks(_VICTIM) as victims:
+        for name in range(20):
+            victim = victims.start(name, str(tmp_path))
+            assert victim.readline() == "0\n"
             time.sleep(draw.uniform(0, 0.03))
-            victim.send_signal(signal.SIGKILL)
-            lines = ["0", *victim.stdout.read().split("\n")[:-1]]
-            acknowledged[name] = int(lines[-1])
-        if name % 3 == 0:
-            # Kills between the bytes of one write are rare: make one.
-            last = max(tmp_path.glob(f"*{SUFFIX}"))
-            with last.open("ab") as file:
-                whole = last.read_bytes()
-                start = whole.rfind(b"FRM1")
-                file.write(whole[start : start + draw.randrange(1, len(whole) - start)])
-        with EventLog.open(tmp_path, SCHEMA) as log:
-            found = [":".join(c.split(":")[:3]) for c in cards(log)]
-            assert log.check() == ()
-        assert len(found) == len(set(found))
-        for victim_name, last_i in acknowledged.items():
-            mine = [c for c in found if c.startswith(f"{victim_name}:")]
-            # Whole appends, in order; at most one that was written and not yet acknowledged.
-            for upto in (last_i, last_i + 1):
-                if mine == [f"{victim_name}:{i}:{k}" for i in range(upto + 1) for k in range(1 + i % 40)]:
-                    break
-            else:
-                pytest.fail(f"process {victim_name} acknowledged {last_i}, and the log has {mine[-3:]}")
+            victim.kill()
+            acknowledged[name] = max([0, *map(int, victim.rest().split("\n")[:-1])])
+            assert victim.wait() == -signal.SIGKILL
+            if name % 3 == 0:
+                # Kills between the bytes of one write are rare: make one.
+                last = max(tmp_path.glob(f"*{SUFFIX}"))
+                with last.open("ab") as file:
+                    whole = last.read_bytes()
+                    start = whole.rfind(b"FRM1")
+                    file.write(whole[start : start + draw.randrange(1, len(whole) - start)])
+            with EventLog.open(tmp_path, SCHEMA) as log:
+                found = [":".join(c.split(":")[:3]) for c in cards(log)]
+                assert log.check() == ()
+            assert len(found) == len(set(found))
+            for victim_name, last_i in acknowledged.items():
+                mine = [c for c in found if c.startswith(f"{victim_name}:")]
+                # Whole appends, in order; at most one that was written and not yet acknowledged.
+                for upto in (last_i, last_i + 1):
+                    if mine == [f"{victim_name}:{i}:{k}" for i in range(upto + 1) for k in range(1 + i % 40)]:
+                        break
+                else:
+                    pytest.fail(f"process {victim_name} acknowledged {last_i}, and the log has {mine[-3:]}")
 
 
 def three(tmp_path: Path) -> tuple[EventLog, Path, list[tuple[int, int]]]:

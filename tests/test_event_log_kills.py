@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import sys
@@ -19,13 +18,14 @@ from featurestore.errors import LogCorrupt, LogPruned
 from featurestore.log import EventLog
 from featurestore.log.segment import SUFFIX
 from featurestore.types import DType, Float64, String
+from tests.forks import Forks, forks
 
 SCHEMA: dict[str, DType] = {"card": String, "amount": Float64}
 
 KEEPER = """
-# Keeps logs, on request: each line is what to do, the directory, an offset, and before which of its calls of the
-# operating system to be killed (0: none; less: after so many milliseconds). It answers `ended STATUS`.
-import json, os, signal, sys, time
+# Keeps a log: what to do, the directory, an offset, and before which of its calls of the operating system to be killed
+# (0: none; less: after so many milliseconds).
+import os, signal
 from pathlib import Path
 from featurestore.log import EventLog
 from featurestore.types import Float64, String
@@ -49,17 +49,6 @@ def work(what, directory, offset, kill):
         signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         signal.setitimer(signal.ITIMER_REAL, -kill / 1000)
     log.prune(before_offset=offset) if what == "prune" else log.skip(offset)
-
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        try:
-            work(*json.loads(line))
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
-            os._exit(1)
-        os._exit(0)
-    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 WRITER = """
@@ -83,7 +72,7 @@ class Kept:
     """A log with a writing process and a reading thread; `wrong` is whatever they met that should not be."""
 
     directory: Path
-    keeper: subprocess.Popen[str]
+    keeper: Forks
     acknowledged: int = -1
     read: int = 0
     lost: set[int] = field(default_factory=set)
@@ -92,11 +81,7 @@ class Kept:
 
     def keep(self, what: str, offset: int, kill: int) -> int:
         """Prunes or skips in a process that is killed; its exit status."""
-        assert self.keeper.stdin is not None
-        assert self.keeper.stdout is not None
-        self.keeper.stdin.write(json.dumps([what, str(self.directory), offset, kill]) + "\n")
-        self.keeper.stdin.flush()
-        return int(self.keeper.stdout.readline().split()[1])
+        return self.keeper.run(what, str(self.directory), offset, kill)
 
     def hear(self, writer: subprocess.Popen[str]) -> None:
         assert writer.stdout is not None
@@ -179,7 +164,7 @@ class Kept:
 def kept(tmp_path: Path) -> Iterator[Kept]:
     pipe = subprocess.PIPE
     with (
-        subprocess.Popen([sys.executable, "-c", KEEPER], stdin=pipe, stdout=pipe, text=True) as keeper,
+        forks(KEEPER) as keeper,
         subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=pipe, text=True) as writer,
     ):
         log = Kept(tmp_path, keeper)
@@ -190,8 +175,6 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
             log.grow(4)
             yield log
         finally:
-            assert keeper.stdin is not None
-            keeper.stdin.close()
             log.stop.set()
             writer.kill()
             for thread in threads:
@@ -235,7 +218,6 @@ def test_killed_at_every_step_of_a_skip(kept: Kept, header: bool) -> None:
         assert log.stats().skipped == len(kept.lost)
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_killed_at_random(kept: Kept, kills: int) -> None:
     draw = random.Random(11)
     for number in range(kills):

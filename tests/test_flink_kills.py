@@ -25,9 +25,10 @@ from featurestore.stream.upserts import Now
 from tests.flink_broker import Broker, brokers, built
 from tests.flink_cluster import BUILT
 from tests.flink_session import Session, session
+from tests.forks import Forks, forks
 from tests.services import MISSING
 from tests.test_writer import KeptRedis, Project, wait_for
-from tests.test_writer_kills import start
+from tests.test_writer_kills import RUN, start
 from tests.tile_job import records_of_job
 
 pytestmark = [pytest.mark.flink, pytest.mark.slow]
@@ -38,12 +39,12 @@ VICTIMS = ("task manager", "writer", "redis", "broker", "job manager")
 class Everything:
     """The whole road, and what was sent down it."""
 
-    def __init__(self, root: Path, broker: Broker, flink: Session, kept: KeptRedis) -> None:
-        self.broker, self.flink, self.redis = broker, flink, kept
+    def __init__(self, root: Path, processes: Forks, broker: Broker, flink: Session, kept: KeptRedis) -> None:
+        self.processes, self.broker, self.flink, self.redis = processes, broker, flink, kept
         self.project = Project(root, broker.address, f"redis://127.0.0.1:{kept.port}/0")
         flink.submit(self.project.con, self.project.view)
         flink.wait(flink.running)
-        self.writers = [start(self.project, once=False) for _ in range(2)]
+        self.writers = [start(self.processes, self.project, once=False) for _ in range(2)]
         self.chance = random.Random(11)
 
     def send(self, seconds: float) -> None:
@@ -66,9 +67,9 @@ class Everything:
             case "writer":
                 gone = self.chance.randrange(2)
                 self.writers[gone].kill()
-                self.writers[gone].communicate()
+                self.writers[gone].wait()
                 self.send(1)
-                self.writers[gone] = start(self.project, once=False)
+                self.writers[gone] = start(self.processes, self.project, once=False)
             case "redis":
                 self.redis.kill()
                 self.send(1)
@@ -96,7 +97,7 @@ class Everything:
         """Every value is that of batch, and every tile that of DuckDB, over all that was sent."""
         self.project.job.write_batch()
         self.project.check()
-        assert [writer.poll() for writer in self.writers] == [None, None], "the others go on"
+        assert all(writer.alive for writer in self.writers), "the others go on"
         with tempfile.TemporaryDirectory() as folder, LmdbStore(Path(folder), 1 << 30) as store:
             view = self.project.view
             queries, records = records_of_job(self.project.job)
@@ -115,7 +116,7 @@ class Everything:
     def close(self) -> None:
         for writer in self.writers:
             writer.kill()
-            writer.communicate()
+            writer.wait()
         self.project.close()
 
 
@@ -131,13 +132,14 @@ def everything(root: Path) -> Iterator[Everything]:
     for folder in folders.values():
         folder.mkdir()
     with ExitStack() as stack:
+        processes = stack.enter_context(forks(RUN))
         broker = stack.enter_context(brokers(folders["kafka"], group_min_session_timeout_ms="500"))
         settings = {"execution.checkpointing.interval": "1 s", "execution.checkpointing.min-pause": "500 ms"}
         flink = stack.enter_context(session(folders["flink"], settings=settings))
         kept = KeptRedis(folders["redis"])
         kept.start()
         stack.callback(kept.kill)
-        all_ = Everything(folders["project"], broker, flink, kept)
+        all_ = Everything(folders["project"], processes, broker, flink, kept)
         stack.callback(all_.close)
         yield all_
 

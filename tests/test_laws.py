@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -62,7 +63,7 @@ Table = dict[tuple[Key, int], dict[str, Cell]]
 """For each key and moment every feature's value and status."""
 
 EXAMPLES = settings(max_examples=15, suppress_health_check=list(HealthCheck))
-MANY = settings(max_examples=300, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=int(os.environ.get("LAWS", "100")), suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import io
 import json
+import re
 import socket
 import struct
 import time
@@ -223,6 +224,9 @@ def test_metadata_health_and_metrics(server: Server) -> None:
 
 def test_every_example_of_the_docs_works(server: Server) -> None:
     document = server.ask("GET", "/openapi.json").json()
+    said = server.ask("GET", "/nowhere").json()["error"].partition("there is ")[2]
+    mounted = {re.sub("{number}", "{version}", path) for path in said.split(", ")}
+    assert set(document["paths"]) == {p for p in mounted if not p.startswith(("/docs", "/openapi"))}
     tried = 0
     for path, verbs in document["paths"].items():
         for verb, route in verbs.items():
@@ -237,7 +241,7 @@ def test_every_example_of_the_docs_works(server: Server) -> None:
                 answer = server.ask(verb.upper(), filled, example)
                 assert answer.status == 200, (filled, answer.body)
                 tried += 1
-    assert tried >= 13
+    assert tried >= 15
 
 
 def test_a_request_id_comes_back(server: Server) -> None:
@@ -381,6 +385,21 @@ def test_a_million_rows_and_a_body_too_large(server: Server) -> None:
     body, headers = binary([("shop", "BYTES", b"\0\0\0\0" * 1_000_000, 1_000_000)])
     answer = server.post(INFER, body, headers)
     assert (answer.status, answer.json()["type"]) == (413, "TooLarge")
+    large = server.post(FEAST, b" " * (20 << 20))  # who looks for an answer when all is sent has one
+    assert (large.status, large.json()["type"]) == (413, "TooLarge")
+    again = b"POST /get-online-features HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (17 << 20)
+    last = b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    said = server.raw(again + b" " * (17 << 20) + last)
+    assert said.startswith(b"HTTP/1.1 413 ")
+    assert said.count(b"HTTP/1.1 ") == 2
+    assert said.endswith(b'{"status":"ok"}')
+    with socket.create_connection(server.address, 60) as connection:
+        connection.sendall(again + b" ")  # and no more: it is answered once, and let go
+        said = b""
+        while data := connection.recv(10_000):
+            said += data
+        assert said.startswith(b"HTTP/1.1 413 ")
+        assert said.count(b"HTTP/1.1 ") == 1
     head = b"POST /get-online-features HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n"
     said = server.raw(head)
     assert said.startswith(b"HTTP/1.1 413 ")
@@ -548,6 +567,7 @@ def test_what_is_under_way_is_finished_before_it_stops(folder: Path, tmp_path: P
             connection.sendall(body[5:])
             assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
         assert server.stop() == 0
+    assert [line for line in (tmp_path / "log").read_text().splitlines() if not line.startswith("{")] == []
 
 
 def test_a_unix_socket_several_workers_and_their_metrics_together(folder: Path, tmp_path: Path) -> None:
@@ -615,6 +635,13 @@ def test_events_come_in_and_are_served(tmp_path: Path) -> None:
             answer = server.post(f"/events/{source}", raw, {"content-type": kind})
             return answer.status, answer.json()
 
+        document = server.ask("GET", "/openapi.json").json()
+        (example,) = (
+            route["post"]["requestBody"]["content"]["application/json"]["example"]
+            for path, route in document["paths"].items()
+            if path.startswith("/events/")
+        )
+        assert set(example[0]) == {"k", "at", "x"}
         status, one = post([row, row])
         assert (status, one["rows"], one["last_offset"]) == (200, 2, 1)
         lines = b"\n".join(json.dumps(row).encode() for _ in range(3))

@@ -160,6 +160,9 @@ def test_refusals_are_audited_and_no_secret_is_kept_or_logged(
     wait_until(lambda: len([line for line in server.lines() if line.get("audit")]) >= 2)
     reasons = {line["reason"] for line in server.lines() if line.get("audit")}
     assert reasons == {"no key", "not allowed"}
+    callers = {(line["reason"], line["caller"]) for line in server.lines() if line.get("audit")}
+    assert ("no key", "127.0.0.1") in callers
+    assert ("not allowed", keys["plain"].split("_")[1]) in callers
     text = server.ask("GET", "/metrics", headers=bearer(keys["boss"])).body.decode()
     assert 'fs_refused_total{reason="no key"}' in text
     kept = b"".join(p.read_bytes() for p in (folder / ".fs").glob("registry.db*"))
@@ -266,9 +269,9 @@ def test_comparing_takes_as_long_for_any_wrong_secret(tmp_path: Path) -> None:
         text[:-1] + ("A" if text[-1] != "A" else "B"),
     )
     best: dict[str, float] = {}
-    for wrong in (early, late) * 3:
-        began = time.perf_counter()
+    for wrong in (early, late) * 7:
+        began = time.thread_time()  # of the clock, a busy machine makes anything
         for _ in range(2000):
             assert match(wrong, known) is None
-        best[wrong] = min(best.get(wrong, 9.0), time.perf_counter() - began)
+        best[wrong] = min(best.get(wrong, 9.0), time.thread_time() - began)
     assert max(best.values()) < 2 * min(best.values())

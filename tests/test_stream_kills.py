@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.store import FeatureStore
+from tests.forks import Child, Forks, forks
 from tests.services import RedisServer
 from tests.test_kafka import topic_of
 
@@ -36,25 +35,27 @@ svc = fs.FeatureService("svc", [v])
 """
 
 RUN = """
-import os, signal, sys
+# Runs the stream of a project, to its end (`once`) or on and on; killed when it comes to a step for the so-manieth time.
+import os, signal
 import featurestore.stream.view as view
 from featurestore.store import FeatureStore
 from featurestore.stream import Stream
 
-root, name, number, once = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "once"
 view.ROWS = 150
-seen = 0
 
-def step(done):
-    global seen
-    seen += done == name
-    if done == name and seen == number:
-        os.kill(os.getpid(), signal.SIGKILL)
+def work(root, name, number, once):
+    seen = 0
 
-with FeatureStore(root) as store:
-    with Stream(store.config, store.registry, store._store(), step=step) as stream:
-        print("running", flush=True)
-        stream.run(once=once)
+    def step(done):
+        nonlocal seen
+        seen += done == name
+        if done == name and seen == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with FeatureStore(root) as store:
+        with Stream(store.config, store.registry, store._store(), step=step) as stream:
+            print("running", flush=True)
+            stream.run(once=once)
 """
 
 STEPS = ("taken", "merged", "committed", "published", "said", "settled")
@@ -74,8 +75,10 @@ SCHEMA = pa.schema(
 class Killed:
     """A project whose stream is killed again and again; it remembers what was pushed."""
 
-    def __init__(self, root: Path, url: str, topic: str = "", brokers: str = "nowhere") -> None:
-        self.root, self.topic = root, topic
+    def __init__(
+        self, root: Path, processes: Forks, url: str, topic: str = "", brokers: str = "nowhere"
+    ) -> None:
+        self.root, self.processes = root, processes
         events = "kafka" if topic else "log"
         (root / "fs.toml").write_text(
             f'[offline]\nthreads = 1\n[online]\nurl = "{url}"\n[stream]\nevents = "{events}"\n'
@@ -108,15 +111,12 @@ class Killed:
         self.store.push("events", table)
         self.pushed.append(table)
 
-    def start(self, step: str = "", number: int = 0, *, once: bool = True) -> subprocess.Popen[str]:
-        arguments = [str(self.root), step, str(number), "once" if once else "on"]
-        return subprocess.Popen([sys.executable, "-c", RUN, *arguments], stdout=subprocess.PIPE, text=True)
+    def start(self, step: str = "", number: int = 0, *, once: bool = True) -> Child:
+        return self.processes.start(str(self.root), step, number, once)
 
     def check(self) -> None:
         """Runs to the end, and compares every value with the training set over what was pushed."""
-        process = self.start()
-        process.communicate()
-        assert process.returncode == 0
+        assert self.start().wait() == 0
         events = pa.concat_tables(self.pushed)
         pq.write_table(events, self.root / "events.parquet")
         (status,) = self.store.stream_status()
@@ -135,6 +135,12 @@ class Killed:
         assert online.to_pydict() == training.select(online.column_names).to_pydict()
 
 
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Forks]:
+    with forks(RUN) as made:
+        yield made
+
+
 @pytest.fixture(
     params=[
         "lmdb",
@@ -142,7 +148,7 @@ class Killed:
         pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.slow]),
     ]
 )
-def killed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Killed]:
+def killed(request: pytest.FixtureRequest, tmp_path: Path, processes: Forks) -> Iterator[Killed]:
     """Events come by the local log, or by a topic of three partitions."""
     url, topic, brokers = "lmdb://.fs/online", "", "nowhere"
     if request.param == "kafka":
@@ -151,7 +157,7 @@ def killed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Killed]:
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("fresh_redis")
         url = server.url
-    project = Killed(tmp_path, url, topic, brokers)
+    project = Killed(tmp_path, processes, url, topic, brokers)
     yield project
     project.store.close()
 
@@ -164,25 +170,19 @@ QUICK = ("committed", "published")
 )
 def test_killed_at_a_step(killed: Killed, step: str) -> None:
     killed.push(400)
-    process = killed.start(step, 1)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "the step is there"
+    assert killed.start(step, 1).wait() == -signal.SIGKILL, "the step is there"
     killed.push(200)
-    process = killed.start(step, 2)
-    process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL), "some steps come but once"
+    assert killed.start(step, 2).wait() in (0, -signal.SIGKILL), "some steps come but once"
     killed.check()
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_random(killed: Killed, kills: int) -> None:
-    for _ in range(min(kills, 15) if killed.topic else kills):
+    for _ in range(kills):
         process = killed.start(once=False)
-        assert process.stdout is not None
-        process.stdout.readline()
+        process.readline()
         end = time.monotonic() + killed.chance.random() * 0.4
         while time.monotonic() < end:
             killed.push(killed.chance.randrange(1, 200))
         process.kill()
-        process.communicate()
+        assert process.wait() == -signal.SIGKILL
     killed.check()

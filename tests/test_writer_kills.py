@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,30 +17,33 @@ from pathlib import Path
 import pytest
 
 from tests.flink_broker import Broker, brokers, built
+from tests.forks import Child, Forks, forks
 from tests.services import RedisServer
 from tests.test_writer import Project, settled, wait_for
 
 pytestmark = [pytest.mark.flink, pytest.mark.slow]
 
 RUN = """
-import os, signal, sys
+# Runs a writer of a project, to its end (`once`) or on and on; killed when it comes to a step for the so-manieth time.
+import os, signal
 import featurestore.stream.writer as writer
 from featurestore.store import FeatureStore
 
-root, name, number, once = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "once"
 writer.RECORDS, writer.SAVE_SECONDS, writer.SESSION_MS = 40, 0.01, 1000
-seen = 0
 
-def step(done):
-    global seen
-    seen += done == name
-    if done == name and seen == number:
-        os.kill(os.getpid(), signal.SIGKILL)
+def work(root, name, number, once):
+    seen = 0
 
-with FeatureStore(root) as store:
-    view = store.registry.current().plan.view("v")
-    print("running", flush=True)
-    writer.ViewWriter(view, store._store(), report=store.ledger.report_holes, step=step).run(once=once)
+    def step(done):
+        nonlocal seen
+        seen += done == name
+        if done == name and seen == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with FeatureStore(root) as store:
+        view = store.registry.current().plan.view("v")
+        print("running", flush=True)
+        writer.ViewWriter(view, store._store(), report=store.ledger.report_holes, step=step).run(once=once)
 """
 
 STEPS = ("owned", "assigned", "taken", "applied", "saved", "reported", "said")
@@ -66,45 +68,42 @@ def project(request: pytest.FixtureRequest, tmp_path: Path, quick_kafka: Broker)
     made.close()
 
 
-def start(project: Project, step: str = "", number: int = 0, *, once: bool = True) -> subprocess.Popen[str]:
-    arguments = [str(project.root), step, str(number), "once" if once else "on"]
-    return subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", "-c", RUN, *arguments], stdout=subprocess.PIPE, text=True
-    )
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Forks]:
+    with forks(RUN) as made:
+        yield made
 
 
-def finish(project: Project) -> None:
+def start(processes: Forks, project: Project, step: str = "", number: int = 0, *, once: bool = True) -> Child:
+    return processes.start(str(project.root), step, number, once)
+
+
+def finish(processes: Forks, project: Project) -> None:
     """Puts in what is left, and compares every value with batch."""
-    process = start(project)
-    process.communicate()
-    assert process.returncode == 0
+    assert start(processes, project).wait() == 0
     assert settled(project)
     project.check()
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_at_a_step(project: Project, step: str) -> None:
+def test_killed_at_a_step(processes: Forks, project: Project, step: str) -> None:
     project.send(100)
     project.job.dead_letter("late", project.now)
-    process = start(project, step, 1)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "the step is there"
+    assert start(processes, project, step, 1).wait() == -signal.SIGKILL, "the step is there"
     project.send(50)
-    process = start(project, step, 2)
-    process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL), "some steps come but once"
-    finish(project)
+    assert start(processes, project, step, 2).wait() in (0, -signal.SIGKILL), "some steps come but once"
+    finish(processes, project)
     assert [h.rows for h in project.store.holes() if h.reason == "late"] == [1]
 
 
-def test_killed_at_random_beside_another(project: Project) -> None:
-    kill_at_random(project, 8)
+def test_killed_at_random_beside_another(processes: Forks, project: Project) -> None:
+    kill_at_random(processes, project, 8)
 
 
-def kill_at_random(project: Project, kills: int) -> None:
+def kill_at_random(processes: Forks, project: Project, kills: int) -> None:
     """Two writers share the work; now and then one of them is killed, and another comes in its place."""
     chance = random.Random(7)
-    writers = [start(project, once=False) for _ in range(2)]
+    writers = [start(processes, project, once=False) for _ in range(2)]
     try:
         for _ in range(kills):
             end = time.monotonic() + chance.random() * 1.5
@@ -114,15 +113,15 @@ def kill_at_random(project: Project, kills: int) -> None:
                     project.job.step_back(chance)
             gone = chance.randrange(2)
             writers[gone].kill()
-            writers[gone].communicate()
-            writers[gone] = start(project, once=False)
+            writers[gone].wait()
+            writers[gone] = start(processes, project, once=False)
         wait_for(lambda: settled(project))
-        assert all(w.poll() is None for w in writers)
+        assert all(w.alive for w in writers)
         project.check()
     finally:
         for one in writers:
             one.kill()
-            one.communicate()
+            one.wait()
 
 
 def main(kills: int) -> None:
@@ -130,6 +129,7 @@ def main(kills: int) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         brokers(Path(folder), group_min_session_timeout_ms="500") as one,
+        forks(RUN) as processes,
     ):
         while tally["kills"] < kills:
             with tempfile.TemporaryDirectory() as root:
@@ -137,11 +137,10 @@ def main(kills: int) -> None:
                 for step in STEPS:
                     project.send(60)
                     project.job.dead_letter("late", project.now)
-                    process = start(project, step, 1)
-                    process.communicate()
-                    tally["kills"] += process.returncode == -signal.SIGKILL
-                    tally[f"at {step}"] += process.returncode == -signal.SIGKILL
-                kill_at_random(project, 10)
+                    hit = start(processes, project, step, 1).wait() == -signal.SIGKILL
+                    tally["kills"] += hit
+                    tally[f"at {step}"] += hit
+                kill_at_random(processes, project, 10)
                 tally["kills"] += 10
                 tally["at random"] += 10
                 tally["records"] += len(project.job.log)

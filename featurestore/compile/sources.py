@@ -158,9 +158,12 @@ def duck_type(text: str) -> DType | None:
     return None
 
 
-def source_sql(con: Connection, source: Source, columns: Sequence[str], root: Path) -> str:
+def source_sql(
+    con: Connection, source: Source, columns: Sequence[str], root: Path, *, bare: bool = False
+) -> str:
     """A SELECT of `columns` in the plan's types: naive times read as UTC, floats that are not finite as NULL, −0 as 0.
 
+    With `bare`, for whoever counts them, floats stay as they lie, except beside expectations that put rows aside.
     Rows that an expectation of the source puts aside are left out, for every reader alike; not of rows that the connection
     itself holds. Raises SourceError if a column is gone or of another type than the plan's.
     """
@@ -184,7 +187,7 @@ def source_sql(con: Connection, source: Source, columns: Sequence[str], root: Pa
         if found != schema[name] and not readable_as(found, schema[name]):
             wrong.append(f"column '{name}' is {actual[name]}, and {schema[name]} in the plan")
             continue
-        select.append(f"{_column(source, name, actual[name])} AS {_ident(name)}")
+        select.append(f"{_column(source, name, actual[name], bare=bare)} AS {_ident(name)}")
     if wrong:
         what = "\n  ".join([f"source '{source.name}' has changed: {source.location.path}", *wrong])
         raise SourceError(f"{what}\n  `fs plan` shows what taking the new schema over would change")
@@ -222,7 +225,7 @@ def readable_as(found: DType | None, wanted: DType) -> bool:
     return isinstance(wanted, DecimalType) and found in (Int32, Int64)
 
 
-def _column(source: Source, name: str, actual: str) -> str:
+def _column(source: Source, name: str, actual: str, *, bare: bool) -> str:
     """A raw column in the plan's type, cleaned; event time stays bare, so that a range of it prunes files and row groups."""
     wanted = source.schema[name]
     column = _ident(name)
@@ -230,7 +233,9 @@ def _column(source: Source, name: str, actual: str) -> str:
         column = f"make_timestamp((epoch_ns({column}) - ((epoch_ns({column}) % 1000) + 1000) % 1000) // 1000)"
     elif type_name(wanted) != actual:
         column = f"CAST({column} AS {type_name(wanted)})"
-    return column if name == source.event_time else clean_sql(column, wanted, DUCKDB)
+    if name == source.event_time or (bare and wanted in (Float32, Float64)):
+        return column
+    return clean_sql(column, wanted, DUCKDB)
 
 
 def described(con: Connection, location: Location, root: Path) -> Mapping[str, str]:

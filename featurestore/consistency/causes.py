@@ -235,7 +235,8 @@ class _Search:
         scene = self.scene.take(places)
         moments: list[set[int]] = [set() for _ in places]
         for number, lookup in enumerate(scene.lookups):
-            if lookup.view.source.event_time is not None:
+            # Of what could not be read there are no arrivals to try.
+            if lookup.view.source.event_time is not None and not scene.events(number).unread:
                 seen, keys = scene.seen(lookup.view.name), scene.keys(lookup)
                 for mine, new in zip(
                     moments, scene.events(number).arrivals(keys, seen, AHEAD, LAST), strict=True
@@ -307,7 +308,7 @@ class _Search:
             self._settle(name, left & (status == Status.STALE), self._stale(name), "served as STALE")
             self._settle(name, left & self._within_bound(name), "sketch", "within twice the stated error")
             self._settle(name, left & (status == Status.DEFAULT), "default", "served as DEFAULT")
-            self._settle(name, left.copy(), "unexplained", "")
+            self._settle(name, left.copy(), "unexplained", self._unread(name))
 
     # --------------------------------------------------------------------------------------------------------------- details
 
@@ -364,6 +365,12 @@ class _Search:
                 cell = found[read.output]
                 own = np.maximum(own, np.where(cell.valid, np.abs(cell.values), 0))
         return own
+
+    def _unread(self, name: str) -> str:
+        """What could not be looked at of the events of a column."""
+        views = self.scene.views_of(name)
+        mine = [i for i in self._timed if self.scene.lookups[i].view.name in views]
+        return next((said for i in mine if (said := self.scene.events(i).unread)), "")
 
     def _within_bound(self, name: str) -> Mask:
         """Which cells are within twice the stated error of what is computed now."""

@@ -20,14 +20,15 @@ from featurestore.compile.sampling import used
 from featurestore.compile.sources import Connection, source_sql
 from featurestore.compile.sql import expr_sql, ident
 from featurestore.config import Config
+from featurestore.consistency.pushed import pushed_events
+from featurestore.errors import BrokerError
 from featurestore.evaluate.finish import Cells
 from featurestore.evaluate.partials import Array
 from featurestore.expr import Column
 from featurestore.inputs import Inputs
 from featurestore.ir import Feature, Key, Location, View
 from featurestore.joining import Keys, view_cells
-from featurestore.log.eventlog import APPENDED_AT, OFFSET
-from featurestore.stream.feeds import in_topic, log_directory, open_log
+from featurestore.log.eventlog import APPENDED_AT
 from featurestore.types import Int64, Timestamp
 
 NEVER: Final = -(1 << 62)
@@ -56,7 +57,8 @@ class Events:
 
     `__rest` says whether an event lies at rest, `__pushed` whether it is in the log; `__there`, of one in the log, whether it
     lies at rest as well. `__arrived` is when it arrived: as the source says, else when it was pushed, else its own time.
-    `__filed` is when the file it lies in was written, of a file that came after `before`; else it was there always.
+    `__filed` is when the file it lies in was written, of a file that came after `before`; else it was there always. `unread`
+    says why it is not known what was pushed, "" where it is.
     """
 
     def __init__(
@@ -81,7 +83,8 @@ class Events:
         bounds = f"{self._time} < {end}" + (f" AND {self._time} >= {start}" if start is not None else "")
         rest = source_sql(con, view.source, self._columns, config.root)
         con.execute(f"CREATE OR REPLACE TEMP TABLE {name}_rest AS {self._mine(rest, bounds)}")
-        self.pushed = self._read_log(config, bounds)
+        self.unread = ""
+        self.pushed = self._read_log(config, start, bounds)
         self.filed = self._note_new_files(config.root, before, now, bounds)
         con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {self._together()}")
 
@@ -115,24 +118,18 @@ class Events:
         same = " AND ".join(f"e.__k{i} = s.k{i}" for i in range(len(view.keys)))
         return f"SELECT e.* FROM ({inner}) e SEMI JOIN {self.name}_keys s ON {same}"
 
-    def _read_log(self, config: Config, bounds: str) -> bool:
-        """Puts the log's events into a table, if there is a log; whether there is."""
+    def _read_log(self, config: Config, start: int | None, bounds: str) -> bool:
+        """Puts what was pushed into a table, if anything was; whether it was."""
         con, source, table = self._con, self.view.source, f"{self.name}_log"
         con.execute(
             f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT *, 0::BIGINT AS __appended FROM {self.name}_rest LIMIT 0"
         )
-        if source.stream is None or in_topic(config, source) or not log_directory(config, source).is_dir():
-            return False
         names = ", ".join(ident(c, DUCKDB) for c in self._columns)
         some = False
-        with open_log(config, source) as log:
-            position = log.start()
-            while (batch := log.read(position)).next_offset != position:
-                position = batch.next_offset
-                if not batch.table.num_rows:
-                    continue
+        try:
+            for batch in pushed_events(config, source, start):
                 some = True
-                con.register("log_rows", batch.table.drop_columns([OFFSET]))
+                con.register("log_rows", batch)
                 pushed = source_sql(
                     con,
                     replace(
@@ -150,6 +147,8 @@ class Events:
                     f"INSERT INTO {table} SELECT {names}, {keys}, epoch_us({ident(APPENDED_AT, DUCKDB)}) FROM ({mine})"
                 )
                 con.unregister("log_rows")
+        except BrokerError as error:
+            self.unread = f"what was pushed to '{source.name}' is not known: {str(error).splitlines()[0]}"
         return some
 
     @property

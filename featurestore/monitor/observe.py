@@ -49,8 +49,9 @@ def of_source(
 ) -> Observed:
     """The rows of a source by event time, from `start` until before `end`; `by` is the column whose values are slices.
 
-    A column that is gone, or of another type, is a change of schema; the others are read all the same. Raises SourceError for a
-    source without event time, and when nothing can be read.
+    NaN and infinities, which are NULL to every feature, are counted by themselves. A column that is gone, or of another type,
+    is a change of schema; the others are read all the same. Raises SourceError for a source without event time, and when
+    nothing can be read.
     """
     if source.event_time is None:
         raise SourceError(
@@ -121,7 +122,7 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     assert source.event_time is not None
     time = ident(source.event_time, DUCKDB)
-    select = source_sql(con, source, [*columns, source.event_time], root)
+    select = source_sql(con, source, [*columns, source.event_time], root, bare=True)
     bounds = [
         f"{time} {sign} make_timestamp(CAST({bound} AS BIGINT))"
         for sign, bound in ((">=", start), ("<", end))

@@ -7,9 +7,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
-from featurestore.errors import AccessDenied
 from featurestore.registry.keys import Key, Role, match
-from featurestore.server.refusals import NoKey, RateExceeded
+from featurestore.server.refusals import NoKey, NotAllowed, RateExceeded
 
 CALLERS: Final = 10_000
 """Callers whose rate is known at a time; whoever was longest silent goes first."""
@@ -25,9 +24,9 @@ class Access:
 
     def enter(self, headers: Mapping[bytes, bytes], client: Any) -> Key | None:
         """The caller's key, or None where none is needed. Raises AccessDenied, and RateExceeded for too many requests."""
-        key = self._key(headers) if self.needed else None
+        key = self._key(headers, client) if self.needed else None
         if self._rate:
-            self._count(key.id if key is not None else str(client[0] if client else ""))
+            self._count(key.id if key is not None else _address(client))
         return key
 
     @property
@@ -40,9 +39,9 @@ class Access:
         if self.needed and (key is None or not key.may(role, service)):
             what = {"read": "read", "write": "write to", "admin": "administer"}[role]
             where = "this server" if service is None else f"'{service}'"
-            raise AccessDenied(f"this key may not {what} {where}")
+            raise NotAllowed(f"this key may not {what} {where}", "" if key is None else key.id)
 
-    def _key(self, headers: Mapping[bytes, bytes]) -> Key:
+    def _key(self, headers: Mapping[bytes, bytes], client: Any) -> Key:
         given = headers.get(b"authorization")
         if given is not None and given[:7].lower() == b"bearer ":
             given = given[7:]
@@ -50,12 +49,14 @@ class Access:
             given = headers.get(b"x-api-key")
         if given is None:
             raise NoKey(
-                "this server wants a key\n  send it as `Authorization: Bearer fs_…`; `fs key add` makes one"
+                "this server wants a key\n  send it as `Authorization: Bearer fs_…`; `fs key add` makes one",
+                _address(client),
             )
         key = match(given.decode("latin-1").strip(), self.keys)
         if key is None:
             raise NoKey(
-                "this key opens nothing here\n  it is unknown or was revoked; `fs key list` shows those there are"
+                "this key opens nothing here\n  it is unknown or was revoked; `fs key list` shows those there are",
+                _address(client),
             )
         return key
 
@@ -69,3 +70,7 @@ class Access:
             self._buckets.popitem(last=False)
         if left < 1:
             raise RateExceeded(f"more than {self._rate:.0f} requests a second", (1 - left) / self._rate)
+
+
+def _address(client: Any) -> str:
+    return str(client[0]) if client else ""

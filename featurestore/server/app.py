@@ -104,6 +104,7 @@ class Worker:
         except CaptureError as error:
             say("capture", level=logging.ERROR, error=str(error))
         self.store.close()
+        gc.unfreeze()  # or DuckDB's extension takes what is not collected at the end for a leak, and says so on stderr
 
     def poll(self) -> None:
         """Takes up new versions and keys. Raises RegistryError."""

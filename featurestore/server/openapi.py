@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from featurestore.ir import Source
+from featurestore.server.arrow import CONTENT_TYPE
 from featurestore.server.catalog import Catalog, Served
 from featurestore.server.oip import datatype
-from featurestore.types import Bool, DType, String, is_float
+from featurestore.types import Bool, Date, DType, ListType, MapType, String, Timestamp, VectorType, is_float
 
 _ERROR = {
     "type": "object",
@@ -26,6 +28,8 @@ _REFUSALS = {
     "504": "No answer before the deadline.",
 }
 Json = dict[str, Any]
+_ARROW_TYPE = CONTENT_TYPE.decode()
+_BYTES: Json = {"schema": {"type": "string", "format": "binary"}}
 
 
 def describe(catalog: Catalog, *, needs_keys: bool) -> Json:
@@ -38,6 +42,9 @@ def describe(catalog: Catalog, *, needs_keys: bool) -> Json:
             "post": _infer(served, [_service(served), _version(served)])
         },
         "/features/{service}": {"post": _arrow(served)},
+        "/events/{source}": {"post": _events(_stream(catalog))},
+        "/capture/predictions": {"post": _returned("predictions", {"model": "m", "version": "1"})},
+        "/capture/labels": {"post": _returned("labels", {"name": "late"})},
         "/v2": {"get": _get("The server, by the Open Inference Protocol.")},
         "/v2/health/live": {"get": _get("Whether the server is alive.")},
         "/v2/health/ready": {"get": _get("Whether it should get requests.", unready=True)},
@@ -204,7 +211,6 @@ def _infer(served: Served | None, parameters: list[Json]) -> Json:
 
 
 def _arrow(served: Served | None) -> Json:
-    kind = "application/vnd.apache.arrow.stream"
     query = [
         {"name": "at", "in": "query", "schema": {"type": "string"}},
         {"name": "timeout", "in": "query", "schema": {"type": "number", "exclusiveMinimum": 0}},
@@ -215,10 +221,77 @@ def _arrow(served: Served | None) -> Json:
         "parameters": [_service(served), *query],
         "requestBody": {
             "required": True,
-            "content": {kind: {"schema": {"type": "string", "format": "binary"}}},
+            "content": {_ARROW_TYPE: _BYTES},
         },
-        "responses": _answers({kind: {"schema": {"type": "string", "format": "binary"}}}),
+        "responses": _answers({_ARROW_TYPE: _BYTES}),
     }
+
+
+def _stream(catalog: Catalog) -> Source | None:
+    return next((s for s in catalog.state.plan.sources if s.stream is not None), None)
+
+
+def _events(source: Source | None) -> Json:
+    event: Json = {"type": "object"}
+    body: Json = {"schema": {"type": "array", "items": event}}
+    if source is not None:
+        values = {n: _event_value(t) for n, t in source.columns}
+        body["example"] = [{n: v for n, v in values.items() if v is not None}]
+    name = _path(
+        "source", {"type": "string", "minLength": 1}, "departures" if source is None else source.name
+    )
+    lines = {"schema": {"type": "string", "description": "An object a line."}}
+    return {
+        "summary": "Events in: all of them are kept when the answer comes, or, when one does not fit, none.",
+        "parameters": [name],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": body, "application/x-ndjson": lines, _ARROW_TYPE: _BYTES},
+        },
+        "responses": _answers({"application/json": {"schema": {"type": "object"}}}),
+    }
+
+
+def _returned(what: str, named: Mapping[str, str]) -> Json:
+    schema: Json = {
+        "type": "object",
+        "required": ["row_ids", "values", next(iter(named))],
+        "additionalProperties": False,
+        "properties": {
+            "row_ids": {"type": "array", "items": {"type": "string", "pattern": "-"}},
+            "values": {"type": "array", "items": {}, "description": "One for each row."},
+            **{n: {"type": "string"} for n in named},
+            "at": {
+                "type": ["string", "integer", "array", "null"],
+                "description": "When it came to pass: a moment, or one for each row.",
+            },
+        },
+    }
+    example = {"row_ids": ["0f3a-0", "0f3a-1"], "values": [True, False], **named}
+    counts = {
+        "type": "object",
+        "required": ["rows", "new", "same", "changed", "unknown", "early"],
+        "additionalProperties": {"type": "integer"},
+    }
+    query = [{"name": n, "in": "query", "schema": {"type": "string"}} for n in named]
+    return {
+        "summary": f"What came of rows that were served, by their row ids: {what}. On disk when the answer comes.",
+        "parameters": query,
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema, "example": example}, _ARROW_TYPE: _BYTES},
+        },
+        "responses": _answers({"application/json": {"schema": counts}}),
+    }
+
+
+def _event_value(dtype: DType) -> Any:
+    """A value of an event, as JSON has it; None for those that have none that is short."""
+    if dtype == Timestamp:
+        return "2026-01-02T03:04:05Z"
+    if dtype == Date:
+        return "2026-01-02"
+    return None if isinstance(dtype, ListType | MapType | VectorType) else _value(dtype)
 
 
 def _value(dtype: DType) -> Any:

@@ -32,8 +32,20 @@ MESSAGE: Final = 2000
 """Characters of a message that go out; a wrong value quoted in it may be of any length."""
 
 
-class NoKey(AccessDenied):
+class Refused(AccessDenied):
+    """A refusal that is audited: `caller` is the id of a key, which is no secret, or an address."""
+
+    def __init__(self, message: str, caller: str) -> None:
+        super().__init__(message)
+        self.caller = caller
+
+
+class NoKey(Refused):
     """Nobody said who they are, or not in a way that is known here."""
+
+
+class NotAllowed(Refused):
+    """A key that is known, and does not cover what was asked for."""
 
 
 class SlowClient(ServingError):
@@ -42,6 +54,10 @@ class SlowClient(ServingError):
 
 class WrongMethod(ServingError):
     """A route that exists, asked in a way that it does not know."""
+
+
+class Endless(TooLarge):
+    """A body that is not waited for: who sends it is answered, and hung up on."""
 
 
 class RateExceeded(Overloaded):
@@ -72,6 +88,8 @@ STATUS: Final[tuple[tuple[type[FeatureStoreError], int], ...]] = (
 
 PUBLIC: Final = {
     NoKey: "AccessDenied",
+    NotAllowed: "AccessDenied",
+    Endless: "TooLarge",
     RateExceeded: "Overloaded",
     SlowClient: "DeadlineExceeded",
     WrongMethod: "RequestError",

@@ -198,13 +198,24 @@ def topics(client: Consumer | AdminClient | Producer, cluster: Cluster) -> dict[
 
 
 def offsets(
-    client: AdminClient, cluster: Cluster, topic: str, numbers: list[int], *, first: bool = False
+    client: AdminClient,
+    cluster: Cluster,
+    topic: str,
+    numbers: list[int],
+    *,
+    first: bool = False,
+    since: int | None = None,
 ) -> dict[int, int]:
-    """For each partition the offset after its last committed record, or with `first` that of the first that is left."""
+    """For each partition the offset after its last committed record, or with `first` that of the first that is left.
+
+    With `since` that of the first record stamped then (ms) or later, −1 where there is none.
+    """
     from confluent_kafka import IsolationLevel, TopicPartition
     from confluent_kafka.admin._listoffsets import OffsetSpec
 
     spec = OffsetSpec.earliest() if first else OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    if since is not None:
+        spec = OffsetSpec.for_timestamp(since)
     with typed(cluster, client, topic):
         asked = client.list_offsets(
             {TopicPartition(topic, number): spec for number in numbers},

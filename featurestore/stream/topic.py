@@ -100,6 +100,13 @@ class KafkaFeed:
             tombstones=len(messages) - len(there),
         )
 
+    def since(self, moment: int) -> Position:
+        """The position before the first record of each partition that is stamped with a moment (µs) or a later one."""
+        numbers, ends = self._look()
+        asked = kafka.offsets(self._asker(), self._cluster, self.topic, numbers, since=max(moment, 0) // 1000)
+        same = kafka.topic_id(self._asker(), self._cluster, self.topic)
+        return {"topic": same, "offsets": {str(n): ends[n] if at < 0 else at for n, at in asked.items()}}
+
     def lag(self, position: Any) -> int | None:
         numbers, ends = self._look()
         told: Mapping[str, int] = {} if position is None else position["offsets"]
