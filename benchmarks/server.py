@@ -1,16 +1,19 @@
 """The server against a bare ASGI ping in the same run: requests a second and processor time of each request.
 
-    python benchmarks/server.py [--store lmdb|redis] [--seconds S] [--rounds N] [--connections 8]
+    python benchmarks/server.py [--store lmdb|redis] [--seconds S] [--rounds N] [--connections 8] [--writes W] [--no-feast]
 
 Makes a project of 20 float features and 20,000 entities in a temporary folder, serves it with one worker, and asks over
-prebuilt requests on kept connections, one closed loop each. The ping is an ASGI function behind the same uvicorn; `read`
-is the SDK's read of as many rows in process, which every request contains. Contenders take turns in each round; ratios are
-taken within a round. `feast serve` joins, its online store in a Redis of our own, unless `--no-feast` (see `_feast.py`).
+prebuilt requests on kept connections, one closed loop each: as many different ones as ask for each entity three times. With
+`--writes` something is written to the store so many times a second, which makes the server forget what it read. The ping is
+an ASGI function behind the same uvicorn; `read` is the SDK's read of as many rows in process. Contenders take turns in each
+round; ratios are taken within a round. `feast serve` joins, its online store in a Redis of our own, unless `--no-feast` (see
+`_feast.py`).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import selectors
@@ -22,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -48,6 +51,9 @@ numbers = fs.FeatureView("numbers", fs.Entity("thing", key="id"), source, [fs.la
 service = fs.FeatureService("numbers", [numbers])
 """
 
+Contender = tuple[int, int, Sequence[bytes]]
+"""The process and the port that are asked, and the requests in turn."""
+
 JSON = b"content-type: application/json\r\n"
 
 PING = """
@@ -72,6 +78,7 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=1.0)
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--connections", type=int, default=8)
+    arguments.add_argument("--writes", type=float, default=0.0)
     arguments.add_argument("--no-feast", action="store_true")
     given = arguments.parse_args()
     python = None if given.no_feast else feast_python()
@@ -81,31 +88,34 @@ def main() -> None:
         port = stack.enter_context(redis()) if given.store == "redis" or python is not None else 0
         url = f"redis://127.0.0.1:{port}/0" if given.store == "redis" else "lmdb://.fs/online"
         prepare(folder, url)
-        contenders: dict[str, tuple[int, int, bytes]] = {}
+        contenders: dict[str, Contender] = {}
         ping, at = stack.enter_context(running([sys.executable, "-c", PING], folder / "ping.log"))
-        contenders["ping"] = (ping, at, post("/ping", b""))
+        contenders["ping"] = (ping, at, [post("/ping", b"")])
         argv = [sys.executable, "-m", "featurestore.cli", "-C", str(folder), "serve", "--port", "0", "--json"]
         ours, at = stack.enter_context(running(argv, folder / "serve.log"))
         rng = np.random.default_rng(0)
         for n in ROWS:
-            contenders[f"binary N={n}"] = (ours, at, binary(rng.integers(0, KNOWN, n)))
+            asked = [binary(rng.integers(0, KNOWN, n)) for _ in range(min(3 * KNOWN // n, 5000))]
+            contenders[f"binary N={n}"] = (ours, at, asked)
         entities = {"id": rng.integers(0, KNOWN, 100).tolist()}
         body = json.dumps({"feature_service": "numbers", "entities": entities}).encode()
-        contenders["JSON N=100"] = (ours, at, post("/get-online-features", body, JSON))
+        contenders["JSON N=100"] = (ours, at, [post("/get-online-features", body, JSON)])
         if python is not None:
             peer, at = stack.enter_context(feast(python, folder, port))
             names = [f"numbers:f{i}" for i in range(FEATURES)]
             body = json.dumps({"features": names, "entities": entities}).encode()
-            contenders["feast serve JSON N=100"] = (peer, at, post("/get-online-features", body, JSON))
-        for process, at, request in contenders.values():
-            load(process, at, request, given.connections, 0.5)
+            contenders["feast serve JSON N=100"] = (peer, at, [post("/get-online-features", body, JSON)])
+        for process, at, requests in contenders.values():
+            load(process, at, requests, given.connections, 0.5)
+        if given.writes:
+            stack.enter_context(writing(url, folder, given.writes))
         with FeatureStore(folder) as store:
             reads = {n: in_process(store, rng.integers(0, KNOWN, n)) for n in ROWS}
         race(contenders, reads, given)
 
 
 def race(
-    contenders: dict[str, tuple[int, int, bytes]],
+    contenders: dict[str, Contender],
     reads: dict[int, Callable[[], float]],
     given: argparse.Namespace,
 ) -> None:
@@ -114,13 +124,14 @@ def race(
     cpu: dict[str, list[float]] = {name: [] for name in contenders}
     alone: dict[int, list[float]] = {n: [] for n in ROWS}
     for _ in range(given.rounds):
-        for name, (process, at, request) in contenders.items():
-            rate, seconds = load(process, at, request, given.connections, given.seconds)
+        for name, (process, at, requests) in contenders.items():
+            rate, seconds = load(process, at, requests, given.connections, given.seconds)
             rates[name].append(rate)
             cpu[name].append(seconds)
         for n, read in reads.items():
             alone[n].append(read())
-    print(f"{given.store}, {given.connections} connections, one worker, {given.rounds} rounds")
+    written = f", {given.writes:g} writes a second" if given.writes else ""
+    print(f"{given.store}, {given.connections} connections, one worker, {given.rounds} rounds{written}")
     for name in contenders:
         times = statistics.median(a / b for a, b in zip(cpu[name], cpu["ping"], strict=True))
         print(
@@ -129,12 +140,7 @@ def race(
         )
     for n in ROWS:
         read = statistics.median(alone[n])
-        beside = statistics.median(
-            (a - r) / p for a, r, p in zip(cpu[f"binary N={n}"], alone[n], cpu["ping"], strict=True)
-        )
-        print(
-            f"  read N={n:<5} in process    cpu {read * 1e6:7.1f} us; the request without it is {beside:.2f}x ping"
-        )
+        print(f"  read N={n:<5} in process    cpu {read * 1e6:9.1f} us")
     peer = "feast serve JSON N=100"
     if peer in rates:
         for name, must, reach in (("binary N=100", 40, 100), ("JSON N=100", 10, 30)):
@@ -190,9 +196,11 @@ def in_process(store: FeatureStore, ids: np.ndarray) -> Callable[[], float]:
     return run
 
 
-def load(process: int, port: int, request: bytes, connections: int, seconds: float) -> tuple[float, float]:
+def load(
+    process: int, port: int, requests: Sequence[bytes], connections: int, seconds: float
+) -> tuple[float, float]:
     """Requests a second, and processor seconds of the server for each."""
-    watch = selectors.DefaultSelector()
+    watch, next_one = selectors.DefaultSelector(), itertools.cycle(requests).__next__
     lines = []
     for _ in range(connections):
         line = socket.create_connection(("127.0.0.1", port))
@@ -202,13 +210,13 @@ def load(process: int, port: int, request: bytes, connections: int, seconds: flo
         lines.append(line)
     before, began, done = used(process), time.perf_counter(), 0
     for line in lines:
-        line.sendall(request)
+        line.sendall(next_one())
     while time.perf_counter() - began < seconds or done < connections:
         for key, _ in watch.select():
             line, state = key.fileobj, key.data
             data = line.recv(1 << 20)
             if not data:
-                raise SystemExit(f"the server hung up at {request[:60]!r}")
+                raise SystemExit(f"the server hung up at {requests[0][:60]!r}")
             if state["left"] == 0:
                 head = data.find(b"\r\n\r\n")
                 if not data.startswith(b"HTTP/1.1 200") or head < 0:
@@ -218,11 +226,27 @@ def load(process: int, port: int, request: bytes, connections: int, seconds: flo
             state["left"] -= len(data)
             if state["left"] == 0:
                 done += 1
-                line.sendall(request)
+                line.sendall(next_one())
     took, cpu = time.perf_counter() - began, used(process) - before
     for line in lines:
         line.close()
     return done / took, cpu / done
+
+
+@contextmanager
+def writing(url: str, folder: Path, times: float) -> Iterator[None]:
+    """Something nobody reads is written so many times a second, by another process."""
+    code = (
+        "import sys, time; from pathlib import Path; from featurestore.online.store import open_store\n"
+        "with open_store(sys.argv[1], Path(sys.argv[2])) as store:\n"
+        "    while True: store.write([(b'nothing', b'')]); time.sleep(1 / float(sys.argv[3]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, url, str(folder), str(times)])
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def used(process: int) -> float:

@@ -363,6 +363,34 @@ def test_under_overload_rows_are_shed_and_counted(made: Path, tmp_path: Path) ->
         recorder.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_that_nobody_foresaw_is_told_and_capture_goes_on(made: Path, tmp_path: Path) -> None:
+    errors, waited = [TypeError("a slip")], threading.Event()
+
+    class Slips(LogSink):
+        def write(self, *given: Any) -> Any:
+            if errors:
+                waited.wait(60)
+                raise errors.pop()
+            return super().write(*given)
+
+    recorder = Recorder(lambda: Slips(CaptureLog(tmp_path)), linger=0.001)
+    with FeatureStore(made) as store:
+        service, views = store.service("silent")
+        read = store.get_online_features("silent", {"card_id": [1, 2, 3]})
+    tap = recorder.tap(_with_capture(service), views, 1)
+    assert tap is not None
+    assert tap.offer(read)
+    threading.Timer(0.3, waited.set).start()
+    with pytest.raises(CaptureError, match="3 rows are not kept yet: an error that nobody foresaw"):
+        recorder.flush(60)
+    assert recorder.flush(60).kept == 3  # by another thread
+    assert tap.offer(read)
+    counts = recorder.flush(60)
+    assert (counts.kept, counts.failed, counts.waiting) == (6, 0, 0)
+    recorder.close()
+
+
 def _with_capture(service: Any) -> Any:
     from dataclasses import replace
 

@@ -393,6 +393,7 @@ def test_what_prometheus_and_grafana_are_given_names_only_metrics_that_are_expor
     alerts = [r for g in made["groups"] for r in g["rules"] if "alert" in r]
     assert all(set(r) == {"alert", "expr", "for", "labels", "annotations"} for r in alerts)
     assert {r["labels"]["severity"] for r in alerts} == {"warning", "critical"}
+    assert all((ROOT / r["annotations"]["runbook_url"]).is_file() for r in alerts)
 
 
 _ENDS = {

@@ -385,6 +385,21 @@ def test_a_million_rows_and_a_body_too_large(server: Server) -> None:
     body, headers = binary([("shop", "BYTES", b"\0\0\0\0" * 1_000_000, 1_000_000)])
     answer = server.post(INFER, body, headers)
     assert (answer.status, answer.json()["type"]) == (413, "TooLarge")
+    large = server.post(FEAST, b" " * (20 << 20))  # who looks for an answer when all is sent has one
+    assert (large.status, large.json()["type"]) == (413, "TooLarge")
+    again = b"POST /get-online-features HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (17 << 20)
+    last = b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    said = server.raw(again + b" " * (17 << 20) + last)
+    assert said.startswith(b"HTTP/1.1 413 ")
+    assert said.count(b"HTTP/1.1 ") == 2
+    assert said.endswith(b'{"status":"ok"}')
+    with socket.create_connection(server.address, 60) as connection:
+        connection.sendall(again + b" ")  # and no more: it is answered once, and let go
+        said = b""
+        while data := connection.recv(10_000):
+            said += data
+        assert said.startswith(b"HTTP/1.1 413 ")
+        assert said.count(b"HTTP/1.1 ") == 1
     head = b"POST /get-online-features HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n"
     said = server.raw(head)
     assert said.startswith(b"HTTP/1.1 413 ")

@@ -269,9 +269,9 @@ def test_comparing_takes_as_long_for_any_wrong_secret(tmp_path: Path) -> None:
         text[:-1] + ("A" if text[-1] != "A" else "B"),
     )
     best: dict[str, float] = {}
-    for wrong in (early, late) * 3:
-        began = time.perf_counter()
+    for wrong in (early, late) * 7:
+        began = time.thread_time()  # of the clock, a busy machine makes anything
         for _ in range(2000):
             assert match(wrong, known) is None
-        best[wrong] = min(best.get(wrong, 9.0), time.perf_counter() - began)
+        best[wrong] = min(best.get(wrong, 9.0), time.thread_time() - began)
     assert max(best.values()) < 2 * min(best.values())

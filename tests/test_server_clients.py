@@ -26,7 +26,14 @@ from schemathesis.specs.openapi.checks import (
 
 from featurestore import FeatureStore
 from featurestore.client import Client
-from featurestore.errors import ConfigError, DeadlineExceeded, NotFound, RequestError, ServerUnavailable
+from featurestore.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    NotFound,
+    RequestError,
+    ServerUnavailable,
+    TooLarge,
+)
 from tests.served import NOW, Server, project, serving
 from tests.services import missing
 
@@ -138,6 +145,8 @@ def test_the_client_raises_what_the_server_says(server: Server) -> None:
             )
         with pytest.raises(RequestError, match="row 1"):
             client.get_online_features("plain", [{"shop": "a"}, {}])
+        with pytest.raises(TooLarge):
+            client.get_online_features("plain", {"shop": ["a long name" * 20] * 90_000})
         with pytest.raises(DeadlineExceeded):
             client.get_online_features("plain", {"shop": ["s1"]}, timeout=1e-6)
 

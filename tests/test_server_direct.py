@@ -479,6 +479,40 @@ def test_a_new_version_and_new_values_are_served_on_kept_connections(tmp_path: P
         assert np.frombuffer(got[-15:-3], np.float32).tolist() == [0.125, 9.5, 1e10]
 
 
+def test_rows_that_are_kept_go_with_a_change_of_the_store(tmp_path: Path) -> None:
+    folder = project(tmp_path / "numbers")
+    with running(folder, Settings(max_lag_ms=10**8)) as server, server.line() as line:
+        request, other = infer("numbers", [1, 2, 1]), infer("turned", [4, 3])
+        for asked in (request, other):
+            same_both_ways(line, asked)
+        for value in (9.5, 11.0):
+            table = pq.read_table(folder / "numbers.parquet")
+            place = table.column_names.index("b")
+            table = table.set_column(place, "b", pa.array([value] * len(table), pa.float32()))
+            pq.write_table(table, folder / "numbers.parquet")
+            with FeatureStore(folder) as store:
+                store.materialize(end=datetime.now(UTC))
+            assert (
+                np.frombuffer(line.ask(request, at_once=True)[-30:-6], np.float32)[1::2].tolist()
+                == [value] * 3
+            )
+            assert np.frombuffer(same_both_ways(line, other)[-20:-4], np.float32)[::2].tolist() == [value] * 2
+
+
+def test_values_that_grow_old_while_they_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = project(tmp_path / "numbers")
+    with running(folder, Settings(max_lag_ms=10**8)) as server, server.line() as line:
+        reader = server.front.catalog.get("aged").reader.reader
+        now = time.time_ns() // 1000
+        moments = [0, 3600, 2 * 86_400, 3 * 86_400 - 3700, 3 * 86_400, 10, 0]
+        for seconds in moments:  # also back again
+            monkeypatch.setattr(reader, "_clock", lambda ahead=seconds: now + ahead * 1_000_000)
+            for ids in ([1], [1, 2, 3], list(range(30))):
+                got = same_both_ways(line, infer("aged", ids))
+                present = got[-2 * len(ids) :]
+                assert (b"\0" in present) == (seconds == 3 * 86_400 or 8 in ids or 5 in ids)
+
+
 def test_what_was_answered_at_once_keeps_a_connection(server: Running) -> None:
     """The timer of an idle connection is not set anew for each answer: when it rings it looks."""
 

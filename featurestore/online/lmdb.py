@@ -83,6 +83,10 @@ class LmdbStore:
         lists = [batch.listed() for batch in asked]
         return self._view(lambda txn, _: [Values.of(list(map(txn.get, keys))) for keys in lists])
 
+    def moment(self) -> object:
+        """Stays the same as long as nothing is written, by any process."""
+        return self._view(lambda txn, opened: (opened.env, txn.id()))
+
     def write(self, items: Iterable[tuple[bytes, bytes]], metas: Mapping[str, bytes] | None = None) -> int:
         # LMDB is faster in the order of keys. The sort is stable: of a key that comes twice the last stays.
         rows = sorted(items, key=itemgetter(0))

@@ -31,17 +31,13 @@ class Head:
     outputs: list[tuple[str, bool]]
     context: Mapping[str, Any] | None = None
     reply: bytes | None = None
-    is_number: bool = field(init=False)
-    """Whether it asks for one entity by a whole number, as of now, for values and whether they are there alone."""
+    numbers: int = field(init=False)
+    """How many entities it asks for by a whole number, as of now, for values and whether they are there; 0 for all else."""
 
     def __post_init__(self) -> None:
-        self.is_number = (
-            self.at is None
-            and self.timeout is None
-            and len(self.tensors) == 1
-            and self.tensors[0][1:] == ("INT64", 8, 1)
-            and all(binary and name in ("features", "mask") for name, binary in self.outputs)
-        )
+        rows = self.tensors[0][3] if len(self.tensors) == 1 and self.tensors[0][1] == "INT64" else 0
+        plain = all(binary and name in ("features", "mask") for name, binary in self.outputs)
+        self.numbers = rows if plain and self.at is None and self.timeout is None else 0
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ HEADS: Final = 256
 HEAD_BYTES: Final = 4096
 """Of request lines and headers that are known at a time."""
 
-Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
+Reply = tuple[int, list[tuple[bytes, bytes]], oip.Chunks]
 
 _END: Final = b"\r\n\r\n"
 _VARYING: Final = frozenset(
@@ -107,10 +107,11 @@ class Direct:
             if reply is None:
                 return None
         except Exception as error:  # noqa: BLE001  the edge: every request has an answer
-            reply = front.refused(error, request_id, known.route.label)
-        status, fields, body = reply
+            status, fields, body = front.refused(error, request_id, known.route.label)
+            reply = status, fields, [body]
+        status, fields, parts = reply
         front.answered(known.route, status, request_id, began)
-        return _written(status, fields, body, request_id)
+        return _written(status, fields, parts, request_id)
 
     def _waits_for_nothing(self, served: Served, head: Head) -> bool:
         """Whether all that is still to be done for a request can be done now."""
@@ -130,17 +131,18 @@ class Direct:
         """The answer; None if a server of values was not quick this time. Raises what a read raises."""
         front, served = self._front, known.served
         started = time.perf_counter()
-        number = oip.one_number(head, data, at)
-        if number is not None and front.embedded and served.tap is None and served.reader.has_rows:
+        numbers = oip.numbers(head, data, at)
+        if numbers is not None and front.embedded and served.tap is None and served.reader.has_rows:
             decoded = time.perf_counter()
-            row = served.reader.row(number)
-            if row is not None:
+            floats = _floats(served, numbers)
+            if floats is not None:
                 read = time.perf_counter()
-                body, length = oip.encode_row(row, head)
+                parts = oip.encode_rows(floats, head)
                 ended = time.perf_counter()
                 times = (decoded - started, read - decoded, ended - read, ended - began)
-                served.meters.note_present(known.route.label, 1, len(row) // 4, times)
-                return 200, oip.fields(length), body
+                values = head.numbers * len(served.tensor)
+                served.meters.note_present(known.route.label, head.numbers, values, times)
+                return 200, oip.fields(len(parts[0])), parts
         ask = oip.again(head, data, at, served, front.settings.max_rows)
         decoded = time.perf_counter()
         try:
@@ -151,14 +153,27 @@ class Direct:
             raise
         if result is None:
             return None
-        return front.reply(known.route, result, ask, request_id, {}, (began, started, decoded))
+        status, fields, body = front.reply(
+            known.route, result, ask, request_id, {}, (began, started, decoded)
+        )
+        return status, fields, [body]
 
 
-def _written(status: int, fields: list[tuple[bytes, bytes]], body: bytes, request_id: str) -> bytes:
+def _floats(served: Served, numbers: Any) -> bytes | memoryview | None:
+    """The tensor of entities whose values are plain; None where it takes a whole read to say what they are."""
+    if isinstance(numbers, int):
+        return served.reader.row(numbers)
+    found = served.reader.rows(numbers)
+    return None if found is None else found.data
+
+
+def _written(status: int, fields: list[tuple[bytes, bytes]], body: oip.Chunks, request_id: str) -> bytes:
     """An answer as it goes over the line."""
+    size = 0
+    for part in body:
+        size += part.nbytes if isinstance(part, memoryview) else len(part)
     parts = [STATUS_LINE[status]]
     for name, value in fields:
         parts += (name, b": ", value, b"\r\n")
-    parts.append(b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (len(body), request_id.encode()))
-    parts.append(body)
-    return b"".join(parts)
+    parts.append(b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (size, request_id.encode()))
+    return b"".join([*parts, *body])

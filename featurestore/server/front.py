@@ -33,7 +33,7 @@ from featurestore.server.asking import Ask, at_of, context_of, timeout_of
 from featurestore.server.catalog import Catalog, Served
 from featurestore.server.direct import Direct
 from featurestore.server.logs import LOG, say
-from featurestore.server.refusals import NoKey, RateExceeded, refusal
+from featurestore.server.refusals import Endless, NoKey, RateExceeded, refusal
 from featurestore.server.routes import Route, route_of
 from featurestore.server.settings import Settings
 from featurestore.server.traces import Traces
@@ -56,6 +56,9 @@ INLINE_PATIENCE: Final = 0.02
 
 INLINE_PAUSE: Final = 1.0
 """Seconds for which a server that was slow is read in threads."""
+
+PASSED_OVER: Final = 8
+"""Times the largest body that is taken: so much is read past, since most clients look for an answer when all is sent."""
 
 THREADS: Final = 8
 OPEN: Final = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})
@@ -210,7 +213,8 @@ class Front:
         most = self.settings.max_body_bytes
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > most:
-            raise TooLarge(f"a body of {length.decode('latin-1')[:20]} bytes, and this server takes {most}")
+            kind = TooLarge if length.isdigit() and int(length) <= PASSED_OVER * most else Endless
+            raise kind(f"a body of {length.decode('latin-1')[:20]} bytes, and this server takes {most}")
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
@@ -225,7 +229,7 @@ class Front:
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > most:
-                raise TooLarge(f"a body of more than {most} bytes")
+                raise Endless(f"a body of more than {most} bytes")
         return b"".join(parts)
 
     def _decode(
@@ -421,8 +425,8 @@ class Front:
                 route=route,
             )
         fields = [_JSON, *fields]
-        if status == 413:
-            fields.append(_CLOSE)  # the rest of the body is not waited for
+        if isinstance(error, Endless):
+            fields.append(_CLOSE)
         return status, fields, body
 
     def count(self, route: str, status: int) -> None:

@@ -422,20 +422,21 @@ def fields(json_length: int) -> list[tuple[bytes, bytes]]:
     return [_BINARY, (b"inference-header-content-length", b"%d" % json_length)]
 
 
-def one_number(head: Head, body: bytes, at: int) -> int | None:
-    """The key of a request for one entity that `encode_row` can answer; None for any other."""
-    if head.reply is None or not head.is_number or len(body) != at + 8:
+def numbers(head: Head, body: bytes, at: int) -> np.ndarray[Any, Any] | int | None:
+    """The keys of a request that `encode_rows` can answer, of one entity the number itself; None for any other request."""
+    rows = head.numbers
+    if head.reply is None or not rows or len(body) != at + 8 * rows:
         return None
-    return int.from_bytes(body[at:], "little", signed=True)
+    if rows == 1:
+        return int.from_bytes(body[at:], "little", signed=True)
+    return np.frombuffer(body, "<i8", rows, at).copy()  # to an address that suits numbers
 
 
-def encode_row(row: bytes, head: Head) -> tuple[bytes, int]:
-    """As `encode` of one entity, all of whose values are PRESENT: `row` is their float32."""
-    reply = head.reply
-    assert reply is not None
-    present = b"\x01" * (len(row) // 4)
-    parts = [row if name == "features" else present for name, _ in head.outputs]
-    return b"".join([reply, *parts]), len(reply)
+def encode_rows(floats: bytes | memoryview, head: Head) -> Chunks:
+    """As `encode` of entities all of whose values are PRESENT: `floats` are those, row by row. Its JSON, and what follows it."""
+    size = len(floats) if isinstance(floats, bytes) else floats.nbytes
+    present = b"\x01" * (size // 4)
+    return [head.reply, *[floats if name == "features" else present for name, _ in head.outputs]]
 
 
 def _plain(values: Any) -> Any:

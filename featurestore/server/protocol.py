@@ -123,13 +123,14 @@ class PatientProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _refuse(self, status: int) -> None:
-        """Says why, unless an answer has begun, and hangs up."""
+        """Says why, unless an answer has begun or its body is read past, and hangs up."""
         self._calm()
         if self.transport.is_closing():
             return
         cycle: Any = self.cycle  # none yet, before the first headers are whole
-        answering = cycle is not None and cycle.response_started and not cycle.response_complete
-        if not answering:
+        begun = cycle is not None and cycle.response_started
+        passed_over = self._partial and not self._in_head
+        if not begun or (cycle.response_complete and not passed_over):
             phrase, name, message = _SAID[status]
             body = orjson.dumps({"error": message, "type": name, "request_id": ""})
             self.transport.write(

@@ -56,6 +56,10 @@ class WrongMethod(ServingError):
     """A route that exists, asked in a way that it does not know."""
 
 
+class Endless(TooLarge):
+    """A body that is not waited for: who sends it is answered, and hung up on."""
+
+
 class RateExceeded(Overloaded):
     """More requests a second than one caller has."""
 
@@ -85,6 +89,7 @@ STATUS: Final[tuple[tuple[type[FeatureStoreError], int], ...]] = (
 PUBLIC: Final = {
     NoKey: "AccessDenied",
     NotAllowed: "AccessDenied",
+    Endless: "TooLarge",
     RateExceeded: "Overloaded",
     SlowClient: "DeadlineExceeded",
     WrongMethod: "RequestError",

@@ -27,6 +27,8 @@ from featurestore.server.protocol import PatientProtocol
 from featurestore.server.settings import Settings
 
 BACKLOG = 2048
+WORKER_SECONDS = 60
+"""For a worker to say that it lives. It cannot while it imports, which on a busy machine takes longer than uvicorn's five."""
 
 
 def serve(folder: Path, environment: str | None, settings: Settings, announce: Callable[[str], None]) -> None:
@@ -58,6 +60,7 @@ def serve(folder: Path, environment: str | None, settings: Settings, announce: C
             proxy_headers=False,
             date_header=False,
             workers=settings.workers,
+            timeout_worker_healthcheck=WORKER_SECONDS,
             backlog=BACKLOG,
             timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=settings.drain_seconds,

@@ -19,6 +19,7 @@ from featurestore.serving.group import Group, Table
 from featurestore.serving.result import Block, settled
 
 _ALL = 2**64 - 1
+_FLOAT = np.dtype("<f4")
 _FIRST_AT, _LAST_AT = 4, 5  # words of the header
 assert HEADER.fields is not None
 assert HEADER.fields["first_at"][1] == 8 * _FIRST_AT
@@ -58,9 +59,13 @@ class Plain:
         compared = [0, 2, *range(8, begin), *range(null, null + len(bits))]
         self._words, self._compared = np.array([*compared, _FIRST_AT, at]), len(compared)
         self._feature = tables[0].features[0]  # what has no window is stale together
-        self._at, self._ttl, self._static = at, ttl, static
-        self._unpack = struct.Struct(f"<{self.width // 8}Q").unpack_from
-        self._same = list(zip(compared, self._masks.tolist(), [*same, *bits.tolist()], strict=True))
+        self._ttl, self._static = ttl, static
+        places = np.array(compared)
+        mask, wanted = np.zeros((2, self.width // 8), "<u8")
+        mask[places], wanted[places] = self._masks, np.frombuffer(self._wanted, "<u8")
+        # As one number: Python compares it faster than NumPy so few words.
+        self._mask, self._same = (int.from_bytes(x.tobytes(), "little") for x in (mask, wanted))
+        self._moments = struct.Struct(f"<{8 * _FIRST_AT}xQ{8 * (at - _FIRST_AT - 1)}xQ").unpack_from
         self._columns = []
         for table in tables:
             base, size = 8 * begin + section.dtype.fields[table.kind][1], np.dtype(table.kind).itemsize
@@ -102,8 +107,34 @@ class Plain:
         if len(value) != self.width or not self._is_plain(value, q):
             return None
         column = self._columns[0]
-        floats = np.frombuffer(value[column.begin : column.end], "<f4")
+        floats = np.frombuffer(value, _FLOAT, (column.end - column.begin) // 4, column.begin)
         return settled(floats if column.chosen is None else floats[column.chosen]).tobytes()
+
+    def kept(self, values: Values) -> tuple[Array, Array, Array, Array]:
+        """Which values are plain once they count, and of those the floats as in `row` and two moments.
+
+        Each counts after the first moment, and where it grows old, until `ttl` after the second.
+        """
+        if values.width == self.width:
+            good, raw = np.ones(values.count, np.bool_), values.data.reshape(values.count, -1)
+        else:
+            good = values.lengths == self.width
+            raw = values.data[values.offsets[good][:, None] + np.arange(self.width)]
+        some = raw.view("<u8").take(self._words, 1)
+        moments = some[:, self._compared :].view("<i8")
+        alike = (some[:, : self._compared] & self._masks) == np.frombuffer(self._wanted, np.uint64)
+        plain = alike.all(1) & (True if self._static else (moments >= 0).all(1))
+        good[good] = plain
+        column = self._columns[0]
+        floats = raw[plain, column.begin : column.end].view("<f4")
+        floats = settled(floats if column.chosen is None else floats[:, column.chosen])
+        moments = np.zeros_like(moments[plain]) if self._static else moments[plain]
+        return good, floats, moments.max(1, initial=0), moments[:, -1]
+
+    @property
+    def ttl(self) -> int | None:
+        """How long ago a value may lie, in microseconds."""
+        return None if self._static else self._ttl
 
     def _one(self, data: Array, q: int) -> tuple[list[Block], Array] | None:
         """`blocks` of one entity."""
@@ -114,16 +145,13 @@ class Plain:
 
     def _is_plain(self, value: bytes | memoryview, q: int) -> bool:
         """Whether one value is, without arrays: each call of NumPy costs as much as all these comparisons."""
-        words = self._unpack(value)
-        for word, mask, wanted in self._same:
-            if words[word] & mask != wanted:
-                return False
+        if int.from_bytes(value, "little") & self._mask != self._same:
+            return False
         if self._static:
             return True
         # A moment before 1970 looks like one far ahead: the general way knows better.
-        if words[_FIRST_AT] >= q or words[self._at] >= q:
-            return False
-        return self._ttl is None or words[self._at] >= q - self._ttl
+        first, at = self._moments(value)
+        return first < q and at < q and (self._ttl is None or at >= q - self._ttl)
 
     def _stored(self, raw: Array) -> list[Block]:
         blocks = []

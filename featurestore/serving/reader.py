@@ -14,6 +14,7 @@ import numpy as np
 
 from featurestore.errors import RequestError
 from featurestore.evaluate.on_demand import Column, compiled, compute
+from featurestore.evaluate.partials import Array
 from featurestore.ir import Feature, Service, View
 from featurestore.online.codec import decode
 from featurestore.online.state import Complete, load_complete
@@ -244,7 +245,7 @@ class Reader:
 
     @property
     def has_rows(self) -> bool:
-        """Whether `row` may give anything."""
+        """Whether `row` and `rows` may give anything."""
         return self._packed is not None and self._number is not None and self._served is None
 
     def row(self, number: int) -> bytes | None:
@@ -254,6 +255,11 @@ class Reader:
         """
         assert self._packed is not None
         return self._packed.row(number, self._clock(), self._view_states())
+
+    def rows(self, numbers: Array) -> Array | None:
+        """`row` of many entities: (rows, features) of float32. None for a store that cannot say whether it has changed."""
+        assert self._packed is not None
+        return self._packed.rows(numbers, self._clock(), self._view_states())
 
     def _read(
         self,

@@ -207,6 +207,8 @@ class Recorder:
         with self._changed:
             wanted, refusals = self._offered, self._refusals
             while self._settled < wanted:
+                if self._thread is None:  # it died since
+                    self._start()
                 self._wake.set()
                 left = None if deadline is None else deadline - time.monotonic()
                 if self._refusals > refusals:
@@ -219,16 +221,15 @@ class Recorder:
 
     def close(self, timeout: float | None = 10.0) -> None:
         """Flushes and ends the thread. The next read begins anew. Raises CaptureError as `flush` does."""
-        thread = self._thread
-        if thread is None:
+        if self._thread is None and not self._waiting:
             return
         try:
             self.flush(timeout)
         finally:
             with self._lock:
-                self._closing = True
+                thread, self._closing = self._thread, True
                 self._wake.set()
-            if thread is not threading.current_thread():
+            if thread is not None and thread is not threading.current_thread():
                 thread.join(timeout)
             with self._lock:
                 self._thread, self._closing = None, False
@@ -236,6 +237,28 @@ class Recorder:
     # --- the recorder's thread ------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException:
+            _LOG.exception("the thread that writes captured rows has ended; the next read begins another")
+            self._died()
+            raise
+
+    def _died(self) -> None:
+        """Lets who waits know, and the next read begin another thread: it goes on with all that are tables by now."""
+        with self._changed:
+            self._thread = None
+            left = sum(read.rows for _, read in self._queue) + sum(rows for _, _, rows in self._unkept)
+            lost = self._waiting - left
+            self._settled, self._waiting = self._settled + lost, left
+            self._failed += lost
+            self._refused, self._refusals = (
+                "an error that nobody foresaw, and which was logged",
+                self._refusals + 1,
+            )
+            self._changed.notify_all()
+
+    def _work(self) -> None:
         pause = self._linger
         while True:
             self._wake.wait(pause)

@@ -150,7 +150,7 @@ def new_request_id() -> str:
 
 def settled(values: Array) -> Array:
     """Stored values as features have them: -0 is 0."""
-    return values + values.dtype.type(0) if values.dtype.kind == "f" else values
+    return values + 0.0 if values.dtype.kind == "f" else values
 
 
 def buffer_of(out: Any, shape: tuple[int, int], service: str) -> Array:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from featurestore.errors import ExpectationFailed, StoreUnavailable
-from featurestore.evaluate.partials import Mask
+from featurestore.evaluate.partials import Array, Mask
 from featurestore.ir import Service, View
 from featurestore.online.store import OnlineStore
 from featurestore.online.values import Asked, Values
@@ -172,7 +172,7 @@ class SteadyReader:
 
     @property
     def has_rows(self) -> bool:
-        """Whether `row` may give anything."""
+        """Whether `row` and `rows` may give anything."""
         return self._memory is None and self.reader.has_rows
 
     def row(self, number: int) -> bytes | None:
@@ -181,6 +181,15 @@ class SteadyReader:
             return None
         try:
             return self.reader.row(number)
+        except StoreUnavailable:
+            return None
+
+    def rows(self, numbers: Array) -> Array | None:
+        """As `Reader.rows`."""
+        if self._breaker.has_failed:
+            return None
+        try:
+            return self.reader.rows(numbers)
         except StoreUnavailable:
             return None
 
