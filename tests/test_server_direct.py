@@ -31,6 +31,7 @@ from featurestore.server.app import Application
 from featurestore.server.front import Front
 from featurestore.server.protocol import PatientProtocol
 from featurestore.server.settings import Settings
+from featurestore.serving import packed
 from tests.served import PATIENCE_SECONDS, binary, wait_until
 
 DEFINITIONS = """
@@ -54,6 +55,12 @@ services = [
 """
 SERVICES = ("numbers", "turned", "part", "aged", "late", "known", "mixed")
 FIRST_ID = -3
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are kept from the first read on."""
+    monkeypatch.setattr(packed, "LASTING", 0.0)
 
 
 def project(folder: Path) -> Path:
@@ -497,6 +504,29 @@ def test_rows_that_are_kept_go_with_a_change_of_the_store(tmp_path: Path) -> Non
                 == [value] * 3
             )
             assert np.frombuffer(same_both_ways(line, other)[-20:-4], np.float32)[::2].tolist() == [value] * 2
+
+
+def test_rows_are_kept_once_the_store_has_stayed_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, now = project(tmp_path / "numbers"), 100.0
+    monkeypatch.setattr(packed, "LASTING", 0.5)
+    monkeypatch.setattr(packed.time, "monotonic", lambda: now)
+    with FeatureStore(folder) as store:
+        reader: Any = store.reader("numbers")
+        ids = np.array([1, 2, 1])
+
+        def again(after: float) -> Any:
+            nonlocal now
+            now += after
+            return reader.rows(ids)
+
+        assert again(0) is None
+        assert again(0.4) is None
+        assert again(0.2).tolist() == [[a / 8, np.float32(-a / 3)] for a in ids.tolist()]
+        store.materialize(end=datetime.now(UTC))
+        assert again(10) is None, "it was written to since the last look"
+        assert again(0.6) is not None
 
 
 def test_values_that_grow_old_while_they_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

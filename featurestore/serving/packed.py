@@ -8,8 +8,9 @@ read the general way (`reader`), which gives the same bytes.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from featurestore.serving.expected import watch_of
 from featurestore.serving.group import Group
 from featurestore.serving.plain import Plain
 from featurestore.serving.resident import Resident
+
+LASTING: Final = 0.5
+"""Seconds that a store has to stay as it is before rows are kept: one that is written all the time gives nothing back for it."""
 
 
 @runtime_checkable
@@ -45,6 +49,7 @@ class Packed:
         self._width = width
         self._kept: Resident | None = None
         self._moment: object = None
+        self._since = 0.0
         self._using = threading.Lock()
 
     def row(self, number: int, q: int, states: Mapping[str, Complete]) -> bytes | None:
@@ -63,12 +68,14 @@ class Packed:
         if moment_of is None or self._is_late(q, states) or not self._using.acquire(blocking=False):
             return None
         try:
-            moment, kept = moment_of(), self._kept
+            moment, kept, now = moment_of(), self._kept, time.monotonic()
             if kept is None:
                 kept = self._kept = Resident(self._width)
             if moment != self._moment:
-                self._moment = moment
+                self._moment, self._since = moment, now
                 kept.clear()
+            if now - self._since < LASTING:
+                return None
             rows, there = kept.find(numbers)
             if there is not None:
                 if not self._keep(kept, numbers[~there]) or moment_of() != moment:
