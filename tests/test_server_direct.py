@@ -511,7 +511,7 @@ def test_rows_are_kept_once_the_store_has_stayed_as_it_is(
 ) -> None:
     folder, now = project(tmp_path / "numbers"), 100.0
     monkeypatch.setattr(packed, "LASTING", 0.5)
-    monkeypatch.setattr(packed.time, "monotonic", lambda: now)
+    monkeypatch.setattr("featurestore.serving.packed.time.monotonic", lambda: now)
     with FeatureStore(folder) as store:
         reader: Any = store.reader("numbers")
         ids = np.array([1, 2, 1])
