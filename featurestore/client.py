@@ -33,6 +33,7 @@ from featurestore.errors import (
     ServingError,
     nearest,
 )
+from featurestore.retries import RetryBudget
 
 Rows = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 """A dict of columns (scalars are the same in every row) or a list of row dicts."""
@@ -158,8 +159,9 @@ class Client:
 
     `key` is an API key; `timeout` in seconds bounds each call that names none; `ca` is a file of certificates to trust
     beside the system's, and `certificate` one file (or a pair with its key) to show. Connections are kept; a request that
-    meets one that the server has closed meanwhile is sent once more. Every method raises the error that the server names
-    (NotFound, RequestError, AccessDenied, Overloaded…), else ServerUnavailable.
+    meets one that the server has closed meanwhile is sent once more. So is one whose connection fails, but of all together
+    ten at once and then one a second: a server in trouble is not asked twice as much. Every method raises the error that
+    the server names (NotFound, RequestError, AccessDenied, Overloaded…), else ServerUnavailable.
     """
 
     def __init__(
@@ -175,6 +177,7 @@ class Client:
         self._timeout = timeout
         self._key = key
         self._idle: list[socket.socket] = []
+        self._retries = RetryBudget()
         self._lock = threading.Lock()
         self._models: dict[str, _Model] = {}
         authority = f"Authorization: Bearer {key}\r\n" if key else ""
@@ -329,6 +332,7 @@ class Client:
         self, method: str, path: str, body: bytes, json_length: int | None, ends: float
     ) -> tuple[int, dict[bytes, bytes], bytes]:
         request = self._request(method, path, body, json_length)
+        again = False
         while True:
             with self._lock:
                 kept = self._idle.pop() if self._idle else None
@@ -355,7 +359,12 @@ class Client:
                 _drop(connection)
                 if kept is not None and not began:
                     continue  # it was closed while it lay idle
-                raise ServerUnavailable(f"{self._place.url}: {error.strerror or error}") from error
+                pause = None if again else self._retries.take(ends - time.monotonic())
+                if pause is None:
+                    raise ServerUnavailable(f"{self._place.url}: {error.strerror or error}") from error
+                again = True
+                time.sleep(pause)
+                continue
             self._keep(connection, answer)
             return answer.status, answer.headers, answer.body
 
@@ -367,6 +376,7 @@ class Client:
             return await asyncio.to_thread(self._ask, method, path, body, json_length, ends)
         request = self._request(method, path, body, json_length)
         loop = asyncio.get_running_loop()
+        again = False
         while True:
             with self._lock:
                 kept = self._idle.pop() if self._idle else None
@@ -388,7 +398,12 @@ class Client:
                 _drop(connection)
                 if kept is not None and not began:
                     continue
-                raise ServerUnavailable(f"{self._place.url}: {error.strerror or error}") from error
+                pause = None if again else self._retries.take()
+                if pause is None:
+                    raise ServerUnavailable(f"{self._place.url}: {error.strerror or error}") from error
+                again = True
+                await asyncio.sleep(pause)
+                continue
             except BaseException:  # a task that was cancelled leaves half an answer behind
                 _drop(connection)
                 raise

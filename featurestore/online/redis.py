@@ -37,6 +37,7 @@ from featurestore.online.store import (
     seconds,
 )
 from featurestore.online.values import Array, Asked, Values
+from featurestore.retries import RetryBudget
 
 CHUNK: Final = 512
 """Keys in one MGET or MSET: one MGET of 10,000 keeps all other clients waiting for milliseconds."""
@@ -116,8 +117,9 @@ class RedisStore:
         # The head of every data key on the wire, by its length: "$<bytes>" of prefix and key, and the prefix.
         self._heads = [b"\r\n$%d\r\n%b" % (len(self._data) + n, self._data) for n in range(MAX_KEY + 1)]
         self._buffers: deque[Buffer] = deque()
-        self._readers = _Lane(lambda: connect(None), name, again=True)
-        self._writers = _Lane(lambda: connect(WRITE_TIMEOUT), name, again=False)
+        retries = RetryBudget()
+        self._readers = _Lane(lambda: connect(None), name, retries, again=True)
+        self._writers = _Lane(lambda: connect(WRITE_TIMEOUT), name, retries, again=False)
 
     def __repr__(self) -> str:
         return f"RedisStore({self.name!r}, prefix={self._prefix.decode()!r})"
@@ -363,12 +365,16 @@ class _Lane:
 
     With `again`, what a dropped connection left unanswered is asked once more over a new one: for reads
     alone. Without it a connection is looked at before it is used, so that one that died while idle fails no
-    write.
+    write. What cannot be asked since a connection is turned away or cut is tried once more, within `retries`: a read, and
+    whatever was not yet asked at all.
     """
 
-    def __init__(self, connect: Callable[[], _Connection], name: str, *, again: bool) -> None:
+    def __init__(
+        self, connect: Callable[[], _Connection], name: str, retries: RetryBudget, *, again: bool
+    ) -> None:
         self._connect = connect
         self._name = name
+        self._retries = retries
         self._again = again
         self._idle: deque[_Connection] = deque()
         self._process = os.getpid()
@@ -515,17 +521,26 @@ class _Lane:
 
     def _talk(self, exchange: Callable[[_Connection, float | None], T], timeout: float | None) -> T:
         deadline = None if timeout is None else time.monotonic() + timeout
-        again = self._again
+        again, patient = self._again, True
         while True:
-            connection, used = self._borrow(deadline)
+            try:
+                connection, used = self._borrow(deadline)
+            except StoreUnavailable as error:
+                if not (patient and _cut(error.__cause__) and self._wait(deadline)):
+                    raise
+                patient = False
+                continue
             try:
                 reply = exchange(connection, deadline)
             except exceptions.ConnectionError as error:
                 connection.disconnect()
-                if not (used and again):
+                if used and again:
+                    self._forget()  # whatever cut this connection has most likely cut the others
+                    again = False
+                elif self._again and patient and _cut(error) and self._wait(deadline):
+                    patient = False
+                else:
                     raise _typed(error, self._name) from error
-                self._forget()  # whatever cut this connection has most likely cut the others
-                again = False
             except exceptions.RedisError as error:
                 connection.disconnect()
                 raise _typed(error, self._name) from error
@@ -535,6 +550,14 @@ class _Lane:
             else:
                 self._give_back(connection)
                 return reply
+
+    def _wait(self, deadline: float | None) -> bool:
+        """Waits a moment, before what failed is done again; false where that is not to be."""
+        pause = self._retries.take(None if deadline is None else deadline - time.monotonic())
+        if pause is None:
+            return False
+        time.sleep(pause)
+        return True
 
     def _borrow(self, deadline: float | None) -> tuple[_Connection, bool]:
         """A connection, and whether it was used before."""
@@ -748,6 +771,13 @@ def _prefix(text: str) -> bytes:
 
 CLUSTERED: Final = "this server is one of a cluster"
 CLUSTER: Final = f"{CLUSTERED}: write redis+cluster://host:port"
+
+
+def _cut(error: BaseException | None) -> bool:
+    """Whether a connection was turned away or broke: what another one may mend at once."""
+    return isinstance(error, exceptions.ConnectionError) and not isinstance(
+        error, exceptions.BusyLoadingError
+    )
 
 
 def _typed(error: exceptions.RedisError, name: str) -> OnlineStoreError:
