@@ -62,7 +62,6 @@ url = "ONLINE"
 [stream]
 engine = "flink"
 partitions = 2
-checkpoint_seconds = 2
 """
 CARDS = [f"card{i}" for i in range(7)]
 MOMENT = pa.timestamp("us", tz="UTC")
@@ -339,7 +338,7 @@ def test_jobs_run_on_a_cluster_that_was_there_before_and_is_there_afterwards(
     (folder := tmp_path / "cluster").mkdir()
     with ExitStack() as stack:
         cluster = stack.enter_context(session(folder))
-        stream = f'cluster = "http://127.0.0.1:{cluster.rest}"\n'
+        stream = f'cluster = "http://127.0.0.1:{cluster.rest}"\ncheckpoint_seconds = 2\n'
         online = f"{redis_url}?prefix=session{os.getpid()}"
         store = stack.enter_context(project(tmp_path / "shop", online, kafka_server.address, topic, stream))
         stack.callback(control.end, place_of(store.config))
