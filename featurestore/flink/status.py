@@ -112,7 +112,7 @@ def lag_of(view: View) -> int | None:
         numbers = kafka.partitions(client, cluster, wire.path)
         ends = kafka.offsets(client, cluster, wire.path, numbers)
         firsts = kafka.offsets(client, cluster, wire.path, numbers, first=True)
-        committed = kafka.committed(client, cluster, topic_prefix(view), wire.path)
+        committed = kafka.committed(cluster, topic_prefix(view), wire.path, numbers)
     except BrokerError:
         return None
     return sum(max(ends[n] - max(committed.get(n, 0), firsts[n]), 0) for n in numbers)

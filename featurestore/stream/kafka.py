@@ -9,8 +9,8 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -225,16 +225,17 @@ def offsets(
         return {place.partition: answer.result(PATIENCE_SECONDS).offset for place, answer in asked.items()}
 
 
-def committed(client: AdminClient, cluster: Cluster, group: str, topic: str) -> dict[int, int]:
-    """The offsets that a group has committed of a topic, by partition."""
-    from confluent_kafka import ConsumerGroupTopicPartitions
+def committed(cluster: Cluster, group: str, topic: str, numbers: Sequence[int]) -> dict[int, int]:
+    """The offsets that a group has committed of a topic, by partition; none for a partition of which it has committed nothing.
 
-    with typed(cluster, client):
-        asked = client.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group)], request_timeout=PATIENCE_SECONDS
-        )
-        told = asked[group].result(PATIENCE_SECONDS).topic_partitions
-    return {t.partition: t.offset for t in told if t.topic == topic and t.offset >= 0}
+    Asked by a consumer, which joins nothing: while a group has no coordinator (a new broker, one that took over) the answer
+    to librdkafka's admin client ends the process by a segmentation fault.
+    """
+    from confluent_kafka import TopicPartition
+
+    with closing(consumer(cluster, group_id=group)) as asking, typed(cluster, asking, topic):
+        told = asking.committed([TopicPartition(topic, n) for n in numbers], PATIENCE_SECONDS)
+        return {t.partition: t.offset for t in told if t.error is None and t.offset >= 0}
 
 
 def topic_id(client: AdminClient, cluster: Cluster, topic: str) -> str:
