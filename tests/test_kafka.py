@@ -17,7 +17,7 @@ from featurestore.errors import BrokerDenied, BrokerError, BrokerUnavailable, Co
 from featurestore.lower import location_of
 from featurestore.stream import kafka
 from featurestore.stream.kafka import Cluster, cluster_of
-from tests.flink_broker import brokers, built, guarded
+from tests.flink_broker import Broker, brokers, built, guarded
 from tests.services import free_port
 
 JAAS = 'org.apache.kafka.common.security.plain.PlainLoginModule required username="ann" password="s3cr\\"et";'
@@ -135,3 +135,14 @@ def test_a_wrong_login_is_refused_and_a_right_one_is_not(tmp_path: Path) -> None
         plain = Cluster(broker.address)
         with pytest.raises(BrokerError):
             kafka.topics(kafka.admin(plain), plain)
+
+
+def test_the_commits_of_a_group_are_told_on_a_broker_that_nobody_asked_before(own_kafka: Broker) -> None:
+    """Its groups have no coordinator yet."""
+    topic = topic_of(own_kafka.address, 2)
+    cluster = Cluster(own_kafka.address, {})
+    assert kafka.committed(cluster, "nobody", topic, [0, 1]) == {}
+    client = Consumer({"bootstrap.servers": own_kafka.address, "group.id": "somebody"})
+    client.commit(offsets=[TopicPartition(topic, 1, 0)], asynchronous=False)
+    client.close()
+    assert kafka.committed(cluster, "somebody", topic, [0, 1]) == {1: 0}

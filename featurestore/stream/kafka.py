@@ -231,11 +231,24 @@ def committed(cluster: Cluster, group: str, topic: str, numbers: Sequence[int]) 
     Asked by a consumer, which joins nothing: while a group has no coordinator (a new broker, one that took over) the answer
     to librdkafka's admin client ends the process by a segmentation fault.
     """
-    from confluent_kafka import TopicPartition
+    from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+    moving = (
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    )
+    deadline = time.monotonic() + PATIENCE_SECONDS
     with closing(consumer(cluster, group_id=group)) as asking, typed(cluster, asking, topic):
-        told = asking.committed([TopicPartition(topic, n) for n in numbers], PATIENCE_SECONDS)
-        return {t.partition: t.offset for t in told if t.error is None and t.offset >= 0}
+        while True:
+            try:
+                told = asking.committed([TopicPartition(topic, n) for n in numbers], PATIENCE_SECONDS)
+            except KafkaException as error:
+                if error.args[0].code() not in moving or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)  # a coordinator is being chosen
+            else:
+                return {t.partition: t.offset for t in told if t.error is None and t.offset >= 0}
 
 
 def topic_id(client: AdminClient, cluster: Cluster, topic: str) -> str:
